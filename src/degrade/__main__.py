@@ -1,0 +1,5 @@
+"""`python -m degrade` is `degrade`."""
+
+from degrade.cli import entry_point
+
+entry_point()

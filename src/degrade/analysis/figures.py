@@ -1,0 +1,185 @@
+"""Figures 1 and 6 of the paper, from curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from degrade.analysis.curves import Curve, Series
+from degrade.analysis.reference import departures, follows_paper, paper_error
+from degrade.errors import ConfigError
+
+#: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+
+SUFFIXES = (".png", ".svg", ".pdf")
+STYLES = ("figure1", "figure6")
+
+
+def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
+    """Draw in a style, or in Figure 6's if both families are present and in Figure 1's if not.
+
+    Args:
+        curves: what to draw.
+        style: `figure1`, `figure6` or None.
+        title: above the panels.
+    """
+    if style is None:
+        style = "figure6" if len({curve.family for curve in curves}) > 1 else "figure1"
+    return draw_figure6(curves, title=title) if style == "figure6" else draw_figure1(curves, title=title)
+
+
+def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
+    """Two panels: training error left, test error right (paper, Figure 1)."""
+    figure, (left, right) = _panels(2)
+    marks = []
+    for curve, colour in zip(curves, _colours(curves), strict=True):
+        for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
+            _line(axes, series, colour, label=_label(curve), linewidth=1.6, ended=_ended(curve))
+            marks.append(_paper_mark(axes, curve, which, colour))
+    for axes, name in ((left, "training error (%)"), (right, "test error (%)")):
+        axes.set_ylabel(name)
+        _frame(axes, curves)
+        axes.legend(handles=[*axes.get_legend_handles_labels()[0], *_mark_handles(marks)], loc="best")
+    return _finished(figure, curves, title)
+
+
+def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
+    """A panel per family: dashed training error, bold test error (paper, Figure 6)."""
+    families = sorted({curve.family for curve in curves})
+    figure, panels = _panels(len(families))
+    for axes, family in zip(panels, families, strict=True):
+        own = [curve for curve in curves if curve.family == family]
+        marks = []
+        for curve, colour in zip(own, _colours(own), strict=True):
+            _line(axes, curve.train, colour, linestyle="--", linewidth=1.0, ended=_ended(curve))
+            _line(axes, curve.test, colour, label=_label(curve), linewidth=2.0, ended=_ended(curve))
+            marks.append(_paper_mark(axes, curve, "test", colour))
+        axes.set_title(f"{family} networks", fontsize=9)
+        axes.set_ylabel("error (%)")
+        _frame(axes, curves)
+        kinds = [
+            Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="training error"),
+            Line2D([], [], color="0.3", linewidth=2.0, label="test error"),
+        ]
+        axes.legend(handles=[*axes.get_legend_handles_labels()[0], *kinds, *_mark_handles(marks)], loc="best")
+    return _finished(figure, curves, title)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as png, svg or pdf by the path's suffix.
+
+    Raises:
+        ConfigError: another suffix, or the path cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: figures are written as {', '.join(SUFFIXES)}; give the file one of these suffixes")
+    metadata: dict[str, Any] = {} if path.suffix.lower() == ".png" else {"Date" if path.suffix.lower() == ".svg" else "CreationDate": None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=200, metadata=metadata)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+
+
+def footer(curves: Sequence[Curve]) -> str:
+    """Recipe, data, seeds, and whatever departs from the paper."""
+    recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
+    data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
+    counts = sorted({len(c.seeds) for c in curves})
+    seeds = f"{counts[0]} seed{'s' if counts[-1] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    if counts[-1] > 1:
+        seeds += ", band: mean ± std"
+    common = [departure for departure in departures(curves[0].config) if all(departure in departures(c.config) for c in curves)]
+    single = {c.label: [d for d in departures(c.config) if d not in common] for c in curves}
+    lines = [f"recipe {'/'.join(recipes)} · {'/'.join(data)} · {seeds} · last iterate"]
+    if common or any(single.values()):
+        parts = common + [f"{label}: {', '.join(found)}" for label, found in single.items() if found]
+        lines.append("departs from the paper: " + "; ".join(parts))
+    else:
+        lines.append("the paper's recipe")
+    return "\n".join(lines)
+
+
+def _data_name(curve: Curve) -> str:
+    return {"cifar10": "CIFAR-10"}.get(curve.config["data"]["name"], str(curve.config["data"]["name"]))
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(7.2 if count > 1 else 4.2, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _colours(curves: Sequence[Curve]) -> list[str]:
+    return [COLOURS[k % len(COLOURS)] for k in range(len(curves))]
+
+
+def _label(curve: Curve) -> str:
+    seeds = f" ({len(curve.seeds)} seeds)" if len(curve.seeds) > 1 else ""
+    remark = f" [{curve.remark}]" if curve.remark else ""
+    return f"{curve.label}{seeds}{remark}"
+
+
+def _ended(curve: Curve) -> str:
+    """The mark at the end of a curve that did not reach its end: x diverged, o unfinished."""
+    statuses = set(curve.seeds.values())
+    return "x" if "diverged" in statuses else "o" if statuses - {"complete"} else ""
+
+
+def _line(axes: Axes, series: Series, colour: str, *, ended: str, **style: Any) -> None:
+    x, y = series.iteration / 1e4, 100 * series.mean
+    axes.plot(x, y, color=colour, marker="." if len(x) < 8 else None, markersize=4, **style)
+    if (series.seeds > 1).any():
+        axes.fill_between(x, 100 * series.low, 100 * series.high, color=colour, alpha=0.2, linewidth=0)
+    if ended and len(x):
+        axes.plot(x[-1:], y[-1:], color=colour, marker=ended, markersize=7, markerfacecolor="none", linestyle="none")
+
+
+def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
+    """A horizontal line at the paper's final error, where the recipe is the paper's."""
+    value = paper_error(curve.family, curve.depth, which)
+    if value is None or not follows_paper(curve.config):
+        return None
+    return axes.axhline(100 * value, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
+
+
+def _mark_handles(marks: Sequence[Line2D | None]) -> list[Line2D]:
+    if not any(marks):
+        return []
+    return [Line2D([], [], color="0.3", linestyle=":", linewidth=0.9, label="the paper's final error")]
+
+
+def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
+    axes.set_xlabel("iterations (1e4)")
+    full = all(c.config["recipe"]["iterations"] >= 8000 for c in curves)
+    lowest = min((100 * float(s.mean.min()) for c in curves for s in (c.train, c.test) if len(s.mean)), default=0)
+    # The paper's axis, unless the curves would all lie above it.
+    axes.set_ylim(0, 20 if full and lowest < 15 else 100)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Figure:
+    import textwrap
+
+    for axes in figure.axes:
+        axes.tick_params(labelsize=8)
+        axes.xaxis.label.set_size(9)
+        axes.yaxis.label.set_size(9)
+        legend = axes.get_legend()
+        if legend is not None:
+            for text in legend.get_texts():
+                text.set_fontsize(7)
+            legend.set_frame_on(False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    wrapped = "\n".join(line for text in footer(curves).splitlines() for line in textwrap.wrap(text, 120))
+    figure.supxlabel(wrapped, fontsize=6.5, color="0.35")
+    return figure

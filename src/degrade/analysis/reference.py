@@ -1,0 +1,114 @@
+"""The paper's numbers, each with where it stands, and how a run departs from the paper's recipe.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from degrade.config import Experiment
+from degrade.config.schema import flatten
+
+#: Table 6: test error in percent of residual networks by depth (110: the mean of 5 runs; the best is 6.43).
+TABLE6_TEST = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
+
+#: Read off Figure 6, mean over the last 14k iterations, in percent: (family, depth) -> error.
+FIGURE6_TEST = {("plain", 20): 9.7, ("plain", 32): 10.1, ("plain", 44): 11.3, ("plain", 56): 13.3}
+FIGURE6_TRAIN = {
+    ("plain", 20): 1.3,
+    ("plain", 32): 1.5,
+    ("plain", 44): 2.8,
+    ("plain", 56): 5.8,
+    ("residual", 20): 0.7,
+    ("residual", 32): 0.3,
+    ("residual", 44): 0.2,
+    ("residual", 56): 0.14,
+}
+
+#: Settings on which a result depends, and what a reader calls them.
+_COMPARED = {
+    "recipe.iterations": "iterations",
+    "recipe.milestones": "milestones",
+    "recipe.batch_size": "batch",
+    "optim.lr": "rate",
+    "optim.momentum": "momentum",
+    "optim.weight_decay": "weight decay",
+    "optim.nesterov": "Nesterov",
+    "optim.decay_norm": "decay of batch norm",
+    "model.shortcut": "shortcut",
+    "model.norm": "norm",
+    "model.init": "init",
+    "model.bn_momentum": "batch norm momentum",
+    "model.bn_epsilon": "batch norm epsilon",
+    "model.classes": "classes",
+    "data.name": "data",
+    "data.split": "split",
+    "data.mean": "mean",
+    "data.augment": "augmentation",
+    "data.train_limit": "training images",
+    "data.test_limit": "test images",
+    "recipe.warmup_lr": "warm-up rate",
+    "recipe.warmup_error": "warm-up error",
+}
+
+
+def paper_error(family: str, depth: int, which: str) -> float | None:
+    """The paper's final error, a fraction; None where the paper gives none.
+
+    Args:
+        family: `plain` or `residual`.
+        depth: weighted layers.
+        which: `train` or `test`.
+    """
+    if which == "train":
+        percent = FIGURE6_TRAIN.get((family, depth))
+    elif family == "residual":
+        percent = TABLE6_TEST.get(depth)
+    else:
+        percent = FIGURE6_TEST.get((family, depth))
+    return None if percent is None else percent / 100
+
+
+def departures(config: Mapping[str, Any]) -> list[str]:
+    """How settings depart from the paper's, in words: `batch 32 (paper 128)`.
+
+    Args:
+        config: a record's nested settings.
+    """
+    paper, ours = Experiment().flat(), flatten(dict(config))
+    found = [
+        f"{name} {_words(ours[key])} (paper {_words(paper[key])})"
+        for key, name in _COMPARED.items()
+        if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
+    ]
+    warmup, depth = ours.get("recipe.warmup", "auto"), ours.get("model.depth", 20)
+    if (warmup == "on" and depth < 110) or (warmup == "off" and depth >= 110):
+        found.append(f"warm-up {warmup} (paper {'on' if depth >= 110 else 'off'})")
+    return found
+
+
+def follows_paper(config: Mapping[str, Any]) -> bool:
+    """Whether the recipe is the paper's, so that its final errors can be compared with the paper's."""
+    return not departures(config)
+
+
+def _without_effect(key: str, settings: Mapping[str, Any]) -> bool:
+    plain, warms = settings.get("model.family") == "plain", settings.get("recipe.warmup") != "off"
+    depth = settings.get("model.depth", 20)
+    if key == "model.shortcut":
+        return plain
+    if key.startswith("recipe.warmup_"):
+        return not warms or (settings.get("recipe.warmup") == "auto" and depth < 110)
+    return False
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "all"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return "/".join(_words(v) for v in value)
+    if isinstance(value, int) and value >= 1000:
+        return f"{value // 1000}k" if value % 1000 == 0 else f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

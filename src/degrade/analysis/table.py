@@ -1,0 +1,83 @@
+"""Tables of errors, from curves and records, as text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from degrade.analysis.curves import Curve
+from degrade.analysis.reference import paper_error
+from degrade.runs import RunRecord
+
+
+def error_table(curves: Sequence[Curve]) -> str:
+    """Final errors of each network beside the paper's: this run, the paper, difference, in percent."""
+    head = ["network", "seeds", "train %", "clean %", "test %", "paper train", "paper test", "diff"]
+    rows = []
+    for curve in curves:
+        test = curve.final_test
+        paper_train, paper = (
+            None if curve.synthetic else paper_error(curve.family, curve.depth, which) for which in ("train", "test")
+        )
+        difference = 100 * (float(np.mean(test)) - paper) if test and paper is not None else None
+        rows.append(
+            [
+                curve.label + (f" [{curve.remark}]" if curve.remark else ""),
+                str(len(curve.seeds)),
+                _spread(curve.final_train),
+                _spread(curve.clean_train),
+                _spread(test),
+                _percent(paper_train),
+                _percent(paper),
+                "-" if difference is None else f"{difference:+.1f}",
+            ]
+        )
+    return aligned(head, rows)
+
+
+def runs_table(records: Sequence[RunRecord]) -> str:
+    """One line a run: where it is, what became of it, how far it came, its last errors."""
+    head = ["run", "status", "iteration", "train %", "clean %", "test %", "time"]
+    rows = []
+    for record in records:
+        summary = record.summary
+        iteration, planned = summary.get("iteration"), summary.get("iterations")
+        rows.append(
+            [
+                str(record.path) + (" (synthetic)" if summary.get("synthetic") else ""),
+                record.status,
+                f"{iteration or 0:,}/{planned:,}" if planned else "-",
+                _percent(summary.get("train_error")),
+                _percent(summary.get("train_error_clean")),
+                _percent(summary.get("test_error")),
+                _duration(summary.get("seconds")),
+            ]
+        )
+    return aligned(head, rows)
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first flush left, the others flush right."""
+    widths = [max(len(line[k]) for line in [head, *rows]) for k in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+
+    return "\n".join([line(head), *map(line, rows)])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    mean = _percent(float(np.mean(values)))
+    return mean if len(values) == 1 else f"{mean}±{100 * float(np.std(values, ddof=1)):.2f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,435 @@
+"""The command line: thin, and the only place that knows exit codes.
+
+0 done · 1 a run failed or diverged · 2 bad input · 130 interrupted, checkpoint written. torch and matplotlib take
+seconds to import, so commands import what they need when they run.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from degrade import __version__
+from degrade.errors import ConfigError, DegradeError, RunError, RunFailed, RunInterrupted
+
+if TYPE_CHECKING:
+    from degrade.config import Experiment
+    from degrade.runs import RunRecord
+
+DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# typer bundles click in some versions and imports it in others: reach the base class through a public name.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    help="Reproduce the degradation problem: deeper plain networks train worse, identity shortcuts mend it.",
+    epilog="Begin with `degrade reproduce`: four networks, the figure and a table, within 20 minutes on two cores.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+NETWORK, RUN, FILES = "Network", "Run", "Settings from files"
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
+]
+Depth = Annotated[int | None, typer.Option(help="Weighted layers: 6n + 2.", rich_help_panel=NETWORK)]
+Family = Annotated[
+    bool | None,
+    typer.Option("--plain/--residual", help="Without or with identity shortcuts.", rich_help_panel=NETWORK),
+]
+Recipe = Annotated[
+    str | None, typer.Option(help="paper, short, quick or smoke: how long and at what rate.", rich_help_panel=RUN)
+]
+Seed = Annotated[int | None, typer.Option(help="Initial weights, order and augmentation.", rich_help_panel=RUN)]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN)
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUNS]...", help="Run directories, or folders of them. Default: outputs.", show_default=False),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"degrade {__version__}")
+        raise typer.Exit(DONE)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    depth: Depth = None,
+    plain: Family = None,
+    recipe: Recipe = None,
+    seed: Seed = None,
+    device: Device = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Run again the config.yaml of a run.", rich_help_panel=FILES)
+    ] = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Train one network into its record; the same command again skips a finished run and resumes an interrupted one.
+
+    Examples:
+
+    - `degrade train --depth 56 --plain`
+
+    - `degrade train --residual --recipe quick --seed 1`
+
+    - `degrade train model.depth=110 model.family=residual optim.lr=0.05`
+    """
+    from degrade.config import compose, load_config
+
+    options = _sugar(depth, plain, recipe, seed, device, from_file=config is not None)
+    settings = [*options, *(overrides or [])]
+    experiment = load_config(config, settings) if config is not None else compose(settings)
+    if dry_run:
+        _print_plan([experiment])
+        return DONE
+
+    from degrade.runs import run, run_directory
+
+    _advise(experiment)
+    record = run(experiment, fresh=fresh)
+    _print_outcome(record)
+    print(f"record: {run_directory(experiment)}")
+    print(f"next:   degrade plot {run_directory(experiment).parents[1]}")
+    return DONE if record.status == "complete" else RUN_FAILED
+
+
+@app.command()
+def reproduce(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT] [KEY=VALUE]...", help="story (default), figure1 or figure6; then settings."
+        ),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="quick, short or paper.", rich_help_panel=RUN)] = "quick",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
+    device: Device = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False),
+    ] = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Train an experiment's networks, draw its figure and print a table beside the paper's errors.
+
+    Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
+
+    Examples:
+
+    - `degrade reproduce`
+
+    - `degrade reproduce figure1 --recipe paper --device cuda`
+
+    - `degrade reproduce figure6 --recipe short --seeds 3`
+    """
+    from degrade.config import compose, network_matrix
+
+    names = [a for a in arguments or [] if "=" not in a]
+    overrides = [a for a in arguments or [] if "=" in a]
+    if len(names) > 1:
+        raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
+    experiment = names[0] if names else "story"
+    _refuse(overrides, ("model", "model.family", "model.depth", "seed"), "the experiment sets it")
+    common = [f"recipe={recipe}", *([f"runtime.device={device}"] if device else []), *overrides]
+    experiments = [
+        compose([f"model={family}", f"model.depth={depth}", f"seed={seed}", *common])
+        for family, depth in network_matrix(experiment)
+        for seed in range(seeds)
+    ]
+    if output is not None:
+        _check_suffix(output)
+    if dry_run:
+        _print_plan(experiments)
+        return DONE
+
+    from degrade.runs import run_directory, run_matrix
+
+    _advise(experiments[0])
+    records = run_matrix(experiments, fresh=fresh)
+    folder = run_directory(experiments[0]).parents[1]
+    _draw(records, output or folder / "figure.png", None, f"{experiment}, recipe {experiments[0].recipe.name}")
+    _print_comparison(records)
+    print(f"\nrecords: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
+    return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
+
+
+@app.command()
+def plot(
+    runs: Runs = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="png, svg or pdf. Default: figure.png beside the runs.")
+    ] = None,
+    style: Annotated[
+        str | None, typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
+) -> int:
+    """Overlay training and test error curves, with mean and band over seeds.
+
+    Examples:
+
+    - `degrade plot`
+
+    - `degrade plot outputs/paper --style figure1 --output figure1.pdf`
+
+    - `degrade plot outputs/quick/plain-20 outputs/quick/plain-56`
+    """
+    from degrade.analysis.figures import STYLES
+    from degrade.errors import did_you_mean
+
+    if style is not None and style not in STYLES:
+        raise ConfigError(f"--style {style}: {did_you_mean(style, STYLES)}")
+    if output is not None:
+        _check_suffix(output)
+    records, folder = _chosen(runs)
+    _draw(records, output or folder / "figure.png", style, title)
+    return DONE
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.", show_default=False)],
+    device: Device = None,
+) -> int:
+    """Print training and test error of a run's checkpoint, and its errors by class."""
+    from degrade.analysis.table import aligned
+    from degrade.config import load_config
+    from degrade.runs import find_records
+    from degrade.runs.runner import evaluate as evaluate_run
+
+    records = find_records([run])
+    if len(records) > 1:
+        raise RunError(f"{run}: holds {len(records)} runs; name one, such as {records[0].path}")
+    config = load_config(records[0].path / "config.yaml", [f"runtime.device={device or 'auto'}"])
+    train, test, iteration, images = evaluate_run(records[0], config)
+    print(f"{records[0].path}, iteration {iteration:,}{' (synthetic data)' if images.synthetic else ''}")
+    print(f"training error, clean  {train.error:.2%}\ntest error             {test.error:.2%}\n")
+    by_class = zip(images.classes, train.by_class, test.by_class, strict=False)
+    rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
+    print(aligned(["class", "train", "test"], rows))
+    return DONE
+
+
+@app.command(name="runs")
+def list_runs(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("outputs"),
+) -> int:
+    """List runs: what became of each, how far it came, its last errors."""
+    from degrade.analysis import runs_table
+    from degrade.runs import find_records
+
+    print(runs_table(find_records([directory])))
+    return DONE
+
+
+@data_app.command("fetch")
+def data_fetch(root: Annotated[Path | None, typer.Option(help="Folder to keep it in.", show_default=False)] = None) -> int:
+    """Fetch CIFAR-10 from the first source that has it, and check its content."""
+    from degrade.config import DataConfig
+    from degrade.data.sources import data_root, fetch_cifar10
+
+    where = data_root(DataConfig(root=str(root) if root else None))
+    raw = fetch_cifar10(where)
+    print(f"CIFAR-10 is in {where}: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
+    return DONE
+
+
+@data_app.command("info")
+def data_info(root: Annotated[Path | None, typer.Option(help="Folder to look in.", show_default=False)] = None) -> int:
+    """Say where CIFAR-10 is looked for, and what is there."""
+    from degrade.config import DataConfig
+    from degrade.data.sources import HASHES, data_root, prepared_cifar10
+
+    where = data_root(DataConfig(root=str(root) if root else None))
+    print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
+    raw = prepared_cifar10(where)
+    if raw is None:
+        print("CIFAR-10: not there yet; `degrade data fetch` or the first training fetches it")
+        return DONE
+    print(f"CIFAR-10: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
+    print(f"from:     {raw.source}")
+    for name, digest in HASHES.items():
+        print(f"SHA-256 {name}: {digest}")
+    return DONE
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; errors are one line on stderr (DEGRADE_DEBUG=1: a traceback)."""
+    _configure_logging()
+    try:
+        code = app(args=list(arguments), prog_name="degrade", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except UsageError as error:
+        return _failed(error, getattr(error, "format_message", lambda: str(error))().replace("\n", " "), BAD_INPUT)
+    except RunInterrupted as error:
+        return _failed(error, str(error), INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _failed(error, "interrupted", INTERRUPTED)
+    except RunFailed as error:
+        return _failed(error, str(error), RUN_FAILED)
+    except DegradeError as error:
+        return _failed(error, str(error), BAD_INPUT)
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does: not an error, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return _failed(error, f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)", RUN_FAILED)
+
+
+def _failed(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get("DEGRADE_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"degrade: {message}", file=sys.stderr)
+    return code
+
+
+class _Lines(logging.Handler):
+    """Log lines on stdout, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        # A reader of the pipe that went away must not end a training.
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(record.getMessage(), file=sys.stdout)
+            sys.stdout.flush()
+
+
+def _configure_logging() -> None:
+    log = logging.getLogger("degrade")
+    log.handlers = [_Lines(logging.INFO)]
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+
+
+def _sugar(
+    depth: int | None, plain: bool | None, recipe: str | None, seed: int | None, device: str | None, *, from_file: bool
+) -> list[str]:
+    """Options as the overrides they stand for."""
+    if from_file and recipe is not None:
+        raise ConfigError("--recipe: not together with --config, whose file holds a recipe; change single settings")
+    family = None if plain is None else "plain" if plain else "residual"
+    pairs: list[tuple[str, Any]] = [
+        ("model.family" if from_file else "model", family),
+        ("model.depth", depth),
+        ("recipe", recipe),
+        ("seed", seed),
+        ("runtime.device", device),
+    ]
+    return [f"{key}={value}" for key, value in pairs if value is not None]
+
+
+def _refuse(overrides: Sequence[str], keys: Sequence[str], why: str) -> None:
+    for override in overrides:
+        if override.partition("=")[0] in keys:
+            raise ConfigError(f"{override}: {why}; for single networks use `degrade train`")
+
+
+def _check_suffix(output: Path) -> None:
+    from degrade.analysis.figures import SUFFIXES
+
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes")
+
+
+def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
+    """The records to draw and the folder they lie in; without a choice, those of the newest experiment."""
+    from degrade.runs import find_records
+
+    records = find_records(runs or [Path("outputs")])
+    if runs:
+        return records, Path(os.path.commonpath([r.path.resolve() for r in records])) if len(records) > 1 else records[0].path
+    newest = max(records, key=lambda record: str(record.summary.get("updated", "")))
+    folder = newest.path.parents[1]
+    others = sorted({str(record.path.parents[1]) for record in records} - {str(folder)})
+    if others:
+        print(f"drawing the newest experiment, {folder}; others: {', '.join(others)}")
+    return [record for record in records if record.path.parents[1] == folder], folder
+
+
+def _draw(records: "Sequence[RunRecord]", output: Path, style: str | None, title: str | None) -> None:
+    from degrade.analysis.curves import error_curves
+    from degrade.analysis.figures import draw, save
+
+    curves = error_curves(record for record in records if record.exists)
+    if not any(len(curve.train.iteration) for curve in curves):
+        raise RunError(f"{records[0].path}: nothing measured yet; the first row comes with the first evaluation")
+    save(draw(curves, style=style, title=title), output)
+    print(f"figure: {output}")
+
+
+def _print_comparison(records: "Sequence[RunRecord]") -> None:
+    from degrade.analysis import departures, error_curves, error_table
+
+    curves = error_curves(record for record in records if record.exists)
+    print("\n" + error_table(curves))
+    if any(curve.synthetic for curve in curves):
+        print("\nSYNTHETIC data: these errors say nothing about CIFAR-10 and are not comparable with the paper's.")
+    different = departures(curves[0].config)
+    if different:
+        print("\nNot the paper's recipe: " + "; ".join(different) + ".")
+        print("It shows the early part of training only; compare the order of the networks, not their errors.")
+
+
+def _print_outcome(record: "RunRecord") -> None:
+    summary = record.summary
+    parts = [f"{record.status} at iteration {summary.get('iteration', 0):,}"]
+    for label, key in (("train", "train_error"), ("clean train", "train_error_clean"), ("test", "test_error")):
+        if summary.get(key) is not None:
+            parts.append(f"{label} error {summary[key]:.2%}")
+    print(", ".join(parts) + (" (synthetic data)" if summary.get("synthetic") else ""))
+
+
+def _print_plan(experiments: "Sequence[Experiment]") -> None:
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+
+    from degrade.runs import run_directory
+
+    print(OmegaConf.to_yaml(OmegaConf.create(asdict(experiments[0]))), end="")
+    for experiment in experiments:
+        print(f"# run directory: {run_directory(experiment)}")
+
+
+def _advise(experiment: "Experiment") -> None:
+    """Before a long training on a CPU, say so and name the short one."""
+    from degrade.training import choose_device
+
+    if choose_device(experiment.runtime.device).type == "cpu" and experiment.recipe.iterations >= 8000:
+        print(
+            f"recipe {experiment.recipe.name}: {experiment.recipe.iterations:,} iterations on a CPU take hours; "
+            "--recipe quick takes minutes. Ctrl-C keeps what is done."
+        )

@@ -1,0 +1,29 @@
+"""What an experiment is: documented, validated settings, composed by Hydra from files and shell overrides."""
+
+from degrade.config.compose import compose, load_config, network_matrix
+from degrade.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    RecipeConfig,
+    RuntimeConfig,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "EvalConfig",
+    "Experiment",
+    "LogConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RecipeConfig",
+    "RuntimeConfig",
+    "compose",
+    "load_config",
+    "network_matrix",
+]

@@ -1,0 +1,167 @@
+"""Hydra composes groups and shell overrides into an `Experiment`; whatever is misspelt becomes a one-line error."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from degrade.config.schema import Experiment
+from degrade.errors import ConfigError, did_you_mean
+
+
+@cache
+def config_dir() -> Path:
+    """The folder `configs`: inside the package in a wheel, at the top level of a source checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "configs", package.parents[1] / "configs"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise ConfigError(f"no configs/config.yaml beside {package} nor two levels up: reinstall degrade")
+
+
+@cache
+def group_options() -> dict[str, tuple[str, ...]]:
+    """Config groups and their options, as the files in `configs/` name them."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name != "experiment"):
+        groups[folder.name] = tuple(sorted(f.stem for f in folder.glob("*.yaml")))
+    return groups
+
+
+def compose(overrides: Sequence[str] = ()) -> Experiment:
+    """Compose an experiment from `configs/` and overrides such as `model.depth=56` or `recipe=quick`.
+
+    Raises:
+        ConfigError: an override is malformed, misspelt or out of range; one line that names it and the mend.
+    """
+    overrides = [str(override) for override in overrides]
+    for override in _parse(overrides):
+        _check_key(override)
+    # Hydra keeps its state in globals: leave a caller's own Hydra application as it was.
+    outer = Singleton.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        with _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return _validated(hydra_compose("config", overrides=overrides))
+    finally:
+        Singleton.set_state(outer)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a run's resolved `config.yaml` and change single settings in it.
+
+    Raises:
+        ConfigError: the file cannot be read, or it or an override holds what no experiment has.
+    """
+    with _one_line_errors():
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ConfigError(f"{path}: {reason}; name the config.yaml of a run's directory") from error
+        except YAMLError as error:
+            first_line = str(error).splitlines()[0]
+            raise ConfigError(f"{path}: not a YAML file ({first_line}); name a run's config.yaml") from error
+        if not isinstance(config, DictConfig):
+            raise ConfigError(f"{path}: holds no settings; name the config.yaml of a run's directory")
+        for override in _parse(overrides):
+            key = _check_key(override)
+            if key in group_options():
+                raise ConfigError(
+                    f"{key}={override.value()}: with --config change single settings, such as {key}.name"
+                )
+            OmegaConf.update(config, key, override.value(), force_add=True)
+        return _validated(config)
+
+
+def network_matrix(experiment: str) -> list[tuple[str, int]]:
+    """The networks of a named experiment, as (family, depth).
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    folder = config_dir() / "experiment"
+    known = [f.stem for f in folder.glob("*.yaml")]
+    if experiment not in known:
+        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
+    networks = OmegaConf.to_container(OmegaConf.load(folder / f"{experiment}.yaml"))["networks"]  # type: ignore[index, call-overload]
+    return [(str(family), int(depth)) for family, depth in networks]
+
+
+def _validated(config: DictConfig) -> Experiment:
+    """Merge plain data into the schema, which refuses unknown keys and wrong types, and build the dataclasses."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    merged = OmegaConf.merge(OmegaConf.structured(Experiment), plain)
+    experiment = OmegaConf.to_object(merged)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError("the settings do not describe an experiment")
+    return experiment
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parsed = []
+    for text in overrides:
+        if text.startswith("-"):
+            raise ConfigError(f"{text}: no such option; settings are written KEY=VALUE, and `--help` lists options")
+        if not text.partition("=")[0] or "=" not in text:
+            raise ConfigError(f"{text}: settings are written KEY=VALUE, such as model.depth=56")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except (HydraException, RecursionError) as error:
+            raise ConfigError(f"{text}: cannot be read as KEY=VALUE; put quotes around special characters") from error
+        if override.is_delete() or override.is_add() or override.is_force_add():
+            raise ConfigError(f"{text}: settings are changed, not added or deleted; write it without the {text[0]!r}")
+        if override.is_sweep_override():
+            raise ConfigError(f"{text}: one run takes one value; write a list as [a,b]")
+        parsed.append(override)
+    return parsed
+
+
+def _check_key(override: Override) -> str:
+    """Return the override's key, or raise with the nearest key that exists."""
+    key, value = override.key_or_group, override.value()
+    groups = group_options()
+    if key in groups:
+        if not isinstance(value, str) or value not in groups[key]:
+            raise ConfigError(f"{key}={value}: {did_you_mean(str(value), groups[key])}")
+    elif key == "experiment":
+        raise ConfigError(f"experiment={value}: experiments are trained by `degrade reproduce {value}`")
+    elif "@" in override.input_line or key not in _known_keys():
+        raise ConfigError(f"{key}: no such setting; {did_you_mean(key, [*_known_keys(), *groups])}")
+    return str(key)
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    return frozenset(Experiment().flat())
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into a ConfigError of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(_useful_line(error)) from error
+
+
+def _useful_line(error: BaseException) -> str:
+    """The line of an error's chain that names the key and the value."""
+    cause: Any = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    message = (str(cause).strip() or type(cause).__name__).replace("to Integer", "to a whole number").splitlines()
+    key = getattr(cause, "full_key", None)
+    return f"{key}: {message[0]}" if key and key not in message[0] else message[0]

@@ -1,0 +1,286 @@
+"""The settings of an experiment, as dataclasses that validate themselves and name the mend.
+
+They are Hydra's schema as well, so their defaults are the paper's recipe; the files in `configs/` explain each
+choice to somebody who reads them without this one. No torch here.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from degrade.errors import ConfigError, did_you_mean
+
+
+@dataclass
+class ModelConfig:
+    """A plain or residual network (paper, section 4.2)."""
+
+    family: str = "plain"
+    """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions."""
+    depth: int = 20
+    """Weighted layers, 6n + 2."""
+    classes: int = 10
+    """Outputs of the last layer."""
+    shortcut: str = "A"
+    """Residual only. `A`: identity, zero-padded; `B`: 1x1 convolution where the shape changes; `C`: everywhere."""
+    norm: str = "batch"
+    """`batch` or `none`."""
+    init: str = "he"
+    """Initial weights: `he`, `xavier` or `gaussian` (standard deviation 0.01)."""
+    bn_momentum: float = 0.1
+    """Share of the newest batch in batch norm's running statistics. Open in the paper."""
+    bn_epsilon: float = 1e-5
+    """Added to batch norm's variance. Open in the paper."""
+
+    def __post_init__(self) -> None:
+        _one_of("model.family", self.family, ("plain", "residual"))
+        _one_of("model.shortcut", self.shortcut, ("A", "B", "C"))
+        _one_of("model.norm", self.norm, ("batch", "none"))
+        _one_of("model.init", self.init, ("he", "xavier", "gaussian"))
+        _at_least("model.classes", self.classes, 2)
+        _within("model.bn_momentum", self.bn_momentum, 0, 1)
+        _positive("model.bn_epsilon", self.bn_epsilon)
+        if self.depth < 8 or self.depth % 6 != 2:
+            n = (self.depth - 2) // 6
+            near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
+            raise ConfigError(
+                f"model.depth={self.depth}: depth is 6n + 2 (each of three stages has 2n layers); "
+                f"nearest: {' or '.join(map(str, near))}"
+            )
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are fed (paper, section 4.2)."""
+
+    name: str = "cifar10"
+    """`cifar10`, `synthetic` or `folder`."""
+    root: str | None = None
+    """Folder with the images. None: environment variable DEGRADE_DATA, else the user's cache directory."""
+    split: str = "full"
+    """`full`, or `45k/5k`: train on the first nine tenths and test on the rest of the training images."""
+    mean: str = "per_pixel"
+    """What is subtracted: the `per_pixel` mean image (paper) or `per_channel` means."""
+    augment: bool = True
+    """Pad by 4, random crop, random flip (paper)."""
+    train_limit: int | None = None
+    """Use only the first so many training images."""
+    test_limit: int | None = None
+    """Use only the first so many test images."""
+    seed: int = 0
+    """Seeds the generator of `synthetic`; unused otherwise."""
+
+    def __post_init__(self) -> None:
+        _one_of("data.name", self.name, ("cifar10", "synthetic", "folder"))
+        _one_of("data.split", self.split, ("full", "45k/5k"))
+        _one_of("data.mean", self.mean, ("per_pixel", "per_channel"))
+        _within("data.seed", self.seed, 0, 2**63 - 1)
+        for limit in ("train_limit", "test_limit"):
+            if getattr(self, limit) is not None:
+                _at_least(f"data.{limit}", getattr(self, limit), 1)
+        if self.name == "folder" and not self.root:
+            raise ConfigError("data=folder needs data.root=DIR, a folder with train/<class>/* and test/<class>/*")
+
+
+@dataclass
+class OptimConfig:
+    """Stochastic gradient descent (paper, section 3.4)."""
+
+    lr: float = 0.1
+    """Learning rate before the first milestone."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    """Nesterov's momentum instead of the paper's classical one."""
+    decay_norm: bool = True
+    """Weight decay on batch norm's scale and shift too. Open in the paper."""
+
+    def __post_init__(self) -> None:
+        _positive("optim.lr", self.lr)
+        _within("optim.momentum", self.momentum, 0, 1, below=True)
+        _not_negative("optim.weight_decay", self.weight_decay)
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
+
+
+@dataclass
+class RecipeConfig:
+    """How long and at what rate: counted in iterations, never in epochs (paper, section 4.2)."""
+
+    name: str = "paper"
+    """Names the recipe in records and figures."""
+    iterations: int = 64000
+    milestones: list[int] = field(default_factory=lambda: [32000, 48000])
+    """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
+    batch_size: int = 128
+    warmup: str = "auto"
+    """`on`, `off`, or `auto`: on for depth 110 and deeper (paper)."""
+    warmup_lr: float = 0.01
+    """Learning rate while warming up."""
+    warmup_error: float = 0.8
+    """Training error, a fraction, below which warming up ends."""
+
+    def __post_init__(self) -> None:
+        # YAML 1.1 reads a bare on/off as a boolean.
+        self.warmup = {"true": "on", "false": "off"}.get(self.warmup.lower(), self.warmup)
+        _one_of("recipe.warmup", self.warmup, ("auto", "on", "off"))
+        _path_part("recipe.name", self.name)
+        _at_least("recipe.iterations", self.iterations, 1)
+        _at_least("recipe.batch_size", self.batch_size, 2)  # batch norm needs two values a channel
+        _positive("recipe.warmup_lr", self.warmup_lr)
+        _within("recipe.warmup_error", self.warmup_error, 0, 1)
+        if sorted(set(self.milestones)) != list(self.milestones) or any(m < 1 for m in self.milestones):
+            raise ConfigError(
+                f"recipe.milestones={list(self.milestones)}: write rising iterations from 1, such as [32000,48000]"
+            )
+
+    def warms_up(self, depth: int) -> bool:
+        """Whether a network of `depth` starts at the warm-up rate."""
+        return self.warmup == "on" or (self.warmup == "auto" and depth >= 110)
+
+
+@dataclass
+class EvalConfig:
+    """When the network is evaluated, in iterations. There is always an evaluation at the end."""
+
+    every: int | None = None
+    """On the test images. None: once an epoch."""
+    clean_every: int | None = None
+    """On all training images, un-augmented. None: at the end only."""
+    batch_size: int = 250
+    """Images a forward pass; changes speed and memory, not results."""
+
+    def __post_init__(self) -> None:
+        _interval("eval.every", self.every)
+        _interval("eval.clean_every", self.clean_every)
+        _at_least("eval.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class CheckpointConfig:
+    """When a checkpoint is written; interruption writes one too."""
+
+    every: int | None = None
+    """In iterations. None: as often as evaluations."""
+
+    def __post_init__(self) -> None:
+        _interval("checkpoint.every", self.every)
+
+
+@dataclass
+class LogConfig:
+    """How fine the training curve is."""
+
+    every: int | None = None
+    """Iterations between rows of metrics. None: as often as evaluations."""
+
+    def __post_init__(self) -> None:
+        _interval("log.every", self.every)
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how the arithmetic is done."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: str = "auto"
+    """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device has it in hardware."""
+    engine: str = "auto"
+    """`eager`, `compiled` (torch.compile), or `auto`."""
+    threads: int | None = None
+    """CPU threads. None: PyTorch's choice."""
+    deterministic: bool = False
+    """Bitwise reproducible on CUDA, more slowly."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"runtime.device={self.device}: choose one of auto, cpu, cuda, cuda:N")
+        _one_of("runtime.precision", self.precision, ("auto", "fp32", "bf16"))
+        _one_of("runtime.engine", self.engine, ("auto", "eager", "compiled"))
+        if self.threads is not None:
+            _within("runtime.threads", self.threads, 1, 1024)
+
+
+@dataclass
+class Experiment:
+    """One network trained once: everything that its result is a function of."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    seed: int = 0
+    """Seeds initial weights, order of images and augmentation."""
+    output: str = "outputs"
+    """Root folder of all records."""
+    name: str = "paper"
+    """Experiment: the folder below `output`."""
+
+    def __post_init__(self) -> None:
+        _within("seed", self.seed, 0, 2**63 - 1)
+        _path_part("name", self.name)
+        if not self.output or "\0" in self.output:
+            raise ConfigError(f"output={self.output!r}: name a folder")
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as `{"model.depth": 20, ...}`."""
+        return flatten(dataclasses.asdict(self))
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `{"model.depth": 20, ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        listed = "" if hint.startswith("choose") else f" (one of {', '.join(choices)})"
+        raise ConfigError(f"{key}={value}: {hint}{listed}")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}={value}: must be {least} or more")
+
+
+def _interval(key: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{key}={value}: must be 1 or more iterations, or null for the default")
+
+
+def _positive(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{key}={value}: must be a number above 0")
+
+
+def _not_negative(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{key}={value}: must be 0 or a number above it")
+
+
+def _within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
+    inside = low <= value < high if below else low <= value <= high
+    if not inside:
+        raise ConfigError(f"{key}={value}: must lie from {low} to {'below ' if below else ''}{high}")
+
+
+def _path_part(key: str, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value):
+        raise ConfigError(
+            f"{key}={value!r}: it names a folder; use up to 100 letters, digits and . _ + = , - "
+            "beginning with a letter or digit"
+        )

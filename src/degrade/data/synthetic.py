@@ -1,0 +1,60 @@
+"""A generated stand-in for CIFAR-10: the same shapes, 10 classes, no download. For tests and offline use."""
+
+import numpy as np
+import numpy.typing as npt
+
+from degrade.data.images import Labels, Pixels, RawImages
+
+CLASSES = 10
+_PROTOTYPES = 3  # looks of a class
+_CHUNK = 5000
+
+
+def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
+    """Generate images whose class is a pattern, shifted, dimmed, overlaid by another class's and by noise.
+
+    Hard on purpose: a network has to learn shift-tolerant patterns, so training error falls gradually. A longer
+    set begins with the images of a shorter one.
+    """
+    patterns = _patterns(np.random.default_rng((seed, 0)))
+    train_x, train_y = _draw(patterns, np.random.default_rng((seed, 1)), train)
+    test_x, test_y = _draw(patterns, np.random.default_rng((seed, 2)), test)
+    names = tuple(f"pattern {k}" for k in range(CLASSES))
+    return RawImages(train_x, train_y, test_x, test_y, names, f"synthetic (generated, seed {seed})")
+
+
+def _patterns(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Smooth random patterns, float32, classes * prototypes x 32 x 32 x 3, standard deviation 1 each."""
+    coarse = rng.standard_normal((CLASSES * _PROTOTYPES, 8, 8, 3), dtype=np.float32)
+    fine = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    for axis in (1, 2):
+        fine = fine + np.roll(fine, 1, axis) + np.roll(fine, 2, axis) + np.roll(fine, 3, axis)
+    return np.asarray(fine / fine.std(axis=(1, 2, 3), keepdims=True), dtype=np.float32)
+
+
+def _draw(
+    patterns: npt.NDArray[np.float32], rng: np.random.Generator, count: int
+) -> tuple[Pixels, Labels]:
+    pixels = np.empty((count, 3, 32, 32), np.uint8)
+    labels = np.empty(count, np.int64)
+    for start in range(0, count, _CHUNK):
+        # Whole chunks are drawn whatever `count` is: that makes a shorter set a beginning of a longer one.
+        label = rng.integers(CLASSES, size=_CHUNK)
+        image = 26 * _shifted(patterns, label, rng) + 20 * _shifted(patterns, rng.integers(CLASSES, size=_CHUNK), rng)
+        image *= rng.uniform(0.6, 1.4, size=(_CHUNK, 1, 1, 1)).astype(np.float32)
+        image += 22 * rng.standard_normal(image.shape, dtype=np.float32)
+        image += rng.uniform(90, 160, size=(_CHUNK, 1, 1, 3)).astype(np.float32)
+        stop = min(start + _CHUNK, count)
+        pixels[start:stop] = image.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)[: stop - start]
+        labels[start:stop] = label[: stop - start]
+    return pixels, labels
+
+
+def _shifted(
+    patterns: npt.NDArray[np.float32], label: Labels, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """One look of each class in `label`, rolled by up to 8 pixels each way."""
+    which = label * _PROTOTYPES + rng.integers(_PROTOTYPES, size=label.shape)
+    rows = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
+    columns = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
+    return patterns[which[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,57 @@
+"""The error tree. Each message names the bad value and the mend; only the command line turns one into an exit code.
+
+DegradeError
+├── ConfigError        a setting that cannot be right
+├── DatasetError       images that are missing, damaged or cannot be fetched
+└── RunError           a run's record that cannot be used
+    ├── RunInUseError      another process is writing it
+    ├── RunConflictError   it holds other settings
+    ├── RunInterrupted     stopped by the user, checkpoint written
+    └── RunFailed          training ended without a result
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DegradeError(Exception):
+    """Base of every error that degrade raises on purpose."""
+
+
+class ConfigError(DegradeError):
+    """A setting that cannot be right."""
+
+
+class DatasetError(DegradeError):
+    """Images that are missing, damaged or cannot be fetched."""
+
+
+class RunError(DegradeError):
+    """A run's record that cannot be used."""
+
+
+class RunInUseError(RunError):
+    """Another process is writing this record."""
+
+
+class RunConflictError(RunError):
+    """The record holds a run of other settings."""
+
+
+class RunInterrupted(RunError):  # noqa: N818 - an event, not an error of anybody's
+    """The user stopped the run; its checkpoint is written."""
+
+
+class RunFailed(RunError):  # noqa: N818 - reads as what happened
+    """Training ended without a result."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the nearest of `known`, or lists them when none is near."""
+    candidates = sorted(known)
+    near = difflib.get_close_matches(word, candidates, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    if len(candidates) > 12:
+        return "`degrade train --dry-run` shows them all"
+    return f"choose one of {', '.join(candidates)}"

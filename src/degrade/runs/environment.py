@@ -1,0 +1,82 @@
+"""What a result may depend on besides its settings: versions, device, commit, data, and the paper's open choices."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import torchvision
+
+import degrade
+from degrade.config import Experiment
+from degrade.data import ImageSet
+from degrade.models import count_parameters
+from degrade.training import Engine
+from degrade.training.schedule import WARMUP_WINDOW
+
+
+def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[str, Any]:
+    """The contents of environment.json, sessions left out."""
+    model, recipe = experiment.model, experiment.recipe
+    warmup = f"on, until error over {WARMUP_WINDOW} iterations is below {recipe.warmup_error:.0%}"
+    return {
+        "versions": {
+            "degrade": degrade.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": numpy.__version__,
+        },
+        "platform": platform.platform(),
+        "device": device_name(engine.device),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "precision": engine.precision,
+        "engine": engine.name,
+        "git": _git_state(),
+        "data_source": images.source,
+        "data_hash": images.content_hash,
+        "synthetic": images.synthetic,
+        "parameters": count_parameters(engine.model),
+        "open_choices": {
+            "weight decay on batch norm": experiment.optim.decay_norm,
+            "batch norm epsilon": model.bn_epsilon,
+            "batch norm momentum": model.bn_momentum,
+            "test-time statistics": "moving averages",
+            "train_error": "train mode, augmented batches, each before its update, since the row before",
+            "train_error_clean": "eval mode, un-augmented, whole training set",
+            "option A padding": "pixels ::2; new channels half before, half after",
+            "pixel scale": "0 to 1, then mean subtracted",
+            "initial weights": f"{model.init}, fan-in, linear layer too; biases 0",
+            "warm-up": warmup if recipe.warms_up(model.depth) else "off",
+        },
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit and dirtiness of the source checkout; nulls for an installed wheel."""
+    here = Path(degrade.__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "src", "configs"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or of the CPU with the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.getdevice_name(device)
+    try:
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return f"{models[0].partition(':')[2].strip()}, {torch.get_num_threads()} threads"
+    except (OSError, IndexError):
+        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,279 @@
+"""A run's directory: write, read, list. No torch.
+
+`<output>/<experiment>/<variant>/seed-<k>/` holds config.yaml, environment.json, metrics.jsonl, summary.json,
+checkpoint.pt and train.log; README.md says what is in each.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from degrade.config import Experiment, compose
+from degrade.config.compose import group_options
+from degrade.config.schema import flatten
+from degrade.errors import RunConflictError, RunError, RunInUseError
+
+SCHEMA_VERSION = 1
+
+#: Settings that change where and how a run is written or paced, not what it computes.
+INCIDENTAL = frozenset(
+    {
+        "checkpoint.every",
+        "eval.batch_size",
+        "name",
+        "output",
+        "runtime.device",
+        "runtime.threads",
+    }
+)
+
+Row = dict[str, Any]
+
+
+def run_directory(experiment: Experiment) -> Path:
+    """Where an experiment's record lies: different experiments never share a directory."""
+    root = Path(experiment.output).expanduser()
+    return root / experiment.name / variant(experiment) / f"seed-{experiment.seed}"
+
+
+def variant(experiment: Experiment) -> str:
+    """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`."""
+    known = experiment.recipe.name in group_options()["recipe"]
+    base = compose([f"recipe={experiment.recipe.name}"] if known else []).flat()
+    parts = [f"{experiment.model.family}-{experiment.model.depth}"]
+    for key, value in sorted(experiment.flat().items()):
+        if value == base[key] or key in INCIDENTAL or key in ("seed", "model.family", "model.depth"):
+            continue
+        if key == "data.root" and experiment.data.name != "folder":
+            continue  # where CIFAR-10 is kept does not change it
+        parts.append(f"{key.removesuffix('.name')}={_plain_text(value)}")
+    return _folder_name(",".join(parts))
+
+
+def _plain_text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).strip('"')
+
+
+def _folder_name(text: str) -> str:
+    """`text` as a folder's name; where it must be altered or cut, a hash of the original keeps it unique."""
+    safe = re.sub(r"[^A-Za-z0-9.,=+\[\]_-]", "_", text)
+    if safe == text and len(safe) <= 120:
+        return safe
+    return f"{safe[:100]}~{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+class RunRecord:
+    """One run's directory.
+
+    Args:
+        path: the directory; need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"RunRecord({str(self.path)!r})"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was ever begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    # Reading
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings, nested.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        path = self.path / "config.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
+        if not isinstance(config, DictConfig):
+            raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
+        return OmegaConf.to_container(config)  # type: ignore[return-value]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, data hash and open choices; empty if missing or damaged."""
+        return _read_json(self.path / "environment.json")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Status, iteration and last errors; empty if missing or damaged."""
+        return _read_json(self.path / "summary.json")
+
+    @property
+    def status(self) -> str:
+        """`complete`, `interrupted`, `diverged`, `failed` or `running`; a run that was killed is `interrupted`."""
+        status = str(self.summary.get("status", "interrupted"))
+        if status == "running" and not self.in_use:
+            return "interrupted"
+        return status
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process is writing this record."""
+        path = self.path / ".lock"
+        if not path.is_file():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a read-only folder: nobody can be writing
+            return False
+
+    def rows(self) -> list[Row]:
+        """The metrics that can be read, by iteration."""
+        return self.rows_and_damage()[0]
+
+    def rows_and_damage(self) -> tuple[list[Row], int]:
+        """The metrics that can be read, by iteration, and the number of lines that cannot."""
+        try:
+            text = (self.path / "metrics.jsonl").read_text(errors="replace")
+        except OSError:
+            return [], 0
+        rows: dict[int, Row] = {}
+        damaged = 0
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+                rows[int(row["iteration"])] = row
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+        return [rows[iteration] for iteration in sorted(rows)], damaged
+
+    # Writing
+
+    def lock(self) -> FileLock:
+        """Hold this while writing.
+
+        Raises:
+            RunInUseError: another process holds it.
+            RunError: the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunInUseError(f"{self.path} is in use by another process; wait for it or stop it") from None
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written ({_first_line(error)}); set output=DIR") from error
+        return lock
+
+    def begin(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
+        """Write config.yaml and environment.json."""
+        _replace(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
+        _replace(self.path / "environment.json", _json({"schema_version": SCHEMA_VERSION, **environment}, indent=2))
+
+    def check_same(self, experiment: Experiment) -> None:
+        """Refuse to go on with a record that holds other settings.
+
+        Raises:
+            RunConflictError: names the differing keys.
+        """
+        held, asked = flatten(self.config), experiment.flat()
+        ignored = INCIDENTAL | ({"data.root"} if experiment.data.name != "folder" else frozenset())
+        differing = [
+            f"{key} is {held.get(key)!r} there, {asked.get(key)!r} here"
+            for key in sorted(held.keys() | asked.keys())
+            if key not in ignored and held.get(key) != asked.get(key)
+        ]
+        if differing:
+            raise RunConflictError(
+                f"{self.path} holds a run of other settings ({'; '.join(differing)}): "
+                "choose another name=... or start over with --fresh"
+            )
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row of metrics and flush it to disk; NaN and infinity become null."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(_json(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_rows(self, *, up_to: int) -> int:
+        """Drop rows after an iteration, and damaged lines; returns the number of damaged ones."""
+        rows, damaged = self.rows_and_damage()
+        kept = "".join(_json(row) + "\n" for row in rows if row["iteration"] <= up_to)
+        _replace(self.path / "metrics.jsonl", kept)
+        return damaged
+
+    def summarise(self, **fields: Any) -> None:
+        """Replace summary.json."""
+        fields["updated"] = now()
+        _replace(self.path / "summary.json", _json(fields, indent=2))
+
+
+def find_records(paths: Iterable[Path]) -> list[RunRecord]:
+    """Records at or below each path, in the order of their paths, each once.
+
+    Raises:
+        RunError: a path does not exist, or holds no record.
+    """
+    found: dict[Path, RunRecord] = {}
+    for path in paths:
+        if not path.exists():
+            raise RunError(f"{path}: no such directory; `degrade runs` lists what there is")
+        below = sorted(config.parent for config in path.rglob("config.yaml") if _is_record(config.parent))
+        if not below:
+            raise RunError(f"{path}: holds no run; `degrade train` makes one")
+        found.update({folder.resolve(): RunRecord(folder) for folder in below})
+    return list(found.values())
+
+
+def _is_record(folder: Path) -> bool:
+    return (folder / "summary.json").exists() or (folder / "environment.json").exists()
+
+
+def now() -> str:
+    """The present moment in ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
+    return json.dumps(finite, indent=indent, allow_nan=False)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file's text atomically and durably."""
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,326 @@
+"""From an experiment to a finished record: lock, skip or resume, progress bar, signals."""
+
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from degrade.config import Experiment
+from degrade.data import ImageSet, load_images
+from degrade.errors import ConfigError, RunError, RunFailed, RunInterrupted
+from degrade.models import count_parameters
+from degrade.runs.environment import describe, device_name
+from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
+from degrade.runs.record import RunRecord, now, run_directory
+from degrade.training import Evaluation, Metrics, Training, checkpoint, fit
+
+log = logging.getLogger("degrade.run")
+
+Images = Callable[[Experiment], ImageSet]
+
+ERRORS = ("train_error", "train_error_clean", "test_error")
+
+
+def run(
+    experiment: Experiment,
+    *,
+    fresh: bool = False,
+    images: Images | None = None,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Train one experiment into its record; a finished run is returned as it is, an interrupted one goes on.
+
+    Args:
+        experiment: what to train.
+        fresh: start over, whatever the directory holds.
+        images: gives the images; None loads what the experiment names.
+        progress: a matrix's bar; None shows one of this run's own.
+
+    Returns:
+        The record; its status is `complete` or `diverged`.
+
+    Raises:
+        RunInterrupted: SIGINT or SIGTERM came; a checkpoint is written.
+        RunConflictError: the directory holds a run of other settings.
+        RunInUseError: another process is writing it.
+        RunFailed: training raised; the record says what.
+    """
+    record = RunRecord(run_directory(experiment))
+    if record.exists and not fresh:
+        record.check_same(experiment)
+        if record.status in ("complete", "diverged"):
+            log.info("%s: already %s, skipped (--fresh starts over)", record.path, record.status)
+            if progress is not None:
+                progress.skip(planned_work(experiment))
+            return record
+    bar = progress or Progress([experiment])
+    try:
+        with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
+            if fresh:
+                _clear(record)
+            session = _Session(experiment, record, bar, images)
+            with session.signals:
+                session.train()
+    finally:
+        if progress is None:
+            bar.close()
+    if session.signals.received:
+        raise RunInterrupted(f"{record.path} is {record.status}; stopped there")
+    return record
+
+
+class _Session:
+    """One process's work on one record; call under the record's lock."""
+
+    def __init__(
+        self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None
+    ) -> None:
+        self.experiment = experiment
+        self.record = record
+        self.bar = bar
+        self.signals = _Signals()
+        if experiment.runtime.threads is not None:
+            torch.set_num_threads(experiment.runtime.threads)
+        torch.use_deterministic_algorithms(experiment.runtime.deterministic)
+        if experiment.runtime.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
+        if len(self.images.classes) > experiment.model.classes:
+            raise ConfigError(
+                f"model.classes={experiment.model.classes}: the images have {len(self.images.classes)} classes; "
+                f"set model.classes={len(self.images.classes)}"
+            )
+        self.training = Training(experiment, self.images, tick=self._evaluated)
+        self.name = f"{experiment.model.family}-{experiment.model.depth}"
+        self.work_left = planned_work(experiment)
+        every = experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
+        self.checkpoint_every = every
+        self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
+        self._shown = 0.0
+
+    def train(self) -> None:
+        resumed = self._resume()
+        self.record.begin(self.experiment, self._environment(resumed))
+        self._summarise("running")
+        self.bar.describe(self.name)
+        self._announce()
+        try:
+            for row in fit(self.training, after_step=self._stepped):
+                self.record.append(dataclasses.asdict(row))
+                self._note(dataclasses.asdict(row))
+                self._tell(row)
+        except RunInterrupted:
+            self._save()
+            self._summarise("interrupted")
+            raise RunInterrupted(
+                f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
+                "the same command goes on from there"
+            ) from None
+        except (RunError, MemoryError, RuntimeError, OSError, ValueError) as error:
+            self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunFailed(f"{self.record.path} failed at iteration {self.training.iteration:,}: {first[0]}") from error
+        self.bar.skip(max(0.0, self.work_left))
+        self._save()
+        self._summarise("diverged" if self.training.diverged else "complete")
+        if self.training.diverged:
+            log.warning(
+                "%s diverged at iteration %d: loss is not finite; try a smaller optim.lr",
+                self.name,
+                self.training.iteration,
+            )
+
+    def _resume(self) -> bool:
+        """Take up the newest checkpoint that can be read; report damage. True if there was one."""
+        for path in checkpoint.candidates(self.record.path):
+            try:
+                self.training.load_state_dict(checkpoint.load(path, self.training.engine.device))
+            except (ValueError, KeyError, RuntimeError) as error:
+                first_line = str(error).splitlines()[0]
+                log.warning("%s: %s; trying the one before", self.record.path, first_line)
+                self.training = Training(self.experiment, self.images, tick=self._evaluated)
+                continue
+            damaged = self.record.keep_rows(up_to=self.training.recorded)
+            for row in self.record.rows():
+                self._note(row)
+            if damaged:
+                log.warning("%s: dropped %d damaged lines of metrics.jsonl", self.record.path, damaged)
+            log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
+            share = self.training.iteration / self.experiment.recipe.iterations
+            self._count(share * self.work_left, self.bar.skip)
+            return True
+        if self.record.exists:
+            log.info("%s: no readable checkpoint, starting from the beginning", self.record.path)
+            self.record.keep_rows(up_to=0)
+        return False
+
+    def _stepped(self, training: Training) -> None:
+        images = self.experiment.recipe.batch_size * self.experiment.model.depth
+        self._count(images, self.bar.advance)
+        if self.signals.received:
+            raise RunInterrupted
+        if training.iteration % self.checkpoint_every == 0:
+            self._save()
+        self._show_numbers()
+
+    def _evaluated(self, images: int) -> None:
+        self._count(images * self.experiment.model.depth * EVALUATION_COST, self.bar.advance)
+        if self.signals.received:
+            raise RunInterrupted
+
+    def _count(self, work: float, count: Callable[[float], None]) -> None:
+        self.work_left -= work
+        count(work)
+
+    def _show_numbers(self) -> None:
+        """Behind the bar, once a second at most: formatting costs more than a small step on a GPU."""
+        if time.monotonic() - self._shown < 1:
+            return
+        self._shown = time.monotonic()
+        parts = [
+            f"{label} {self.latest[key]:.1%}"
+            for label, key in (("train", "train_error"), ("test", "test_error"))
+            if self.latest[key] is not None
+        ]
+        parts.append(f"lr {self.training.lr:g}")
+        if self.latest["images_per_second"] is not None:
+            parts.append(f"{self.latest['images_per_second']:,.0f} img/s")
+        self.bar.numbers(" ".join(parts))
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Remember the last measured values."""
+        self.latest.update({key: row[key] for key in self.latest if row.get(key) is not None})
+
+    def _tell(self, row: Metrics) -> None:
+        self._summarise("running")
+        parts = [
+            f"{self.name}  iteration {row.iteration:,}/{self.experiment.recipe.iterations:,}",
+            f"train {row.train_error:.2%}",
+        ]
+        if row.train_error_clean is not None:
+            parts.append(f"clean train {row.train_error_clean:.2%}")
+        if row.test_error is not None:
+            parts.append(f"test {row.test_error:.2%}")
+        parts += [f"lr {row.lr:g}", f"{row.images_per_second:,.0f} img/s", f"left {clock(self.bar.seconds_left)}"]
+        # Rows without a test error are many; they go to train.log only.
+        log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))
+
+    def _announce(self) -> None:
+        engine = self.training.engine
+        log.info(
+            "%s: %s parameters, %s, %s, %s engine, data: %s",
+            self.name,
+            f"{count_parameters(engine.model):,}",
+            engine.device,
+            engine.precision,
+            engine.name,
+            self.images.source,
+        )
+
+    def _environment(self, resumed: bool) -> dict[str, Any]:
+        engine = self.training.engine
+        session = {"started": now(), "iteration": self.training.iteration, "device": device_name(engine.device)}
+        earlier = self.record.environment.get("sessions", []) if resumed else []
+        return {**describe(self.experiment, engine, self.images), "sessions": [*earlier, session]}
+
+    def _save(self) -> None:
+        checkpoint.save(self.record.path, self.training.state_dict())
+
+    def _summarise(self, status: str, **more: Any) -> None:
+        self.record.summarise(
+            status=status,
+            iteration=self.training.iteration,
+            iterations=self.experiment.recipe.iterations,
+            seconds=self.latest["seconds"],
+            **{key: self.latest[key] for key in ERRORS},
+            synthetic=self.images.synthetic,
+            **more,
+        )
+
+
+class _Signals:
+    """Notes the first SIGINT or SIGTERM, to be acted on between two steps; the second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "_Signals":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(130)  # everything on disk is whole at any moment
+        self.received = number
+        os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+
+@contextmanager
+def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
+    """Copy what is logged into the record's train.log."""
+    handler = logging.FileHandler(path, mode="w" if fresh else "a")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        log.debug("%s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _clear(record: RunRecord) -> None:
+    checkpoint.remove(record.path)
+    for name in ("metrics.jsonl", "summary.json", "config.yaml", "environment.json"):
+        (record.path / name).unlink(missing_ok=True)
+
+
+def evaluate(record: RunRecord, experiment: Experiment) -> tuple[Evaluation, Evaluation, int, ImageSet]:
+    """Evaluate the newest checkpoint of a record on all training images and on the test images.
+
+    Args:
+        record: whose checkpoint.
+        experiment: its settings.
+
+    Returns:
+        Training and test evaluation, the checkpoint's iteration, and the images.
+
+    Raises:
+        RunError: it has no checkpoint that can be read.
+    """
+    images = load_images(experiment.data, say=log.info)
+    bar = tqdm(total=len(images.train_labels) + len(images.test_labels), unit="img", leave=False, disable=None)
+    training = Training(experiment, images, tick=bar.update)
+    reasons = []
+    for path in checkpoint.candidates(record.path):
+        try:
+            training.load_state_dict(checkpoint.load(path, training.engine.device))
+            break
+        except (ValueError, KeyError, RuntimeError) as error:
+            reasons.append(str(error).splitlines()[0])
+    else:
+        raise RunError(f"{record.path}: {'; '.join(reasons) or 'has no checkpoint'}; train it again")
+    with bar:
+        train = training.evaluate(training.batches.pixels, training.batches.labels)
+        test = training.evaluate(*training.test)
+    return train, test, training.iteration, images

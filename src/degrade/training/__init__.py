@@ -1,0 +1,7 @@
+"""From batches and a network to metrics; knows nothing of files or progress bars."""
+
+from degrade.training.engine import Engine, choose_device, choose_precision
+from degrade.training.fit import Evaluation, Metrics, Training, fit
+from degrade.training.schedule import learning_rate
+
+__all__ = ["Engine", "Evaluation", "Metrics", "Training", "choose_device", "choose_precision", "fit", "learning_rate"]

@@ -1,0 +1,244 @@
+"""The training loop: yields a row of metrics at every measurement; knows nothing of files or progress bars."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from degrade.config import Experiment
+from degrade.data import Batches, ImageSet
+from degrade.data.batches import evaluation_batches
+from degrade.models import build_model
+from degrade.training.engine import Engine, choose_device, choose_precision
+from degrade.training.schedule import WARMUP_WINDOW, learning_rate
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One row of metrics. Errors are fractions; None where not measured."""
+
+    iteration: int
+    """Updates made."""
+    epoch: float
+    """Passes over the training images."""
+    lr: float
+    """Rate of the last update."""
+    train_loss: float
+    """Mean cross-entropy in train mode on augmented batches, each before its update, since the row before."""
+    train_error: float
+    """Error measured as `train_loss` is."""
+    train_error_clean: float | None
+    """Error in eval mode on all training images, un-augmented."""
+    test_loss: float | None
+    test_error: float | None
+    images_per_second: float
+    """Training throughput since the row before, without evaluation."""
+    seconds: float
+    """Time since the start of training, evaluation included, interruptions not."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and errors of one pass over images. Errors are fractions; NaN for a class without images."""
+
+    loss: float
+    error: float
+    by_class: list[float]
+
+
+class Training:
+    """All that changes while one network is trained, and the settings by which it does.
+
+    Args:
+        experiment: what to train.
+        images: what to train on.
+        tick: called with the number of images after each evaluated batch; what it raises ends the evaluation,
+            which a later `fit` begins again.
+    """
+
+    def __init__(
+        self, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], None] | None = None
+    ) -> None:
+        self.experiment = experiment
+        self.images = images
+        self.tick = tick
+        device = choose_device(experiment.runtime.device)
+        precision = choose_precision(experiment.runtime.precision, device)
+        model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
+        self.engine = Engine(model, experiment.optim, experiment.runtime, device=device, precision=precision)
+        self.batches = Batches(
+            images,
+            batch_size=experiment.recipe.batch_size,
+            augment=experiment.data.augment,
+            seed=experiment.seed,
+            device=device,
+        )
+        self.test = (images.test_images.to(device), images.test_labels.to(device))
+        self.iteration = 0
+        self.warming = experiment.recipe.warms_up(experiment.model.depth)
+        self.diverged = False
+        self._recorded = 0  # iteration of the last row
+        self._last_lr = self.lr
+        self._images = 0  # trained on since the last row
+        self._warmup_wrong = 0  # wrong answers since the last row at the last look at warming up
+        self._warmup_images = 0
+        self._train_seconds = 0.0  # since the last row
+        self._seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Every update is made and every row given."""
+        done = self.iteration >= self.experiment.recipe.iterations
+        return self.diverged or (done and self._recorded == self.iteration)
+
+    @property
+    def recorded(self) -> int:
+        """Iteration of the last row."""
+        return self._recorded
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next update."""
+        recipe = self.experiment.recipe
+        return learning_rate(
+            self.iteration + 1,
+            base=self.experiment.optim.lr,
+            milestones=recipe.milestones,
+            warming=self.warming,
+            warmup_lr=recipe.warmup_lr,
+        )
+
+    def step(self) -> None:
+        """Make one update."""
+        started = time.perf_counter()
+        images, labels = self.batches.batch(self.iteration + 1)
+        self._last_lr = self.lr
+        self.engine.step(images, labels, self._last_lr)
+        self.iteration += 1
+        self._images += len(labels)
+        if self.warming and self.iteration % WARMUP_WINDOW == 0:
+            self._look_at_warming()
+        elapsed = time.perf_counter() - started
+        self._train_seconds += elapsed
+        self._seconds += elapsed
+
+    def measure(self) -> Metrics | None:
+        """The row due at this iteration, or None if none is."""
+        config = self.experiment
+        eval_every = config.eval.every or self.batches.per_epoch
+        evaluates, cleans = self._due(eval_every), self._due(config.eval.clean_every)
+        if self._recorded == self.iteration or not (evaluates or cleans or self._due(config.log.every)):
+            return None
+        started = time.perf_counter()
+        if self.engine.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.device)  # updates still under way belong to training's time
+            self._train_seconds += time.perf_counter() - started
+        train_loss = float(self.engine.loss_sum) / self._images
+        train_error = int(self.engine.wrong) / self._images
+        self.diverged = not math.isfinite(train_loss)
+        test_loss = test_error = clean_error = None
+        if evaluates and not self.diverged:
+            test = self.evaluate(*self.test)
+            test_loss, test_error = test.loss, test.error
+        if cleans and not self.diverged:
+            clean_error = self.evaluate(self.batches.pixels, self.batches.labels).error
+        self._seconds += time.perf_counter() - started
+        row = Metrics(
+            iteration=self.iteration,
+            epoch=self.iteration / self.batches.per_epoch,
+            lr=self._last_lr,
+            train_loss=train_loss,
+            train_error=train_error,
+            train_error_clean=clean_error,
+            test_loss=test_loss,
+            test_error=test_error,
+            images_per_second=self._images / self._train_seconds,
+            seconds=self._seconds,
+        )
+        self.engine.reset_sums()
+        self._recorded = self.iteration
+        self._images = self._warmup_wrong = self._warmup_images = 0
+        self._train_seconds = 0.0
+        return row
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        """Evaluate as the network stands, in eval mode, un-augmented.
+
+        Args:
+            images: uint8 N x 3 x 32 x 32, on the device.
+            labels: int64 N.
+        """
+        batches = evaluation_batches(images, labels, self.batches.mean, self.experiment.eval.batch_size)
+        classes = self.experiment.model.classes
+        loss, wrong, seen = self.engine.evaluate(batches, classes=classes, tick=self.tick)
+        by_class = [w / n if n else math.nan for w, n in zip(wrong.tolist(), seen.tolist(), strict=True)]
+        return Evaluation(float(loss) / len(labels), int(wrong.sum()) / len(labels), by_class)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming exactly needs; batches follow from seed and iteration."""
+        epoch, place = divmod(self.iteration, self.batches.per_epoch)
+        return {
+            "engine": self.engine.state_dict(),
+            "iteration": self.iteration,
+            "epoch": epoch,
+            "place_in_epoch": place,
+            "seed": self.experiment.seed,
+            "last_lr": self._last_lr,
+            "warming": self.warming,
+            "recorded": self._recorded,
+            "images": self._images,
+            "warmup_wrong": self._warmup_wrong,
+            "warmup_images": self._warmup_images,
+            "train_seconds": self._train_seconds,
+            "seconds": self._seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.engine.load_state_dict(state["engine"])
+        self.iteration = state["iteration"]
+        self.warming = state["warming"]
+        self._last_lr = state["last_lr"]
+        self._recorded = state["recorded"]
+        self._images = state["images"]
+        self._warmup_wrong = state["warmup_wrong"]
+        self._warmup_images = state["warmup_images"]
+        self._train_seconds = state["train_seconds"]
+        self._seconds = state["seconds"]
+
+    def _due(self, every: int | None) -> bool:
+        """Whether something done every so many iterations, and at the end, is due now."""
+        at_end = self.iteration == self.experiment.recipe.iterations
+        return at_end or (every is not None and self.iteration % every == 0)
+
+    def _look_at_warming(self) -> None:
+        """End warming up once training error over the last window is low enough; it never begins again."""
+        wrong, images = int(self.engine.wrong), self._images
+        error = (wrong - self._warmup_wrong) / (images - self._warmup_images)
+        self._warmup_wrong, self._warmup_images = wrong, images
+        self.warming = error >= self.experiment.recipe.warmup_error
+
+
+def fit(training: Training, *, after_step: Callable[[Training], None] | None = None) -> Iterator[Metrics]:
+    """Train to the end, or until it diverges, from wherever `training` stands.
+
+    Args:
+        training: where it stands; changed in place, and consistent whenever `after_step` is called or a row given.
+        after_step: called after each update; what it raises ends the loop, which another `fit` takes up again.
+
+    Yields:
+        A row of metrics at every measurement.
+    """
+    while True:
+        row = training.measure()
+        if row is not None:
+            yield row
+        if training.finished:
+            return
+        training.step()
+        if after_step is not None:
+            after_step(training)
