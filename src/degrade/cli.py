@@ -49,17 +49,21 @@ Family = Annotated[
     typer.Option("--plain/--residual", help="Without or with identity shortcuts.", rich_help_panel=NETWORK),
 ]
 Recipe = Annotated[
-    str | None, typer.Option(help="paper, short, quick or smoke: how long and at what rate.", rich_help_panel=RUN)
+    str | None,
+    typer.Option(help="paper, short, quick or smoke: how long and at what rate.", rich_help_panel=RUN),
 ]
 Seed = Annotated[int | None, typer.Option(help="Initial weights, order and augmentation.", rich_help_panel=RUN)]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN)
+    bool,
+    typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
 Runs = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[RUNS]...", help="Run directories, or folders of them. Default: outputs.", show_default=False),
+    typer.Argument(
+        metavar="[RUNS]...", help="Run directories, or folders of them. Default: outputs.", show_default=False
+    ),
 ]
 
 
@@ -128,7 +132,9 @@ def reproduce(
     device: Device = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False),
+        typer.Option(
+            help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False
+        ),
     ] = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
@@ -180,10 +186,12 @@ def reproduce(
 def plot(
     runs: Runs = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="png, svg or pdf. Default: figure.png beside the runs.")
+        Path | None,
+        typer.Option("--output", "-o", help="png, svg or pdf. Default: figure.png beside the runs."),
     ] = None,
     style: Annotated[
-        str | None, typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families.")
+        str | None,
+        typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
 ) -> int:
@@ -246,7 +254,9 @@ def list_runs(
 
 
 @data_app.command("fetch")
-def data_fetch(root: Annotated[Path | None, typer.Option(help="Folder to keep it in.", show_default=False)] = None) -> int:
+def data_fetch(
+    root: Annotated[Path | None, typer.Option(help="Folder to keep it in.", show_default=False)] = None,
+) -> int:
     """Fetch CIFAR-10 from the first source that has it, and check its content."""
     from degrade.config import DataConfig
     from degrade.data.sources import data_root, fetch_cifar10
@@ -258,7 +268,9 @@ def data_fetch(root: Annotated[Path | None, typer.Option(help="Folder to keep it
 
 
 @data_app.command("info")
-def data_info(root: Annotated[Path | None, typer.Option(help="Folder to look in.", show_default=False)] = None) -> int:
+def data_info(
+    root: Annotated[Path | None, typer.Option(help="Folder to look in.", show_default=False)] = None,
+) -> int:
     """Say where CIFAR-10 is looked for, and what is there."""
     from degrade.config import DataConfig
     from degrade.data.sources import HASHES, data_root, prepared_cifar10
@@ -288,7 +300,8 @@ def main(arguments: Sequence[str]) -> int:
         code = app(args=list(arguments), prog_name="degrade", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except UsageError as error:
-        return _failed(error, getattr(error, "format_message", lambda: str(error))().replace("\n", " "), BAD_INPUT)
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _failed(error, " ".join(text.split()), BAD_INPUT)
     except RunInterrupted as error:
         return _failed(error, str(error), INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort) as error:
@@ -303,7 +316,9 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return _failed(error, f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)", RUN_FAILED)
+        return _failed(
+            error, f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)", RUN_FAILED
+        )
 
 
 def _failed(error: BaseException, message: str, code: int) -> int:
@@ -335,7 +350,13 @@ def _configure_logging() -> None:
 
 
 def _sugar(
-    depth: int | None, plain: bool | None, recipe: str | None, seed: int | None, device: str | None, *, from_file: bool
+    depth: int | None,
+    plain: bool | None,
+    recipe: str | None,
+    seed: int | None,
+    device: str | None,
+    *,
+    from_file: bool,
 ) -> list[str]:
     """Options as the overrides they stand for."""
     if from_file and recipe is not None:
@@ -361,7 +382,9 @@ def _check_suffix(output: Path) -> None:
     from degrade.analysis.figures import SUFFIXES
 
     if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes")
+        raise ConfigError(
+            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
+        )
 
 
 def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
@@ -370,7 +393,9 @@ def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
 
     records = find_records(runs or [Path("outputs")])
     if runs:
-        return records, Path(os.path.commonpath([r.path.resolve() for r in records])) if len(records) > 1 else records[0].path
+        return records, Path(os.path.commonpath([r.path.resolve() for r in records])) if len(
+            records
+        ) > 1 else records[0].path
     newest = max(records, key=lambda record: str(record.summary.get("updated", "")))
     folder = newest.path.parents[1]
     others = sorted({str(record.path.parents[1]) for record in records} - {str(folder)})
@@ -406,7 +431,11 @@ def _print_comparison(records: "Sequence[RunRecord]") -> None:
 def _print_outcome(record: "RunRecord") -> None:
     summary = record.summary
     parts = [f"{record.status} at iteration {summary.get('iteration', 0):,}"]
-    for label, key in (("train", "train_error"), ("clean train", "train_error_clean"), ("test", "test_error")):
+    for label, key in (
+        ("train", "train_error"),
+        ("clean train", "train_error_clean"),
+        ("test", "test_error"),
+    ):
         if summary.get(key) is not None:
             parts.append(f"{label} error {summary[key]:.2%}")
     print(", ".join(parts) + (" (synthetic data)" if summary.get("synthetic") else ""))

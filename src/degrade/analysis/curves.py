@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from degrade.runs import RunRecord
+from degrade.runs.record import RunRecord
 
 Array = npt.NDArray[np.float64]
 
@@ -36,12 +36,12 @@ class Curve:
     """A network's curves over all its seeds.
 
     Attributes:
-        label: family and depth, and whatever else departs from the recipe.
+        label: family and depth, and whatever else tells it from the other curves.
         family, depth: of the network.
         config: the settings of its first seed.
         train, test: running training error, test error.
         seeds: the seeds, and what became of each run.
-        clean_train: final clean training errors of the finished seeds.
+        clean_train, final_test, final_train: last errors of the finished seeds.
         synthetic: made from generated images.
     """
 
@@ -73,7 +73,16 @@ def error_curves(records: Iterable[RunRecord]) -> list[Curve]:
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         groups.setdefault(_group(record.path), []).append(record)
-    return sorted((_curve(group) for group in groups.values()), key=lambda c: (c.family, c.depth, c.label))
+    differing = _differing_parts([name for _, name in groups])
+    curves = [_curve(group, differing[name]) for (_, name), group in groups.items()]
+    return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
+
+
+def _differing_parts(variants: list[str]) -> dict[str, str]:
+    """Of each variant's name, the settings that not all of them share: what a label must tell."""
+    parts = {name: name.split(",")[1:] for name in variants}
+    shared = set.intersection(*map(set, parts.values())) if parts else set()
+    return {name: ", ".join(part for part in own if part not in shared) for name, own in parts.items()}
 
 
 def _group(path: Path) -> tuple[str, str]:
@@ -81,12 +90,11 @@ def _group(path: Path) -> tuple[str, str]:
     return (str(resolved.parents[1]), resolved.parent.name)
 
 
-def _curve(records: list[RunRecord]) -> Curve:
+def _curve(records: list[RunRecord], extra: str) -> Curve:
     records = sorted(records, key=lambda r: r.path.name)
     config = records[0].config
     rows = [record.rows() for record in records]
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
-    extra = records[0].path.resolve().parent.name.partition(",")[2].replace("data=synthetic", "synthetic")
     finished = [r for record, r in zip(records, rows, strict=True) if r and record.status == "complete"]
     return Curve(
         label=f"{family}-{depth}" + (f", {extra}" if extra else ""),

@@ -1,5 +1,6 @@
 """Figures 1 and 6 of the paper, from curves."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     """Two panels: training error left, test error right (paper, Figure 1)."""
     figure, (left, right) = _panels(2)
     marks = []
-    for curve, colour in zip(curves, _colours(curves), strict=True):
+    for curve, colour in zip(curves, _colours(curves, curves), strict=True):
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             _line(axes, series, colour, label=_label(curve), linewidth=1.6, ended=_ended(curve))
             marks.append(_paper_mark(axes, curve, which, colour))
@@ -55,7 +56,7 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     for axes, family in zip(panels, families, strict=True):
         own = [curve for curve in curves if curve.family == family]
         marks = []
-        for curve, colour in zip(own, _colours(own), strict=True):
+        for curve, colour in zip(own, _colours(own, curves), strict=True):
             _line(axes, curve.train, colour, linestyle="--", linewidth=1.0, ended=_ended(curve))
             _line(axes, curve.test, colour, label=_label(curve), linewidth=2.0, ended=_ended(curve))
             marks.append(_paper_mark(axes, curve, "test", colour))
@@ -77,11 +78,14 @@ def save(figure: Figure, path: Path) -> None:
         ConfigError: another suffix, or the path cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: figures are written as {', '.join(SUFFIXES)}; give the file one of these suffixes")
-    metadata: dict[str, Any] = {} if path.suffix.lower() == ".png" else {"Date" if path.suffix.lower() == ".svg" else "CreationDate": None}
+        raise ConfigError(
+            f"{path}: figures are written as {', '.join(SUFFIXES)}; give the file one of these suffixes"
+        )
+    # Without dates a figure drawn again is the same file.
+    undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, metadata=metadata)
+        figure.savefig(path, dpi=200, metadata=undated)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
 
@@ -91,10 +95,18 @@ def footer(curves: Sequence[Curve]) -> str:
     recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
     data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
     counts = sorted({len(c.seeds) for c in curves})
-    seeds = f"{counts[0]} seed{'s' if counts[-1] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    seeds = (
+        f"{counts[0]} seed{'s' if counts[-1] > 1 else ''}"
+        if len(counts) == 1
+        else f"{counts[0]} to {counts[-1]} seeds"
+    )
     if counts[-1] > 1:
         seeds += ", band: mean ± std"
-    common = [departure for departure in departures(curves[0].config) if all(departure in departures(c.config) for c in curves)]
+    common = [
+        departure
+        for departure in departures(curves[0].config)
+        if all(departure in departures(c.config) for c in curves)
+    ]
     single = {c.label: [d for d in departures(c.config) if d not in common] for c in curves}
     lines = [f"recipe {'/'.join(recipes)} · {'/'.join(data)} · {seeds} · last iterate"]
     if common or any(single.values()):
@@ -116,8 +128,16 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _colours(curves: Sequence[Curve]) -> list[str]:
-    return [COLOURS[k % len(COLOURS)] for k in range(len(curves))]
+def _colours(own: Sequence[Curve], among: Sequence[Curve]) -> list[str]:
+    """A colour a curve. In Figure 6's style, networks of one depth share it across the panels."""
+    if own is among:
+        return [COLOURS[k % len(COLOURS)] for k in range(len(own))]
+    names = sorted({_without_family(curve) for curve in among})
+    return [COLOURS[names.index(_without_family(curve)) % len(COLOURS)] for curve in own]
+
+
+def _without_family(curve: Curve) -> tuple[int, str]:
+    return curve.depth, curve.label.removeprefix(curve.family)
 
 
 def _label(curve: Curve) -> str:
@@ -167,12 +187,10 @@ def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Figure:
-    import textwrap
-
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
-        axes.xaxis.label.set_size(9)
-        axes.yaxis.label.set_size(9)
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(9)
         legend = axes.get_legend()
         if legend is not None:
             for text in legend.get_texts():

@@ -6,7 +6,7 @@ import numpy as np
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.reference import paper_error
-from degrade.runs import RunRecord
+from degrade.runs.record import RunRecord
 
 
 def error_table(curves: Sequence[Curve]) -> str:
@@ -80,4 +80,10 @@ def _spread(values: Sequence[float]) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -96,8 +96,8 @@ def network_matrix(experiment: str) -> list[tuple[str, int]]:
     known = [f.stem for f in folder.glob("*.yaml")]
     if experiment not in known:
         raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    networks = OmegaConf.to_container(OmegaConf.load(folder / f"{experiment}.yaml"))["networks"]  # type: ignore[index, call-overload]
-    return [(str(family), int(depth)) for family, depth in networks]
+    networks = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "networks")
+    return [(str(network[0]), int(network[1])) for network in networks]
 
 
 def _validated(config: DictConfig) -> Experiment:
@@ -138,7 +138,7 @@ def _check_key(override: Override) -> str:
             raise ConfigError(f"{key}={value}: {did_you_mean(str(value), groups[key])}")
     elif key == "experiment":
         raise ConfigError(f"experiment={value}: experiments are trained by `degrade reproduce {value}`")
-    elif "@" in override.input_line or key not in _known_keys():
+    elif "@" in (override.input_line or "") or key not in _known_keys():
         raise ConfigError(f"{key}: no such setting; {did_you_mean(key, [*_known_keys(), *groups])}")
     return str(key)
 

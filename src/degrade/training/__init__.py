@@ -4,4 +4,13 @@ from degrade.training.engine import Engine, choose_device, choose_precision
 from degrade.training.fit import Evaluation, Metrics, Training, fit
 from degrade.training.schedule import learning_rate
 
-__all__ = ["Engine", "Evaluation", "Metrics", "Training", "choose_device", "choose_precision", "fit", "learning_rate"]
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Metrics",
+    "Training",
+    "choose_device",
+    "choose_precision",
+    "fit",
+    "learning_rate",
+]

@@ -55,7 +55,11 @@ def keep_freed_memory() -> None:
         return
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, size in ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20)):  # M_MMAP_THRESHOLD, _TRIM_, M_TOP_PAD
+        for parameter, size in (
+            (-3, 32 << 20),
+            (-1, 1 << 30),
+            (-2, 64 << 20),
+        ):  # M_MMAP_THRESHOLD, _TRIM_, M_TOP_PAD
             mallopt(parameter, size)
 
 
@@ -71,7 +75,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, optim: OptimConfig, runtime: RuntimeConfig, *, device: torch.device, precision: str
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        runtime: RuntimeConfig,
+        *,
+        device: torch.device,
+        precision: str,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
@@ -94,7 +104,7 @@ class Engine:
         with self._autocast():
             logits = self._forward(images)
         loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss_sum += loss.detach() * len(labels)
@@ -102,7 +112,11 @@ class Engine:
 
     @torch.inference_mode()
     def evaluate(
-        self, batches: Iterable[tuple[Tensor, Tensor]], *, classes: int, tick: Callable[[int], None] | None = None
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        classes: int,
+        tick: Callable[[int], None] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and errors in eval mode.
 

@@ -84,7 +84,8 @@ class Training:
         self._recorded = 0  # iteration of the last row
         self._last_lr = self.lr
         self._images = 0  # trained on since the last row
-        self._warmup_wrong = 0  # wrong answers since the last row at the last look at warming up
+        # Where wrong answers and images stood at the last look at warming up, counted from the last row.
+        self._warmup_wrong = 0
         self._warmup_images = 0
         self._train_seconds = 0.0  # since the last row
         self._seconds = 0.0
@@ -137,8 +138,8 @@ class Training:
         if self.engine.device.type == "cuda":
             torch.cuda.synchronize(self.engine.device)  # updates still under way belong to training's time
             self._train_seconds += time.perf_counter() - started
-        train_loss = float(self.engine.loss_sum) / self._images
-        train_error = int(self.engine.wrong) / self._images
+        wrong = int(self.engine.wrong)
+        train_loss, train_error = float(self.engine.loss_sum) / self._images, wrong / self._images
         self.diverged = not math.isfinite(train_loss)
         test_loss = test_error = clean_error = None
         if evaluates and not self.diverged:
@@ -161,7 +162,9 @@ class Training:
         )
         self.engine.reset_sums()
         self._recorded = self.iteration
-        self._images = self._warmup_wrong = self._warmup_images = 0
+        self._warmup_wrong -= wrong
+        self._warmup_images -= self._images
+        self._images = 0
         self._train_seconds = 0.0
         return row
 

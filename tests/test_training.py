@@ -1,0 +1,259 @@
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from degrade.config import Experiment, OptimConfig
+from degrade.data import load_images
+from degrade.errors import ConfigError
+from degrade.models import build_model
+from degrade.training import Metrics, Training, checkpoint, choose_device, choose_precision, fit, learning_rate
+from degrade.training.engine import sgd
+from degrade.training.schedule import WARMUP_WINDOW
+
+PAPER: dict[str, Any] = {"base": 0.1, "milestones": [32000, 48000]}
+Make = Callable[..., Experiment]
+
+
+@pytest.mark.parametrize(
+    ("iteration", "rate"),
+    [(1, 0.1), (31999, 0.1), (32000, 0.1), (32001, 0.01), (48000, 0.01), (48001, 0.001), (64000, 0.001)],
+)
+def test_the_rate_at_every_boundary_of_the_paper(iteration: int, rate: float) -> None:
+    assert learning_rate(iteration, **PAPER) == pytest.approx(rate, rel=1e-12)
+
+
+def test_warming_up_overrides_the_schedule_and_then_leaves_it_alone() -> None:
+    assert learning_rate(400, **PAPER, warming=True, warmup_lr=0.01) == 0.01
+    assert learning_rate(401, **PAPER, warming=False, warmup_lr=0.01) == 0.1
+    assert learning_rate(32001, **PAPER, warming=False, warmup_lr=0.01) == pytest.approx(0.01)
+
+
+def training(experiment: Experiment) -> Training:
+    return Training(experiment, load_images(experiment.data))
+
+
+def comparable(row: Metrics) -> dict[str, Any]:
+    """A row without what depends on the clock."""
+    return {k: v for k, v in asdict(row).items() if k not in ("seconds", "images_per_second")}
+
+
+def test_rows_come_when_due_and_hold_what_they_say(small: Make) -> None:
+    rows = list(fit(training(small("log.every=4", "eval.every=8", "eval.clean_every=12"))))
+    assert [r.iteration for r in rows] == [4, 8, 12, 16, 20, 24]
+    assert [r.iteration for r in rows if r.test_error is not None] == [8, 16, 24]
+    assert [r.iteration for r in rows if r.train_error_clean is not None] == [12, 24]
+    assert [r.lr for r in rows] == pytest.approx([0.05, 0.05, 0.05, 0.005, 0.0005, 0.0005])
+    assert rows[-1].epoch == 4
+    assert all(0 <= r.train_error <= 1 and math.isfinite(r.train_loss) for r in rows)
+    assert sorted(r.seconds for r in rows) == [r.seconds for r in rows]
+
+
+def test_by_default_the_test_error_is_measured_every_epoch_and_clean_error_at_the_end(small: Make) -> None:
+    rows = list(fit(training(small("eval.every=null"))))
+    assert [r.iteration for r in rows] == [6, 12, 18, 24]
+    assert all(r.test_error is not None for r in rows)
+    assert [r.train_error_clean is not None for r in rows] == [False, False, False, True]
+
+
+def test_a_step_is_the_textbooks(small: Make) -> None:
+    """Three updates written out: momentum 0.9, not Nesterov, decay on everything, loss mean over the batch."""
+    ours = training(small("eval.every=100"))
+    model = build_model(ours.experiment.model, generator=torch.Generator().manual_seed(0))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    for iteration in range(1, 4):
+        x, y = ours.batches.batch(iteration)
+        model.train()
+        grads = torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+        with torch.no_grad():
+            for p, g, v in zip(model.parameters(), grads, velocity, strict=True):
+                v.mul_(0.9).add_(g + 1e-4 * p)
+                p.sub_(0.05 * v)
+        ours.step()
+    for (name, p), q in zip(model.named_parameters(), ours.engine.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}", rtol=1e-3, atol=1e-5)
+
+
+def test_evaluation_counts_what_a_loop_counts(small: Make) -> None:
+    ours = training(small())
+    for _ in range(3):
+        ours.step()
+    model, images = ours.engine.model.eval(), ours.images
+    wrong = [0] * 10
+    loss = 0.0
+    with torch.inference_mode():
+        for pixels, label in zip(images.test_images, images.test_labels, strict=True):
+            logits = model((pixels.float() / 255 - images.mean)[None])
+            wrong[int(label)] += int(logits.argmax()) != int(label)
+            loss += float(torch.nn.functional.cross_entropy(logits, label[None]))
+    result = ours.evaluate(*ours.test)
+    counts = torch.bincount(images.test_labels, minlength=10).tolist()
+    assert result.error == sum(wrong) / 40
+    assert result.loss == pytest.approx(loss / 40, rel=1e-4)
+    assert result.by_class == pytest.approx([w / n if n else math.nan for w, n in zip(wrong, counts, strict=True)], nan_ok=True)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: Make) -> None:
+    first, again, other = (
+        [comparable(r) for r in fit(training(small(f"seed={seed}")))] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("stop", [1, 5, 12, 13, 23, 24])
+def test_resumed_equals_uninterrupted_bit_for_bit(stop: int, small: Make, tmp_path: Path) -> None:
+    experiment = small("model.family=residual", "log.every=5")
+    whole = training(experiment)
+    expected = [comparable(r) for r in fit(whole)]
+
+    class Stop(Exception): ...
+
+    def stop_there(at: Training) -> None:
+        if at.iteration == stop:
+            raise Stop
+
+    first, rows = training(experiment), []
+    try:
+        for row in fit(first, after_step=stop_there):
+            rows.append(comparable(row))
+    except Stop:
+        pass
+    checkpoint.save(tmp_path, first.state_dict())
+    second = training(experiment)
+    second.load_state_dict(checkpoint.load(tmp_path / checkpoint.NAME, torch.device("cpu")))
+    rows += [comparable(row) for row in fit(second)]
+    assert rows == expected
+    for name, value in whole.engine.model.state_dict().items():
+        assert torch.equal(value, second.engine.model.state_dict()[name]), name
+
+
+def test_stopping_in_the_middle_of_an_evaluation_repeats_it(small: Make) -> None:
+    experiment = small("eval.batch_size=10")
+    expected = [comparable(r) for r in fit(training(experiment))]
+
+    class Stop(Exception): ...
+
+    calls = itertools.count()
+
+    def stop_in_evaluation(_: int) -> None:
+        if next(calls) == 2:
+            raise Stop
+
+    ours = Training(experiment, load_images(experiment.data), tick=stop_in_evaluation)
+    with pytest.raises(Stop):
+        list(fit(ours))
+    assert (ours.iteration, ours.recorded) == (12, 0)
+    assert [comparable(r) for r in fit(ours)] == expected
+
+
+def test_warm_up_ends_by_training_error_and_never_begins_again(small: Make) -> None:
+    recipe = ["recipe.warmup=on", f"recipe.iterations={3 * WARMUP_WINDOW}", "recipe.milestones=[120]", "log.every=10"]
+    recipe += ["eval.every=1000"]
+    rows = list(fit(training(small(*recipe, "recipe.warmup_error=1"))))
+    assert [r.lr for r in rows[:5]] == [0.01] * 5
+    assert [r.lr for r in rows[5:12]] == [0.05] * 7
+    assert [r.lr for r in rows[12:]] == pytest.approx([0.005] * 3)
+    never = list(fit(training(small(*recipe, "recipe.warmup_error=0"))))
+    assert {r.lr for r in never} == {0.01}
+    assert {r.lr for r in fit(training(small("recipe.warmup=auto")))} & {0.01} == set()
+
+
+def test_warm_up_looks_at_the_window_alone(small: Make) -> None:
+    ours = training(small("recipe.warmup=on", "recipe.iterations=100", "recipe.warmup_error=0.5"))
+    ours._images, ours._warmup_images, ours._warmup_wrong = 2000, 1000, 900
+    ours.engine.wrong.fill_(1500)
+    ours._look_at_warming()
+    assert ours.warming
+    ours._images = 3000
+    ours.engine.wrong.fill_(1999)
+    ours._look_at_warming()
+    assert not ours.warming
+
+
+def test_divergence_ends_the_run_with_a_last_row(small: Make) -> None:
+    ours = training(small("optim.lr=1e12", "model.norm=none"))
+    rows = list(fit(ours))
+    assert ours.diverged
+    assert ours.finished
+    assert not math.isfinite(rows[-1].train_loss)
+    assert rows[-1].test_error is None
+    assert rows[-1].iteration == 12
+
+
+def test_weight_decay_of_batch_norm_is_a_setting(small: Make) -> None:
+    model = build_model(small().model)
+    everything = sgd(model, OptimConfig())
+    assert {g["weight_decay"] for g in everything.param_groups} == {1e-4}
+    spared = sgd(model, OptimConfig(decay_norm=False))
+    assert [g["weight_decay"] for g in spared.param_groups] == [1e-4, 0.0]
+    assert len(spared.param_groups[1]["params"]) == 2 * 7
+    assert sum(len(g["params"]) for g in everything.param_groups) == len(list(model.parameters()))
+
+
+def test_checkpoints_survive_damage_and_hold_no_code(small: Make, tmp_path: Path) -> None:
+    ours = training(small())
+    ours.step()
+    checkpoint.save(tmp_path, ours.state_dict())
+    ours.step()
+    checkpoint.save(tmp_path, ours.state_dict())
+    newest, before = checkpoint.candidates(tmp_path)
+    cpu = torch.device("cpu")
+    assert checkpoint.load(newest, cpu)["iteration"] == 2
+    assert checkpoint.load(before, cpu)["iteration"] == 1
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.load(newest, cpu)
+    torch.save({"other": 1}, newest)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        checkpoint.load(newest, cpu)
+    newest.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.load(newest, cpu)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="use auto or cpu"):
+        choose_device("cuda:99")
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+    assert choose_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
+
+
+def test_bf16_on_request_trains_close_to_fp32(small: Make) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        rows = list(fit(training(small(f"runtime.precision={precision}", "log.every=1", "recipe.iterations=6"))))
+        losses[precision] = [r.train_loss for r in rows]
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+def test_a_step_reads_no_device_value(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA each read would wait for the device."""
+    ours = training(small())
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a step read a tensor's value")
+
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    x, y = torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+    ours.engine.step(x, y, 0.1)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_losses_equal_those_of_the_cpu_over_the_first_steps(small: Make) -> None:
+    experiment = small("runtime.precision=fp32", "log.every=1", "recipe.iterations=20")
+    losses = []
+    for device in ("cpu", "cuda"):
+        there = replace(experiment, runtime=replace(experiment.runtime, device=device))
+        losses.append([row.train_loss for row in fit(training(there))])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
