@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_every_field_of_every_config_file_is_commented_or_self_evident() -> None
     for path in config_dir().rglob("*.yaml"):
         lines = path.read_text().splitlines()
         assert any(line.startswith("#") for line in lines[:2]), path
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             key = line.strip().partition(":")[0]
             if ":" in line and not line.strip().startswith(("#", "-")) and key not in exempt:
                 assert before.strip().startswith("#") or "#" in line, f"{path}: {key}"

@@ -1,12 +1,16 @@
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from degrade.config import DataConfig
 from degrade.data import Batches, ImageSet, load_images
 from degrade.data.batches import crop_and_flip, evaluation_batches
+from degrade.data.images import Pixels
+
+Floats = npt.NDArray[np.float32]
 
 
 def synthetic(train: int = 90, test: int = 40, **more: object) -> ImageSet:
@@ -17,7 +21,7 @@ def batches(images: ImageSet, *, augment: bool = True, seed: int = 0, size: int 
     return Batches(images, batch_size=size, augment=augment, seed=seed, device=torch.device("cpu"))
 
 
-def slow_augment(image: np.ndarray, mean: np.ndarray, row: int, column: int, flip: bool) -> np.ndarray:  # type: ignore[type-arg]
+def slow_augment(image: Pixels, mean: Floats, row: int, column: int, flip: bool) -> Floats:
     """The paper's augmentation of one image, pixel by pixel."""
     padded = np.zeros((3, 40, 40), np.float32)
     out = np.zeros((3, 32, 32), np.float32)

@@ -68,7 +68,7 @@ def reference(model: CifarNet, x: Tensor, *, add: bool) -> Tensor:
                 shortcut[:, channels // 4 : channels // 4 + x.shape[1]] = x[:, :, ::2, ::2]
                 out = out + shortcut
             x = out.relu()
-    return x.mean(dim=(2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
+    return F.linear(x.mean(dim=(2, 3)), weights["linear.weight"], weights["linear.bias"])
 
 
 def model_depth(model: CifarNet) -> int:
@@ -98,7 +98,9 @@ def test_weights_of_the_widespread_pytorch_form_load() -> None:
             before = channels // 2 if stage > 1 and block == 0 else channels
             expected[f"layer{stage}.{block}.conv1.weight"] = (channels, before, 3, 3)
             expected[f"layer{stage}.{block}.conv2.weight"] = (channels, channels, 3, 3)
-    found = {n: tuple(p.shape) for n, p in CifarNet(ModelConfig(family="residual")).named_parameters() if "bn" not in n}
+    found = {
+        n: tuple(p.shape) for n, p in CifarNet(ModelConfig(family="residual")).named_parameters() if "bn" not in n
+    }
     assert found == expected
 
 

@@ -22,14 +22,14 @@ from torchvision.datasets import CIFAR10
 
 from degrade.config import DataConfig
 from degrade.data import load_images, sources
-from degrade.data.images import content_hash
+from degrade.data.images import Pixels, RawImages, content_hash
 from degrade.errors import DatasetError
 
 PER_BATCH = 4
 BATCHES = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
 
 
-def pixels(name: str) -> np.ndarray:  # type: ignore[type-arg]
+def pixels(name: str) -> Pixels:
     rng = np.random.default_rng(BATCHES.index(name))
     return rng.integers(0, 256, (PER_BATCH, 3, 32, 32), dtype=np.uint8)
 
@@ -133,12 +133,12 @@ def fake_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> No
     monkeypatch.setenv("PATH", str(folder))
 
 
-def check(images: sources.RawImages) -> None:
+def check(images: RawImages) -> None:
     np.testing.assert_array_equal(images.train_images, np.concatenate([pixels(n) for n in BATCHES[:5]]))
     assert images.test_labels.tolist() == labels("test_batch")
 
 
-def fetch(root: Path) -> tuple[sources.RawImages, list[str]]:
+def fetch(root: Path) -> tuple[RawImages, list[str]]:
     said: list[str] = []
     return sources.fetch_cifar10(root, say=said.append), said
 
@@ -251,14 +251,14 @@ def test_a_damaged_prepared_copy_is_refused(stand_in: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="damaged .*delete it"):
+    with pytest.raises(DatasetError, match=r"damaged .*delete it"):
         fetch(stand_in)
 
 
 def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site: type[Server]) -> None:
     site.delay = 0.2
     said: list[str] = []
-    results: list[sources.RawImages] = []
+    results: list[RawImages] = []
 
     def work() -> None:
         results.append(sources.fetch_cifar10(stand_in, say=said.append))
@@ -274,7 +274,7 @@ def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site
 
 def test_an_unwritable_root_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="set data.root or DEGRADE_DATA"):
+    with pytest.raises(DatasetError, match=r"set data\.root or DEGRADE_DATA"):
         fetch(tmp_path / "file" / "below")
 
 

@@ -65,7 +65,7 @@ def test_a_step_is_the_textbooks(small: Make) -> None:
     """Three updates written out: momentum 0.9, not Nesterov, decay on everything, loss mean over the batch."""
     ours = training(small("eval.every=100"))
     model = build_model(ours.experiment.model, generator=torch.Generator().manual_seed(0))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     for iteration in range(1, 4):
         x, y = ours.batches.batch(iteration)
@@ -76,8 +76,8 @@ def test_a_step_is_the_textbooks(small: Make) -> None:
                 v.mul_(0.9).add_(g + 1e-4 * p)
                 p.sub_(0.05 * v)
         ours.step()
-    for (name, p), q in zip(model.named_parameters(), ours.engine.model.parameters(), strict=True):
-        torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}", rtol=1e-3, atol=1e-5)
+    for p, q in zip(model.parameters(), ours.engine.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_counts_what_a_loop_counts(small: Make) -> None:
@@ -96,13 +96,13 @@ def test_evaluation_counts_what_a_loop_counts(small: Make) -> None:
     counts = torch.bincount(images.test_labels, minlength=10).tolist()
     assert result.error == sum(wrong) / 40
     assert result.loss == pytest.approx(loss / 40, rel=1e-4)
-    assert result.by_class == pytest.approx([w / n if n else math.nan for w, n in zip(wrong, counts, strict=True)], nan_ok=True)
+    assert result.by_class == pytest.approx(
+        [w / n if n else math.nan for w, n in zip(wrong, counts, strict=True)], nan_ok=True
+    )
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: Make) -> None:
-    first, again, other = (
-        [comparable(r) for r in fit(training(small(f"seed={seed}")))] for seed in (0, 0, 1)
-    )
+    first, again, other = ([comparable(r) for r in fit(training(small(f"seed={seed}")))] for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -113,7 +113,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(stop: int, small: Make, tmp_pa
     whole = training(experiment)
     expected = [comparable(r) for r in fit(whole)]
 
-    class Stop(Exception): ...
+    class Stop(Exception): ...  # noqa: N818
 
     def stop_there(at: Training) -> None:
         if at.iteration == stop:
@@ -138,7 +138,7 @@ def test_stopping_in_the_middle_of_an_evaluation_repeats_it(small: Make) -> None
     experiment = small("eval.batch_size=10")
     expected = [comparable(r) for r in fit(training(experiment))]
 
-    class Stop(Exception): ...
+    class Stop(Exception): ...  # noqa: N818
 
     calls = itertools.count()
 

@@ -41,19 +41,25 @@ NETWORK, RUN, FILES = "Network", "Run", "Settings from files"
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
 ]
-Depth = Annotated[int | None, typer.Option(help="Weighted layers: 6n + 2.", rich_help_panel=NETWORK)]
+Depth = Annotated[int | None, typer.Option(help="Weighted layers: 6n + 2. [default: 20]", rich_help_panel=NETWORK)]
 Family = Annotated[
     bool | None,
-    typer.Option("--plain/--residual", help="Without or with identity shortcuts.", rich_help_panel=NETWORK),
+    typer.Option(
+        "--plain/--residual", help="Without or with identity shortcuts. [default: plain]", rich_help_panel=NETWORK
+    ),
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="paper, short, quick or smoke: how long and at what rate.", rich_help_panel=RUN),
+    typer.Option(
+        help="paper, short, quick or smoke: how long and at what rate. [default: paper]", rich_help_panel=RUN
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Initial weights, order and augmentation.", rich_help_panel=RUN)]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int | None, typer.Option(help="Initial weights, order and augmentation. [default: 0]", rich_help_panel=RUN)
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
@@ -61,9 +67,7 @@ DryRun = Annotated[
 ]
 Runs = Annotated[
     list[Path] | None,
-    typer.Argument(
-        metavar="[RUNS]...", help="Run directories, or folders of them. Default: outputs.", show_default=False
-    ),
+    typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),
 ]
 
 
@@ -123,9 +127,7 @@ def train(
 def reproduce(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[EXPERIMENT] [KEY=VALUE]...", help="story (default), figure1 or figure6; then settings."
-        ),
+        typer.Argument(metavar="EXPERIMENT KEY=VALUE", help="story (default), figure1 or figure6; then settings."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="quick, short or paper.", rich_help_panel=RUN)] = "quick",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
@@ -243,13 +245,13 @@ def evaluate(
 
 @app.command(name="runs")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("outputs"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("outputs"),
 ) -> int:
     """List runs: what became of each, how far it came, its last errors."""
     from degrade.analysis import runs_table
     from degrade.runs import find_records
 
-    print(runs_table(find_records([directory])))
+    print(runs_table(find_records([directory]), below=directory))
     return DONE
 
 
@@ -425,6 +427,7 @@ def _print_comparison(records: "Sequence[RunRecord]") -> None:
     different = departures(curves[0].config)
     if different:
         print("\nNot the paper's recipe: " + "; ".join(different) + ".")
+    if curves[0].config["recipe"]["iterations"] < 64_000:
         print("It shows the early part of training only; compare the order of the networks, not their errors.")
 
 

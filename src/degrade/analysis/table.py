@@ -1,6 +1,8 @@
 """Tables of errors, from curves and records, as text."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +23,9 @@ def error_table(curves: Sequence[Curve]) -> str:
         difference = 100 * (float(np.mean(test)) - paper) if test and paper is not None else None
         rows.append(
             [
-                curve.label + (f" [{curve.remark}]" if curve.remark else ""),
+                curve.label
+                + (" (synthetic)" if curve.synthetic else "")
+                + (f" [{curve.remark}]" if curve.remark else ""),
                 str(len(curve.seeds)),
                 _spread(curve.final_train),
                 _spread(curve.clean_train),
@@ -34,18 +38,18 @@ def error_table(curves: Sequence[Curve]) -> str:
     return aligned(head, rows)
 
 
-def runs_table(records: Sequence[RunRecord]) -> str:
-    """One line a run: where it is, what became of it, how far it came, its last errors."""
-    head = ["run", "status", "iteration", "train %", "clean %", "test %", "time"]
+def runs_table(records: Sequence[RunRecord], *, below: Path) -> str:
+    """One line a run: where it is below a folder, what became of it, how far it came, its last errors."""
+    head = ["run", "status", "iters", "train %", "clean %", "test %", "time"]
     rows = []
     for record in records:
         summary = record.summary
         iteration, planned = summary.get("iteration"), summary.get("iterations")
         rows.append(
             [
-                str(record.path) + (" (synthetic)" if summary.get("synthetic") else ""),
+                os.path.relpath(record.path, below) + (" (synthetic)" if summary.get("synthetic") else ""),
                 record.status,
-                f"{iteration or 0:,}/{planned:,}" if planned else "-",
+                "-" if planned is None else f"{planned:,}" if iteration == planned else f"{iteration:,}/{planned:,}",
                 _percent(summary.get("train_error")),
                 _percent(summary.get("train_error_clean")),
                 _percent(summary.get("test_error")),

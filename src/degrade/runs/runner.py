@@ -155,6 +155,7 @@ class _Session:
                 self._note(row)
             if damaged:
                 log.warning("%s: dropped %d damaged lines of metrics.jsonl", self.record.path, damaged)
+            self._warn_of_another_machine()
             log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
             share = self.training.iteration / self.experiment.recipe.iterations
             self._count(share * self.work_left, self.bar.skip)
@@ -163,6 +164,13 @@ class _Session:
             log.info("%s: no readable checkpoint, starting from the beginning", self.record.path)
             self.record.keep_rows(up_to=0)
         return False
+
+    def _warn_of_another_machine(self) -> None:
+        """Resuming is exact on one machine; say so where this is another."""
+        before, engine = self.record.environment, self.training.engine
+        for key, here in (("device", device_name(engine.device)), ("precision", engine.precision)):
+            if before.get(key) not in (None, here):
+                log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here)
 
     def _stepped(self, training: Training) -> None:
         images = self.experiment.recipe.batch_size * self.experiment.model.depth

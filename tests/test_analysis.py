@@ -1,0 +1,160 @@
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from degrade.analysis import departures, draw, draw_figure1, draw_figure6, error_curves, error_table, paper_error
+from degrade.analysis.figures import footer, save
+from degrade.analysis.reference import follows_paper
+from degrade.config import compose
+from degrade.errors import ConfigError
+from degrade.runs import RunRecord, run_directory
+
+
+def record(root: Path, errors: Sequence[float], *overrides: str, status: str = "complete") -> RunRecord:
+    """A record as training leaves it: these test errors every 1000 iterations, half of each in training."""
+    experiment = compose([*overrides, f"output={root}"])
+    made = RunRecord(run_directory(experiment))
+    made.path.mkdir(parents=True)
+    (made.path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
+    rows: list[dict[str, Any]] = []
+    for k, error in enumerate(errors, start=1):
+        row = {"iteration": 1000 * k, "train_error": error / 2, "test_error": error, "train_error_clean": None}
+        rows.append(row)
+    if status == "complete":
+        rows[-1]["train_error_clean"] = errors[-1] / 4
+    (made.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made.summarise(status=status, iteration=1000 * len(errors), iterations=experiment.recipe.iterations)
+    return made
+
+
+def test_mean_and_band_over_seeds_are_aligned_by_iteration(tmp_path: Path) -> None:
+    runs = [record(tmp_path, e, f"seed={s}") for s, e in enumerate([[0.5, 0.3, 0.2], [0.7, 0.5], [0.6, 0.4, 0.4]])]
+    (curve,) = error_curves(runs)
+    assert curve.test.iteration.tolist() == [1000, 2000, 3000]
+    np.testing.assert_allclose(curve.test.mean, [0.6, 0.4, 0.3])
+    np.testing.assert_allclose(curve.train.mean, [0.3, 0.2, 0.15])
+    assert curve.test.seeds.tolist() == [3, 3, 2]
+    np.testing.assert_allclose(curve.test.high - curve.test.mean, [0.1, 0.1, float(np.std([0.2, 0.4], ddof=1))])
+    assert curve.seeds == {0: "complete", 1: "complete", 2: "complete"}
+
+
+def test_curves_are_told_apart_by_what_they_do_not_share(tmp_path: Path) -> None:
+    runs = [
+        record(tmp_path, [0.5], "data=synthetic"),
+        record(tmp_path, [0.4], "data=synthetic", "model=residual"),
+        record(tmp_path, [0.4], "data=synthetic", "optim.lr=0.05"),
+    ]
+    assert [c.label for c in error_curves(runs)] == ["plain-20", "plain-20, optim.lr=0.05", "residual-20"]
+
+
+def lines(axes: Any) -> dict[str, list[float]]:
+    return {
+        line.get_label(): list(line.get_ydata()) for line in axes.get_lines() if not line.get_label().startswith("_")
+    }
+
+
+def test_figure_1_has_training_error_left_and_test_error_right(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.5, 0.1]), record(tmp_path, [0.6, 0.2], "model.depth=56")]
+    left, right = draw_figure1(error_curves(runs)).axes
+    assert lines(left) == {"plain-20": [25, 5], "plain-56": [30, 10]}
+    assert lines(right) == {"plain-20": [50, 10], "plain-56": [60, 20]}
+    assert left.get_lines()[0].get_xdata().tolist() == [0.1, 0.2]  # type: ignore[union-attr]
+    assert (left.get_ylabel(), right.get_ylabel()) == ("training error (%)", "test error (%)")
+    assert left.get_xlabel() == "iterations (1e4)"
+    assert left.get_ylim() == (0, 20)
+
+
+def test_figure_6_has_a_panel_a_family_dashed_training_and_bold_test(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.5, 0.1]), record(tmp_path, [0.4, 0.05], "model=residual")]
+    figure = draw(error_curves(runs))
+    assert [axes.get_title() for axes in figure.axes] == ["plain networks", "residual networks"]
+    for axes, test in zip(figure.axes, ([50, 10], [40, 5]), strict=True):
+        train_line, test_line = axes.get_lines()[:2]
+        assert train_line.get_linestyle() == "--"
+        assert test_line.get_linewidth() > train_line.get_linewidth()
+        assert np.asarray(test_line.get_ydata()).tolist() == test
+        assert train_line.get_color() == test_line.get_color()
+
+
+def marks(axes: Any) -> list[float]:
+    return [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
+
+
+def test_the_papers_errors_are_marked_only_where_the_recipe_is_the_papers(tmp_path: Path) -> None:
+    papers = error_curves([record(tmp_path, [0.2], "model.depth=56")])
+    left, right = draw_figure1(papers).axes
+    assert marks(left) == pytest.approx([5.8])
+    assert marks(right) == pytest.approx([13.3])
+    assert "the paper's final error" in [t.get_text() for t in left.get_legend().get_texts()]  # type: ignore[union-attr]
+    assert marks(draw_figure6(papers).axes[0]) == pytest.approx([13.3])
+    for change in ("recipe=quick", "optim.lr=0.05", "data=synthetic", "data.train_limit=100"):
+        curves = error_curves([record(tmp_path, [0.2], "model.depth=56", "name=other", change)])
+        assert all(marks(axes) == [] for axes in draw_figure1(curves).axes)
+
+
+def test_unfinished_and_diverged_runs_are_drawn_and_marked(tmp_path: Path) -> None:
+    runs = [
+        record(tmp_path, [0.5, 0.4], status="interrupted"),
+        record(tmp_path, [0.9], "model.depth=56", status="diverged"),
+    ]
+    left, _ = draw_figure1(error_curves(runs)).axes
+    assert list(lines(left)) == ["plain-20 [interrupted]", "plain-56 [diverged]"]
+    assert {line.get_marker() for line in left.get_lines()} >= {"o", "x"}
+    assert "plain-56 [diverged]" in error_table(error_curves(runs))
+
+
+def test_the_footer_says_recipe_data_seeds_and_departures(tmp_path: Path) -> None:
+    paper = footer(error_curves([record(tmp_path, [0.2])]))
+    assert paper == "recipe paper · CIFAR-10 · 1 seed · last iterate\nthe paper's recipe"
+    quick = footer(error_curves([record(tmp_path, [0.2], "recipe=quick", f"seed={s}") for s in (0, 1)]))
+    assert "batch 32 (paper 128)" in quick
+    assert "2 seeds" in quick
+    assert "SYNTHETIC" in footer(error_curves([record(tmp_path, [0.2], "data=synthetic")]))
+
+
+def test_departures_are_named_and_effectless_settings_are_not() -> None:
+    def of(*overrides: str) -> list[str]:
+        return departures(asdict(compose(list(overrides))))
+
+    assert of() == of("seed=7", "runtime.device=cpu", "model=residual") == []
+    assert of("model.shortcut=B") == []
+    assert of("model=residual", "model.shortcut=B") == ["shortcut B (paper A)"]
+    assert of("optim.nesterov=true") == ["Nesterov on (paper off)"]
+    assert of("model.depth=110", "recipe.warmup=off") == ["warm-up off (paper on)"]
+    assert of("recipe.warmup_lr=0.02") == []
+    assert of("model.depth=110", "recipe.warmup_lr=0.02") == ["warm-up rate 0.02 (paper 0.01)"]
+    assert follows_paper(asdict(compose(["model=residual", "model.depth=110"])))
+
+
+def test_the_papers_numbers() -> None:
+    assert paper_error("residual", 56, "test") == pytest.approx(0.0697)
+    assert paper_error("plain", 56, "train") == pytest.approx(0.058)
+    assert paper_error("plain", 26, "test") is None
+
+
+def test_the_table_sets_errors_beside_the_papers(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.12, 0.1], f"seed={s}", "model.depth=56") for s in (0, 1)]
+    head, row = error_table(error_curves(runs)).splitlines()
+    assert row.split() == ["plain-56", "2", "5.00±0.00", "2.50±0.00", "10.00±0.00", "5.80", "13.30", "-3.3"]
+    assert max(len(head), len(row)) <= 80
+    synthetic = error_table(error_curves([record(tmp_path, [0.1], "data=synthetic")]))
+    assert synthetic.splitlines()[1].split()[-3:] == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_figures_are_saved_and_drawn_again_are_the_same(suffix: str, tmp_path: Path) -> None:
+    curves = error_curves([record(tmp_path, [0.5, 0.1])])
+    files = [tmp_path / f"{k}{suffix}" for k in range(2)]
+    for file in files:
+        save(draw(curves), file)
+    assert files[0].stat().st_size > 5000
+    if suffix == ".png":
+        assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(ConfigError, match="png"):
+        save(draw(curves), tmp_path / "figure.jpg")

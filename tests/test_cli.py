@@ -1,0 +1,281 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from degrade import cli as cli_module
+from degrade.runs import RunRecord
+from tests.conftest import SMALL, Outcome
+
+Cli = Callable[..., Outcome]
+
+BAD_INPUTS = [
+    # commands and options
+    ["trian"],
+    ["train", "--dept", "56"],
+    ["train", "--depth"],
+    ["train", "--depth", "deep"],
+    ["train", "--depth", "57"],
+    ["train", "--depth", "0"],
+    ["train", "--depth", "-20"],
+    ["train", "--seed", "-1"],
+    ["train", "--seed", "1.5"],
+    ["train", "--recipe", "papr"],
+    ["train", "--recipe", ""],
+    ["train", "--device", "gpu"],
+    ["train", "--device", "cuda:99"],
+    ["train", "-x"],
+    ["plot", "--style", "figure7"],
+    ["plot", "--output", "figure.jpg"],
+    ["plot", "--output", "figure"],
+    ["reproduce", "figure2"],
+    ["reproduce", "figure1", "figure6"],
+    ["reproduce", "--seeds", "0"],
+    ["reproduce", "--seeds", "many"],
+    ["reproduce", "--recipe", "nightly"],
+    ["reproduce", "--output", "figure.gif"],
+    ["reproduce", "model.depth=56"],
+    ["reproduce", "seed=3"],
+    ["data", "fetsh"],
+    # overrides
+    ["train", "56"],
+    ["train", "=5"],
+    ["train", "model.dpth=56"],
+    ["train", "model=plane"],
+    ["train", "model={a: 1}"],
+    ["train", "model.depth="],
+    ["train", "model.depth=null"],
+    ["train", "model.depth=20.5"],
+    ["train", "model.depth=[20]"],
+    ["train", "model.family=Plain"],
+    ["train", "model.shortcut=D"],
+    ["train", "model.norm=layer"],
+    ["train", "model.init=zeros"],
+    ["train", "model.bn_momentum=2"],
+    ["train", "model.bn_epsilon=0"],
+    ["train", "model.classes=1"],
+    ["train", "optim.lr=-0.1"],
+    ["train", "optim.lr=nan"],
+    ["train", "optim.lr=fast"],
+    ["train", "optim.momentum=1"],
+    ["train", "optim.weight_decay=-1"],
+    ["train", "optim.nesterov=perhaps"],
+    ["train", "recipe.iterations=0"],
+    ["train", "recipe.milestones=[5,3]"],
+    ["train", "recipe.milestones=5"],
+    ["train", "recipe.batch_size=1"],
+    ["train", "recipe.warmup=maybe"],
+    ["train", "recipe.warmup_error=80"],
+    ["train", "eval.every=0"],
+    ["train", "eval=5"],
+    ["train", "runtime.threads=0"],
+    ["train", "runtime.precision=fp16"],
+    ["train", "runtime.engine=warp"],
+    ["train", "data.split=40k"],
+    ["train", "data.mean=imagenet"],
+    ["train", "data.train_limit=0"],
+    ["train", "data=cifar100"],
+    ["train", "data=folder"],
+    ["train", "data=folder", "data.root=nowhere"],
+    ["train", "seed=1,2"],
+    ["train", "seed=99999999999999999999999"],
+    ["train", "seed=${nothing}"],
+    ["train", "name=../up"],
+    ["train", "name=a/b"],
+    ["train", "output="],
+    ["train", "+new.key=1"],
+    ["train", "~seed"],
+    ["train", "a'b=3"],
+    ["train", "optim.lr={"],
+    ["train", "experiment=figure1"],
+    ["train", "hydra.verbose=true"],
+    # paths and files
+    ["train", "--config", "nowhere.yaml"],
+    ["train", "--config", "."],
+    ["train", "--config", "binary.yaml"],
+    ["train", "--config", "broken.yaml"],
+    ["train", "--config", "list.yaml"],
+    ["train", "--config", "unknown.yaml"],
+    ["train", "--config", "empty.yaml", "recipe=paper"],
+    ["train", "--config", "empty.yaml", "--recipe", "paper"],
+    ["train", *SMALL, "output=file"],
+    ["plot"],
+    ["plot", "nowhere"],
+    ["plot", "empty"],
+    ["runs"],
+    ["runs", "nowhere"],
+    ["evaluate"],
+    ["evaluate", "nowhere"],
+    ["evaluate", "empty"],
+    ["data", "fetch", "--root", "file"],
+    ["data", "info", "--root", "damaged"],
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged" / "cifar10-prepared").mkdir(parents=True)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "broken.yaml").write_text("a: [1,\nb: {")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "unknown.yaml").write_text("model: {colour: red}\n")
+    (tmp_path / "empty.yaml").write_text("{}\n")
+
+
+@pytest.mark.parametrize("arguments", BAD_INPUTS, ids=" ".join)
+@pytest.mark.usefixtures("files")
+def test_bad_input_gives_exit_2_and_one_line(arguments: list[str], cli: Cli) -> None:
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    assert outcome.err.startswith("degrade: ")
+    assert outcome.err.count("\n") == 1
+    assert len(outcome.err) > 20
+    assert "Traceback" not in outcome.err
+
+
+def test_errors_name_the_value_and_the_mend(cli: Cli) -> None:
+    assert "nearest: 56 or 62" in cli("train", "--depth", "57").err
+    assert "did you mean model.depth" in cli("train", "model.dpth=56").err
+    assert "did you mean quick" in cli("train", "--recipe", "quik").err
+    assert "degrade reproduce figure1" in cli("train", "experiment=figure1").err
+
+
+def test_debug_shows_the_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEGRADE_DEBUG", "1")
+    outcome = cli("train", "--depth", "57")
+    assert outcome.code == 2
+    assert "Traceback" in outcome.err
+
+
+def test_unexpected_errors_are_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("degrade.config.network_matrix", fail)
+    outcome = cli("reproduce")
+    assert outcome.code == 1
+    assert outcome.err == "degrade: unexpected KeyError: 'surprise' (DEGRADE_DEBUG=1 shows more)\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["reproduce", "-h"], ["data", "--help"], []])
+def test_help_teaches(arguments: list[str], cli: Cli) -> None:
+    outcome = cli(*arguments)
+    assert "Usage" in outcome.out + outcome.err
+    if "train" in arguments:
+        assert "degrade train --depth 56 --plain" in outcome.out
+
+
+def test_dry_run_prints_settings_and_directory_and_trains_nothing(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("train", "--depth", "56", "--plain", "optim.lr=0.05", "--dry-run")
+    assert outcome.code == 0
+    assert "  depth: 56\n" in outcome.out
+    assert "# run directory: outputs/paper/plain-56,optim.lr=0.05/seed-0" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+    assert cli("reproduce", "figure6", "--dry-run", "--seeds", "2").out.count("# run directory") == 18
+
+
+def test_options_are_sugar_for_overrides(cli: Cli) -> None:
+    options = cli(
+        "train", "--depth", "56", "--residual", "--recipe", "quick", "--seed", "3", "--device", "cpu", "--dry-run"
+    )
+    words = ["model=residual", "model.depth=56", "recipe=quick", "seed=3", "runtime.device=cpu"]
+    assert options.out == cli("train", *words, "--dry-run").out
+    assert "depth: 32" in cli("train", "--depth", "56", "model.depth=32", "--dry-run").out
+
+
+def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> None:
+    small = [word for word in SMALL if "depth" not in word and "recipe" not in word]
+    outcome = cli("train", "--depth", "8", "--plain", "--recipe", "smoke", *small)
+    assert outcome.code == 0
+    assert "synthetic" in outcome.out
+    folder = "outputs/smoke/plain-8,data=synthetic,data.test_limit=40,data.train_limit=90/seed-0"
+    assert f"record: {folder}" in outcome.out
+    assert "next:   degrade plot outputs/smoke" in outcome.out
+    assert "already complete, skipped" in cli("train", "--depth", "8", "--recipe", "smoke", *small).out
+    assert cli("train", "--depth", "8", "--residual", "--recipe", "smoke", *small).code == 0
+
+    assert cli("plot").code == 0
+    assert (tmp_path / "outputs/smoke/figure.png").stat().st_size > 10_000
+    for name in ("figure.svg", "figure.pdf"):
+        assert cli("plot", "outputs/smoke", "--style", "figure1", "--output", name).code == 0
+        assert (tmp_path / name).exists()
+
+    listed = cli("runs")
+    assert listed.code == 0
+    assert listed.out.count("complete") == 2
+    assert listed.out.count("(synthetic)") == 2
+
+    evaluated = cli("evaluate", folder)
+    summary = RunRecord(tmp_path / folder).summary
+    assert f"test error             {summary['test_error']:.2%}" in evaluated.out
+    assert f"training error, clean  {summary['train_error_clean']:.2%}" in evaluated.out
+    assert "pattern 9" in evaluated.out
+    assert "holds 2 runs" in cli("evaluate", "outputs").err
+
+    again = cli("train", "--config", f"{folder}/config.yaml", "name=again")
+    assert again.code == 0
+    metrics = [RunRecord(tmp_path / f).rows() for f in (folder, folder.replace("/smoke/", "/again/"))]
+    assert [r["test_error"] for r in metrics[0]] == [r["test_error"] for r in metrics[1]]
+
+
+def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path) -> None:
+    arguments = [
+        "reproduce",
+        "figure1",
+        "--recipe",
+        "smoke",
+        "data=synthetic",
+        "data.train_limit=40",
+        "data.test_limit=20",
+    ]
+    outcome = cli(*arguments, "recipe.iterations=4", "eval.every=2", "--output", "f.svg")
+    assert outcome.code == 0
+    assert (tmp_path / "f.svg").exists()
+    table = outcome.out[outcome.out.index("network ") :]
+    assert "plain-20" in table
+    assert "plain-56" in table
+    assert "SYNTHETIC" in outcome.out
+    assert "early part of training only" in outcome.out
+    again = cli(*arguments, "recipe.iterations=4", "eval.every=2")
+    assert again.out.count("already complete, skipped") == 2
+    assert again.code == 0
+
+
+def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("train", *SMALL, "optim.lr=1e12", "model.norm=none", "recipe.iterations=24", "eval.every=6")
+    assert outcome.code == 1
+    assert "diverged" in outcome.out
+    assert cli("plot").code == 1 or (tmp_path / "outputs/smoke/figure.png").exists()
+
+
+def test_data_info_says_where_and_what(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("data", "info", "--root", "empty-place")
+    assert outcome.code == 0
+    assert "not there yet" in outcome.out
+
+
+def test_without_torch_plot_runs_and_help_answer(cli: Cli, tmp_path: Path) -> None:
+    cli("train", *SMALL)
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for arguments in (["--help"], ["runs"], ["plot"], ["train", "--dry-run"]):
+        command = [sys.executable, "-m", "degrade", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m degrade train --dry-run | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_exit_codes_are_the_contracts() -> None:
+    codes = (cli_module.DONE, cli_module.RUN_FAILED, cli_module.BAD_INPUT, cli_module.INTERRUPTED)
+    assert codes == (0, 1, 2, 130)

@@ -1,0 +1,309 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from degrade.config import Experiment, compose, load_config
+from degrade.errors import ConfigError, RunConflictError, RunError, RunFailed, RunInUseError
+from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix
+from degrade.runs.record import variant
+from degrade.training import checkpoint, engine
+from tests.conftest import SMALL
+
+Make = Callable[..., Experiment]
+CLOCK = ("seconds", "images_per_second")
+
+
+def rows(record: RunRecord) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in record.rows()]
+
+
+def weights(record: RunRecord) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(record.path / checkpoint.NAME, torch.device("cpu"))
+    return dict(state["engine"]["model"])
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_finished_record_holds_what_the_contract_says(small: Make) -> None:
+    experiment = small()
+    record = run(experiment)
+    assert record.path == run_directory(experiment)
+    assert record.status == "complete"
+    assert load_config(record.path / "config.yaml") == experiment
+    names = {p.name for p in record.path.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"} <= names
+    environment = record.environment
+    assert environment["schema_version"] == 1
+    assert environment["parameters"] == 75_290
+    assert environment["synthetic"] is True
+    assert environment["versions"]["torch"] == torch.__version__
+    assert len(environment["data_hash"]) == 64
+    assert environment["open_choices"]["weight decay on batch norm"] is True
+    assert "augmented" in environment["open_choices"]["train_error"]
+    keys = (
+        "iteration epoch lr train_loss train_error train_error_clean test_loss test_error images_per_second seconds"
+    )
+    lines = (record.path / "metrics.jsonl").read_text().splitlines()
+    assert [sorted(json.loads(line)) for line in lines] == [sorted(keys.split())] * 2
+    summary = record.summary
+    assert summary["iteration"] == summary["iterations"] == 24
+    assert summary["test_error"] == record.rows()[-1]["test_error"]
+    assert "synthetic" in (record.path / "train.log").read_text()
+
+
+def test_a_finished_run_is_skipped_and_fresh_starts_over(small: Make) -> None:
+    record = run(small())
+    before = (record.path / "metrics.jsonl").stat().st_mtime_ns
+    run(small())
+    assert (record.path / "metrics.jsonl").stat().st_mtime_ns == before
+    expected = rows(record)
+    run(small(), fresh=True)
+    assert (record.path / "metrics.jsonl").stat().st_mtime_ns != before
+    assert rows(record) == expected
+
+
+def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -> None:
+    run(small("name=mine"))
+    with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 8000 here.*--fresh"):
+        run(small("name=mine", "recipe=short"))
+    other = small("name=mine")
+    other.recipe.warmup_lr = 0.02
+    record = RunRecord(run_directory(small("name=mine")))
+    with pytest.raises(RunConflictError, match=r"recipe\.warmup_lr"):
+        record.check_same(other)
+
+
+def test_settings_that_do_not_change_the_result_may_differ(small: Make) -> None:
+    run(small())
+    run(small("checkpoint.every=5", "runtime.threads=1", "data.root=/elsewhere", "eval.batch_size=7"))
+
+
+def test_different_experiments_never_share_a_directory() -> None:
+    changes = [
+        [], ["seed=1"], ["model=residual"], ["model.depth=56"], ["optim.lr=0.05"], ["optim.lr=0.5"], ["name=x"],
+        ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"], ["model.shortcut=B"],
+        ["recipe.milestones=[1,2]"],
+        ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root=/a=b"],
+        ["data=folder", f"data.root=/{'x' * 200}"], ["data=folder", f"data.root=/{'x' * 199}y"],
+        ["data=folder", "data.root='/it\"s'"], ["optim.nesterov=true"], ["output=elsewhere"],
+    ]  # fmt: skip
+    directories = [run_directory(compose(change)) for change in changes]
+    assert len(set(directories)) == len(changes)
+    for directory in directories:
+        assert len(directory.parent.name) <= 120
+        assert re.fullmatch(r"[A-Za-z0-9.,=+\[\]_~-]+", directory.parent.name)
+    assert str(directories[0]) == "outputs/paper/plain-20/seed-0"
+    assert variant(compose(["optim.lr=0.05", "model.depth=56"])) == "plain-56,optim.lr=0.05"
+    assert variant(compose(["data=synthetic", "recipe=quick"])) == "plain-20,data=synthetic"
+
+
+def test_a_record_in_use_is_refused(small: Make) -> None:
+    record = RunRecord(run_directory(small()))
+    with record.lock():
+        assert record.in_use
+        with pytest.raises(RunInUseError, match="in use by another process"):
+            run(small())
+    assert not record.in_use
+
+
+def test_divergence_keeps_the_record_and_the_other_runs(small: Make) -> None:
+    bad = ["optim.lr=1e12", "model.norm=none"]
+    records = run_matrix([small(), small(*bad), small("seed=1")])
+    assert [r.status for r in records] == ["complete", "diverged", "complete"]
+    diverged = records[1]
+    assert diverged.rows()[-1]["train_loss"] is None
+    assert diverged.rows()[-1]["iteration"] == 12
+    run(small(*bad))
+    assert diverged.status == "diverged"
+
+
+def test_a_failure_is_recorded_does_not_stop_the_others_and_is_retried(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = engine.Engine.step
+
+    def fail(self: engine.Engine, *arguments: Any) -> None:
+        raise RuntimeError("out of luck\nmore")
+
+    monkeypatch.setattr(engine.Engine, "step", fail)
+    with pytest.raises(RunFailed, match="failed at iteration 0: out of luck"):
+        run(small())
+    record = RunRecord(run_directory(small()))
+    assert record.status == "failed"
+    assert "out of luck" in record.summary["error"]
+    assert [r.status for r in run_matrix([small(), small("seed=1")])] == ["failed", "failed"]
+    monkeypatch.setattr(engine.Engine, "step", original)
+    assert run(small()).status == "complete"
+
+
+def test_conflicts_stop_a_matrix_before_anything_is_trained(small: Make) -> None:
+    run(small("name=mine", "seed=1"))
+    with pytest.raises(RunConflictError):
+        run_matrix([small("name=mine", "recipe=short"), small("name=mine", "seed=1", "recipe=short")])
+    assert not RunRecord(run_directory(small("name=mine", "recipe=short"))).exists
+
+
+def test_more_classes_than_outputs_are_refused(small: Make) -> None:
+    with pytest.raises(ConfigError, match=r"set model\.classes=10"):
+        run(small("model.classes=9"))
+
+
+def interrupted_copy(small: Make, *overrides: str, at: int = 13) -> RunRecord:
+    """A record stopped at an iteration by a signal to this process."""
+    experiment = small(*overrides)
+    original = engine.Engine.step
+    calls = 0
+
+    def step(self: engine.Engine, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(self, *arguments)
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    from degrade.errors import RunInterrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Engine, "step", step)
+        with pytest.raises(RunInterrupted, match=f"iteration {at}, checkpoint written"):
+            run(experiment)
+    return RunRecord(run_directory(experiment))
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
+    whole = run(small("name=whole"))
+    record = interrupted_copy(small, "name=parts")
+    assert record.status == "interrupted"
+    assert len(record.rows()) == 1
+    run(small("name=parts"))
+    assert record.status == "complete"
+    assert rows(record) == rows(whole)
+    assert equal(weights(record), weights(whole))
+    assert [s["iteration"] for s in record.environment["sessions"]] == [0, 13]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    small: Make, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = run(small("name=whole"))
+    record = interrupted_copy(small, "name=parts", "checkpoint.every=4")
+    (record.path / checkpoint.NAME).write_bytes(b"damaged")
+    run(small("name=parts"))
+    assert rows(record) == rows(whole)
+    assert equal(weights(record), weights(whole))
+    log = (record.path / "train.log").read_text()
+    assert "checkpoint.pt is damaged" in log
+    assert "going on from iteration 12" in log
+
+
+def test_without_a_readable_checkpoint_the_run_starts_over_and_says_so(small: Make) -> None:
+    whole = run(small("name=whole"))
+    record = interrupted_copy(small, "name=parts")
+    checkpoint.remove(record.path)
+    run(small("name=parts"))
+    assert rows(record) == rows(whole)
+    assert "starting from the beginning" in (record.path / "train.log").read_text()
+
+
+def test_damaged_metrics_lines_are_reported_and_survived(small: Make) -> None:
+    record = interrupted_copy(small, "log.every=4")
+    text = (record.path / "metrics.jsonl").read_text()
+    (record.path / "metrics.jsonl").write_text('{"iteration": 2, "tra\n' + text + "\x00\x00")
+    kept, damaged = record.rows_and_damage()
+    assert ([r["iteration"] for r in kept], damaged) == ([4, 8, 12], 2)
+    run(small("log.every=4"))
+    assert [r["iteration"] for r in record.rows_and_damage()[0]] == [4, 8, 12, 16, 20, 24]
+    assert record.rows_and_damage()[1] == 0
+    assert "dropped 2 damaged lines" in (record.path / "train.log").read_text()
+
+
+def test_damaged_json_and_yaml_are_survived_or_named(small: Make) -> None:
+    record = run(small())
+    (record.path / "summary.json").write_text("{")
+    assert record.summary == {}
+    assert record.status == "interrupted"
+    (record.path / "config.yaml").write_text("a: [1,\n")
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read .*--fresh"):
+        run(small())
+    assert run(small(), fresh=True).status == "complete"
+
+
+def test_find_records_names_what_is_wrong(tmp_path: Path, small: Make) -> None:
+    with pytest.raises(RunError, match="no such directory"):
+        find_records([tmp_path / "nowhere"])
+    with pytest.raises(RunError, match="holds no run"):
+        find_records([tmp_path])
+    record = run(small())
+    assert [r.path for r in find_records([tmp_path, record.path])] == [record.path]
+
+
+def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
+    """`degrade train` as a user starts it, in another process."""
+    command = [sys.executable, "-m", "degrade", "train", *SMALL, "output=outputs", "checkpoint.every=7", *overrides]
+    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not (path.is_file() and text in path.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} never held {text!r}"
+        time.sleep(0.01)
+
+
+LONG = ["recipe.iterations=400", "eval.every=10"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_130_and_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG)
+    folder = run_directory(compose([*SMALL, *LONG, f"output={tmp_path / 'outputs'}"]))
+    wait_for(folder / "metrics.jsonl", '"iteration": 20', process)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == 130
+    assert "checkpoint written" in err
+    assert "Traceback" not in err
+    record = RunRecord(folder)
+    assert record.status == "interrupted"
+    assert (
+        checkpoint.load(folder / checkpoint.NAME, torch.device("cpu"))["iteration"]
+        == record.summary["iteration"]
+        >= 20
+    )
+
+
+def test_killed_at_any_moment_the_record_resumes_to_the_same_result(tmp_path: Path, small: Make) -> None:
+    settings = ["recipe.iterations=60", "eval.every=6", "recipe.milestones=[30]"]
+    whole = run(small("name=whole", *settings))
+    for seed, until in enumerate(("18", "36", "54")):
+        process = start(tmp_path, "name=killed", "seed=0", *settings)
+        folder = run_directory(small("name=killed", *settings))
+        if seed == 0 or folder.exists():
+            wait_for(folder / "metrics.jsonl", f'"iteration": {until},', process)
+        time.sleep(0.004 * seed)
+        process.kill()
+        process.communicate()
+        assert RunRecord(folder).status == "interrupted"
+    process = start(tmp_path, "name=killed", *settings)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "going on from iteration" in out
+    record = RunRecord(folder)
+    assert record.status == "complete"
+    assert rows(record) == rows(whole)
+    assert equal(weights(record), weights(whole))
