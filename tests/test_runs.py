@@ -95,7 +95,7 @@ def test_different_experiments_never_share_a_directory() -> None:
         [], ["seed=1"], ["model=residual"], ["model.depth=56"], ["optim.lr=0.05"], ["optim.lr=0.5"], ["name=x"],
         ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"], ["model.shortcut=B"],
         ["recipe.milestones=[1,2]"],
-        ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root=/a=b"],
+        ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root='/a=b'"],
         ["data=folder", f"data.root=/{'x' * 200}"], ["data=folder", f"data.root=/{'x' * 199}y"],
         ["data=folder", "data.root='/it\"s'"], ["optim.nesterov=true"], ["output=elsewhere"],
     ]  # fmt: skip
@@ -194,9 +194,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     assert [s["iteration"] for s in record.environment["sessions"]] == [0, 13]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    small: Make, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Make) -> None:
     whole = run(small("name=whole"))
     record = interrupted_copy(small, "name=parts", "checkpoint.every=4")
     (record.path / checkpoint.NAME).write_bytes(b"damaged")

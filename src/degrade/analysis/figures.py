@@ -181,7 +181,8 @@ def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
     lowest = min((100 * float(s.mean.min()) for c in curves for s in (c.train, c.test) if len(s.mean)), default=0)
     # The paper's axis, unless the curves would all lie above it.
     axes.set_ylim(0, 20 if full and lowest < 15 else 100)
-    axes.set_xlim(left=0)
+    last = max((float(s.iteration.max()) for c in curves for s in (c.train, c.test) if len(s.iteration)), default=1)
+    axes.set_xlim(0, 1.02 * last / 1e4)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -295,6 +295,7 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
+    log.setLevel(logging.DEBUG)  # whoever calls us has most likely configured no logging
     try:
         yield
     except Exception as error:
