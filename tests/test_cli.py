@@ -28,6 +28,9 @@ BAD_INPUTS = [
     ["train", "--recipe", ""],
     ["train", "--device", "gpu"],
     ["train", "--device", "cuda:99"],
+    ["train", "--device", "cuda:01"],
+    ["train", "--device", "cuda:99999999999"],
+    ["train", "model.depth=5\n7"],
     ["train", "-x"],
     ["plot", "--style", "figure7"],
     ["plot", "--output", "figure.jpg"],
@@ -67,7 +70,7 @@ BAD_INPUTS = [
     ["train", "recipe.iterations=0"],
     ["train", "recipe.milestones=[5,3]"],
     ["train", "recipe.milestones=5"],
-    ["train", "recipe.batch_size=1"],
+    ["train", "recipe.batch_size=0"],
     ["train", "recipe.warmup=maybe"],
     ["train", "recipe.warmup_error=80"],
     ["train", "eval.every=0"],
@@ -111,8 +114,13 @@ BAD_INPUTS = [
     ["evaluate"],
     ["evaluate", "nowhere"],
     ["evaluate", "empty"],
+    ["train", "--config", "/dev/null"],
     ["data", "fetch", "--root", "file"],
     ["data", "info", "--root", "damaged"],
+    ["train", ""],
+    ["train", *SMALL, f"output={'x' * 5000}"],
+    ["plot", "file"],
+    ["evaluate", "file"],
 ]
 
 
@@ -254,6 +262,18 @@ def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path
     assert cli("plot").code == 1 or (tmp_path / "outputs/smoke/figure.png").exists()
 
 
+def test_a_damaged_record_does_not_stop_the_others_from_being_drawn(cli: Cli, tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        assert cli("train", *SMALL, "--seed", seed).code == 0
+    damaged = next((tmp_path / "outputs").rglob("seed-1"))
+    (damaged / "config.yaml").write_text("[broken")
+    (damaged / "summary.json").write_text('{"status": 3, "test_error": "low", "iteration": "x", "iterations": 4}')
+    outcome = cli("plot")
+    assert outcome.code == 0
+    assert outcome.err.startswith("left out: ")
+    assert cli("runs").code == 0
+
+
 def test_data_info_says_where_and_what(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("data", "info", "--root", "empty-place")
     assert outcome.code == 0
@@ -270,10 +290,19 @@ def test_without_torch_plot_runs_and_help_answer(cli: Cli, tmp_path: Path) -> No
         assert done.returncode == 0, done.stderr
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m degrade train --dry-run | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(unbuffered: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m degrade train --dry-run | true"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    bash = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(bash, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_odd_but_valid_input_is_no_error(cli: Cli) -> None:
+    assert cli("data", "info", "--root", "~nosuch-user/x").code == 0
+    assert cli("train", *SMALL).code == 0
+    assert cli("plot", "--title", "$x^$", "--output", "f.png").code == 0
 
 
 def test_exit_codes_are_the_contracts() -> None:

@@ -10,6 +10,7 @@ from degrade.data import Batches, ImageSet, load_images
 from degrade.data.batches import crop_and_flip, evaluation_batches
 from degrade.data.images import Pixels, select
 from degrade.data.synthetic import synthetic_images
+from degrade.errors import DatasetError
 
 Floats = npt.NDArray[np.float32]
 
@@ -124,6 +125,8 @@ def test_the_45k_5k_split_holds_out_the_last_tenth() -> None:
     np.testing.assert_array_equal(split.train_images, raw.train_images[:90])
     np.testing.assert_array_equal(split.test_images, raw.train_images[90:97])
     np.testing.assert_allclose(split.mean, raw.train_images[:90].mean(0) / 255, atol=1e-6)
+    with pytest.raises(DatasetError, match="0 training and 1 test images"):
+        select(synthetic_images(seed=0, train=1, test=1), DataConfig(split="45k/5k"))
 
 
 def test_synthetic_images_are_seeded_prefix_stable_and_labelled() -> None:

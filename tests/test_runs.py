@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from degrade.config import Experiment, compose, load_config
-from degrade.errors import ConfigError, RunConflictError, RunError, RunFailed, RunInUseError
-from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix
+from degrade.data import ImageSet
+from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
+from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, runner
 from degrade.runs.record import variant
 from degrade.training import checkpoint, engine
 from tests.conftest import SMALL
@@ -97,7 +98,8 @@ def test_different_experiments_never_share_a_directory() -> None:
         ["recipe.milestones=[1,2]"],
         ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root='/a=b'"],
         ["data=folder", f"data.root=/{'x' * 200}"], ["data=folder", f"data.root=/{'x' * 199}y"],
-        ["data=folder", "data.root='/it\"s'"], ["optim.nesterov=true"], ["output=elsewhere"],
+        ["data=folder", "data.root='/it\"s'"], ["data=folder", "data.root=x", "optim.lr=0.05"],
+        ["data=folder", "data.root='x,optim.lr=0.05'"], ["optim.nesterov=true"], ["output=elsewhere"],
     ]  # fmt: skip
     directories = [run_directory(compose(change)) for change in changes]
     assert len(set(directories)) == len(changes)
@@ -202,8 +204,68 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Make) -> None:
     assert rows(record) == rows(whole)
     assert equal(weights(record), weights(whole))
     log = (record.path / "train.log").read_text()
-    assert "checkpoint.pt is damaged" in log
+    assert "checkpoint.pt cannot be used: checkpoint.pt is damaged" in log
+    assert not (record.path / checkpoint.PREVIOUS).read_bytes().startswith(b"damaged")
     assert "going on from iteration 12" in log
+
+
+def test_a_checkpoint_that_does_not_fit_falls_back_too(small: Make) -> None:
+    whole = run(small("name=whole"))
+    record = interrupted_copy(small, "name=parts", "checkpoint.every=4")
+    state = checkpoint.load(record.path / checkpoint.NAME, torch.device("cpu"))
+    del state["engine"]["model"]["linear.bias"]
+    torch.save(state, record.path / checkpoint.NAME)
+    run(small("name=parts"))
+    assert rows(record) == rows(whole)
+    assert "checkpoint.pt cannot be used" in (record.path / "train.log").read_text()
+
+
+def test_fresh_keeps_the_old_run_until_nothing_stands_in_the_way(small: Make) -> None:
+    def no_images(_: Experiment) -> ImageSet:
+        raise DatasetError("offline")
+
+    record = run(small())
+    before = rows(record)
+    with pytest.raises(DatasetError):
+        run(small(), fresh=True, images=no_images)
+    assert record.status == "complete"
+    assert rows(record) == before
+
+
+def test_a_failure_before_training_is_a_failed_run_not_the_end_of_a_matrix(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(runner, "Training", no_memory)
+    assert [r.exists for r in run_matrix([small(), small("seed=1")])] == [False, False]
+
+
+def test_a_full_disk_is_a_failed_run(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunRecord, "append", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        run(small())
+
+
+def test_records_older_than_a_setting_are_still_the_same_run(small: Make) -> None:
+    record = run(small())
+    path = record.path / "config.yaml"
+    lines = [line for line in path.read_text().splitlines() if "nesterov" not in line]
+    path.write_text("\n".join(lines))
+    run(small())
+
+
+def test_other_images_under_an_unfinished_run_are_refused(small: Make) -> None:
+    record = interrupted_copy(small)
+    environment = json.loads((record.path / "environment.json").read_text())
+    environment["data_hash"] = "0" * 64
+    (record.path / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(RunConflictError, match="begun on other images"):
+        run(small())
 
 
 def test_without_a_readable_checkpoint_the_run_starts_over_and_says_so(small: Make) -> None:
@@ -212,7 +274,7 @@ def test_without_a_readable_checkpoint_the_run_starts_over_and_says_so(small: Ma
     checkpoint.remove(record.path)
     run(small("name=parts"))
     assert rows(record) == rows(whole)
-    assert "starting from the beginning" in (record.path / "train.log").read_text()
+    assert "no usable checkpoint, starting from the beginning" in (record.path / "train.log").read_text()
 
 
 def test_damaged_metrics_lines_are_reported_and_survived(small: Make) -> None:
@@ -283,6 +345,31 @@ def test_a_signal_ends_with_130_and_a_checkpoint(number: signal.Signals, tmp_pat
         == record.summary["iteration"]
         >= 20
     )
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_record_stays_whole(tmp_path: Path) -> None:
+    slow = ["recipe.iterations=4000", "eval.every=10", "recipe.batch_size=90", "model.depth=110", "recipe.warmup=off"]
+    process = start(tmp_path, *slow)
+    folder = run_directory(compose([*SMALL, *slow, f"output={tmp_path / 'outputs'}"]))
+    wait_for(folder / "train.log", "engine", process)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert RunRecord(folder).status == "interrupted"
+
+
+def test_sigterm_while_loading_ends_with_130(tmp_path: Path) -> None:
+    process = start(tmp_path, "data.train_limit=50000", "data.test_limit=10000")
+    folder = run_directory(
+        compose([*SMALL, "data.train_limit=50000", "data.test_limit=10000", f"output={tmp_path / 'outputs'}"])
+    )
+    wait_for(folder / "train.log", "", process)
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "degrade: interrupted\n")
 
 
 def test_killed_at_any_moment_the_record_resumes_to_the_same_result(tmp_path: Path, small: Make) -> None:

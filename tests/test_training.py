@@ -187,6 +187,24 @@ def test_divergence_ends_the_run_with_a_last_row(small: Make) -> None:
     assert rows[-1].iteration == 12
 
 
+def test_divergence_at_the_very_last_update_is_seen_and_remembered(small: Make) -> None:
+    experiment = small("eval.every=100")
+
+    def ruin_the_last(at: Training) -> None:
+        if at.iteration == 24:
+            next(at.engine.model.parameters()).data.fill_(math.nan)
+
+    ours = training(experiment)
+    *_, last = fit(ours, after_step=ruin_the_last)
+    assert math.isfinite(last.train_loss)
+    assert last.test_loss is not None
+    assert not math.isfinite(last.test_loss)
+    assert ours.diverged
+    again = training(experiment)
+    again.load_state_dict(ours.state_dict())
+    assert again.finished
+
+
 def test_weight_decay_of_batch_norm_is_a_setting(small: Make) -> None:
     model = build_model(small().model)
     everything = sgd(model, OptimConfig())
@@ -207,7 +225,13 @@ def test_checkpoints_survive_damage_and_hold_no_code(small: Make, tmp_path: Path
     cpu = torch.device("cpu")
     assert checkpoint.load(newest, cpu)["iteration"] == 2
     assert checkpoint.load(before, cpu)["iteration"] == 1
-    newest.write_bytes(newest.read_bytes()[:1000])
+    whole = newest.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    newest.write_bytes(flipped)
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.load(newest, cpu)
+    newest.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match="damaged"):
         checkpoint.load(newest, cpu)
     torch.save({"other": 1}, newest)

@@ -7,6 +7,7 @@ seconds to import, so commands import what they need when they run.
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from degrade import __version__
-from degrade.errors import ConfigError, DegradeError, RunError, RunFailed, RunInterrupted
+from degrade.errors import ConfigError, DatasetError, DegradeError, RunError, RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
     from degrade.config import Experiment
@@ -129,7 +130,9 @@ def reproduce(
         list[str] | None,
         typer.Argument(metavar="EXPERIMENT KEY=VALUE", help="story (default), figure1 or figure6; then settings."),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="quick, short or paper.", rich_help_panel=RUN)] = "quick",
+    recipe: Annotated[
+        str | None, typer.Option(help="quick, short or paper. [default: quick]", rich_help_panel=RUN)
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
     device: Device = None,
     output: Annotated[
@@ -161,11 +164,13 @@ def reproduce(
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
     _refuse(overrides, ("model", "model.family", "model.depth", "seed"), "the experiment sets it")
-    common = [f"recipe={recipe}", *([f"runtime.device={device}"] if device else []), *overrides]
+    if recipe is None and not any(override.startswith("recipe=") for override in overrides):
+        recipe = "quick"
+    common = [*_sugar(None, None, recipe, None, device, from_file=False), *overrides]
     experiments = [
         compose([f"model={family}", f"model.depth={depth}", f"seed={seed}", *common])
+        for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for family, depth in network_matrix(experiment)
-        for seed in range(seeds)
     ]
     if output is not None:
         _check_suffix(output)
@@ -178,9 +183,11 @@ def reproduce(
     _advise(experiments[0])
     records = run_matrix(experiments, fresh=fresh)
     folder = run_directory(experiments[0]).parents[1]
-    _draw(records, output or folder / "figure.png", None, f"{experiment}, recipe {experiments[0].recipe.name}")
-    _print_comparison(records)
-    print(f"\nrecords: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
+    if any(record.rows() for record in records):
+        _print_comparison(records)
+        print()
+        _draw(records, output or folder / "figure.png", None, f"{experiment}, recipe {experiments[0].recipe.name}")
+    print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
 
@@ -228,7 +235,7 @@ def evaluate(
     from degrade.analysis.table import aligned
     from degrade.config import load_config
     from degrade.runs import find_records
-    from degrade.runs.runner import evaluate as evaluate_run
+    from degrade.runs.evaluation import evaluate as evaluate_run
 
     records = find_records([run])
     if len(records) > 1:
@@ -292,7 +299,19 @@ def data_info(
 
 def entry_point() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # SIGTERM stops as Ctrl-C does, while fetching and between runs too.
+    signal.signal(signal.SIGTERM, interrupt)
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away, as `head` does: not an error, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -300,6 +319,8 @@ def main(arguments: Sequence[str]) -> int:
     _configure_logging()
     try:
         code = app(args=list(arguments), prog_name="degrade", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            return _failed(KeyboardInterrupt(), "interrupted", INTERRUPTED)
         return code if isinstance(code, int) else DONE
     except UsageError as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
@@ -312,10 +333,11 @@ def main(arguments: Sequence[str]) -> int:
         return _failed(error, str(error), RUN_FAILED)
     except DegradeError as error:
         return _failed(error, str(error), BAD_INPUT)
-    except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does: not an error, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
         return DONE
+    except OSError as error:  # a path too long, not permitted, on a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(error, f"{where}{error.strerror or error}; check the path", BAD_INPUT)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return _failed(
@@ -328,7 +350,11 @@ def _failed(error: BaseException, message: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"degrade: {message}", file=sys.stderr)
+    if not isinstance(error, DatasetError):  # whose list of what was tried has lines of its own
+        message = message.replace("\n", "\\n")
+    with contextlib.suppress(OSError):
+        if message:
+            print(f"degrade: {message}", file=sys.stderr)
     return code
 
 
@@ -393,17 +419,24 @@ def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     """The records to draw and the folder they lie in; without a choice, those of the newest experiment."""
     from degrade.runs import find_records
 
-    records = find_records(runs or [Path("outputs")])
+    records = []
+    for record in find_records(runs or [Path("outputs")]):
+        try:
+            _ = record.config
+            records.append(record)
+        except RunError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not records:
+        raise RunError(f"{runs[0] if runs else 'outputs'}: holds no run that can be read")
+    experiments = {record: Path(os.path.relpath(record.path.resolve().parents[1])) for record in records}
     if runs:
-        return records, Path(os.path.commonpath([r.path.resolve() for r in records])) if len(
-            records
-        ) > 1 else records[0].path
-    newest = max(records, key=lambda record: str(record.summary.get("updated", "")))
-    folder = newest.path.parents[1]
-    others = sorted({str(record.path.parents[1]) for record in records} - {str(folder)})
+        folders = set(experiments.values())
+        return records, folders.pop() if len(folders) == 1 else Path()
+    newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
+    others = sorted(map(str, set(experiments.values()) - {newest}))
     if others:
-        print(f"drawing the newest experiment, {folder}; others: {', '.join(others)}")
-    return [record for record in records if record.path.parents[1] == folder], folder
+        print(f"drawing the newest experiment, {newest}; others: {', '.join(others)}")
+    return [record for record in records if experiments[record] == newest], newest
 
 
 def _draw(records: "Sequence[RunRecord]", output: Path, style: str | None, title: str | None) -> None:

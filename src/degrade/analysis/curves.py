@@ -1,5 +1,6 @@
 """Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Curve:
         seeds: the seeds, and what became of each run.
         clean_train, final_test, final_train: last errors of the finished seeds.
         synthetic: made from generated images.
+        precision: `fp32` or `bf16`; empty where the record does not say.
     """
 
     label: str
@@ -56,6 +58,7 @@ class Curve:
     final_test: list[float]
     final_train: list[float]
     synthetic: bool
+    precision: str
 
     @property
     def remark(self) -> str:
@@ -74,13 +77,17 @@ def error_curves(records: Iterable[RunRecord]) -> list[Curve]:
     for record in records:
         groups.setdefault(_group(record.path), []).append(record)
     differing = _differing_parts([name for _, name in groups])
-    curves = [_curve(group, differing[name]) for (_, name), group in groups.items()]
+    several = len({folder for folder, _ in groups}) > 1
+    curves = [
+        _curve(group, differing[name], Path(folder).name if several else "")
+        for (folder, name), group in groups.items()
+    ]
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
 
 
 def _differing_parts(variants: list[str]) -> dict[str, str]:
     """Of each variant's name, the settings that not all of them share: what a label must tell."""
-    parts = {name: name.split(",")[1:] for name in variants}
+    parts = {name: re.split(r",(?![^\[]*\])", name)[1:] for name in variants}  # not at commas inside [a,b]
     shared = set.intersection(*map(set, parts.values())) if parts else set()
     return {name: ", ".join(part for part in own if part not in shared) for name, own in parts.items()}
 
@@ -90,14 +97,14 @@ def _group(path: Path) -> tuple[str, str]:
     return (str(resolved.parents[1]), resolved.parent.name)
 
 
-def _curve(records: list[RunRecord], extra: str) -> Curve:
+def _curve(records: list[RunRecord], extra: str, experiment: str) -> Curve:
     records = sorted(records, key=lambda r: r.path.name)
     config = records[0].config
     rows = [record.rows() for record in records]
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
     finished = [r for record, r in zip(records, rows, strict=True) if r and record.status == "complete"]
     return Curve(
-        label=f"{family}-{depth}" + (f", {extra}" if extra else ""),
+        label=", ".join(part for part in (f"{family}-{depth}", extra, experiment) if part),
         family=family,
         depth=depth,
         config=config,
@@ -108,6 +115,7 @@ def _curve(records: list[RunRecord], extra: str) -> Curve:
         final_test=_last(finished, "test_error"),
         final_train=_last(finished, "train_error"),
         synthetic=config["data"]["name"] == "synthetic",
+        precision=str(records[0].environment.get("precision", "")),
     )
 
 

@@ -1,17 +1,18 @@
 """Figures 1 and 6 of the paper, from curves."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from degrade.analysis.curves import Curve, Series
-from degrade.analysis.reference import departures, follows_paper, paper_error
+from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
 
 #: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
@@ -38,9 +39,10 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     """Two panels: training error left, test error right (paper, Figure 1)."""
     figure, (left, right) = _panels(2)
     marks = []
-    for curve, colour in zip(curves, _colours(curves, curves), strict=True):
+    for k, (curve, colour) in enumerate(zip(curves, _colours(curves, curves), strict=True)):
+        stroke = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]  # when colours run out
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
-            _line(axes, series, colour, label=_label(curve), linewidth=1.6, ended=_ended(curve))
+            _line(axes, series, colour, label=_label(curve), linewidth=1.6, linestyle=stroke, ended=_ended(curve))
             marks.append(_paper_mark(axes, curve, which, colour))
     for axes, name in ((left, "training error (%)"), (right, "test error (%)")):
         axes.set_ylabel(name)
@@ -85,36 +87,37 @@ def save(figure: Figure, path: Path) -> None:
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, metadata=undated)
+        with rc_context({"svg.hashsalt": "degrade"}):
+            figure.savefig(path, dpi=200, metadata=undated)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
 
 
 def footer(curves: Sequence[Curve]) -> str:
-    """Recipe, data, seeds, and whatever departs from the paper."""
+    """Recipe, data, precision, seeds, and whatever departs from the paper."""
     recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
     data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
+    precisions = sorted({c.precision for c in curves if c.precision})
     counts = sorted({len(c.seeds) for c in curves})
-    seeds = (
-        f"{counts[0]} seed{'s' if counts[-1] > 1 else ''}"
-        if len(counts) == 1
-        else f"{counts[0]} to {counts[-1]} seeds"
-    )
-    if counts[-1] > 1:
-        seeds += ", band: mean ± std"
-    common = [
-        departure
-        for departure in departures(curves[0].config)
-        if all(departure in departures(c.config) for c in curves)
-    ]
-    single = {c.label: [d for d in departures(c.config) if d not in common] for c in curves}
-    lines = [f"recipe {'/'.join(recipes)} · {'/'.join(data)} · {seeds} · last iterate"]
-    if common or any(single.values()):
-        parts = common + [f"{label}: {', '.join(found)}" for label, found in single.items() if found]
-        lines.append("departs from the paper: " + "; ".join(parts))
-    else:
-        lines.append("the paper's recipe")
-    return "\n".join(lines)
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seeds += " seed" if counts == [1] else " seeds, band: mean ± std"
+    facts = [f"recipe {'/'.join(recipes)}", "/".join(data), "/".join(precisions), seeds, "last iterate"]
+    lines = [" · ".join(fact for fact in facts if fact)]
+    lines.append(_told_apart("departs from the paper: ", curves, departures) or "the paper's recipe")
+    lines.append(_told_apart("open in the paper: ", curves, open_choices))
+    return "\n".join(line for line in lines if line)
+
+
+def _told_apart(head: str, curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]) -> str:
+    """What all curves have in common, then what only some have, by label; empty if there is nothing."""
+    found = [of(curve.config) for curve in curves]
+    common = [item for item in found[0] if all(item in other for other in found)]
+    parts = list(common)
+    for curve, items in zip(curves, found, strict=True):
+        own = [item for item in items if item not in common]
+        if own:
+            parts.append(f"{curve.label}: {', '.join(own)}")
+    return head + "; ".join(parts) if parts else ""
 
 
 def _data_name(curve: Curve) -> str:
@@ -198,7 +201,7 @@ def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Fig
                 text.set_fontsize(7)
             legend.set_frame_on(False)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     wrapped = "\n".join(line for text in footer(curves).splitlines() for line in textwrap.wrap(text, 120))
     figure.supxlabel(wrapped, fontsize=6.5, color="0.35")
     return figure

@@ -34,12 +34,9 @@ _COMPARED = {
     "optim.momentum": "momentum",
     "optim.weight_decay": "weight decay",
     "optim.nesterov": "Nesterov",
-    "optim.decay_norm": "decay of batch norm",
     "model.shortcut": "shortcut",
     "model.norm": "norm",
     "model.init": "init",
-    "model.bn_momentum": "batch norm momentum",
-    "model.bn_epsilon": "batch norm epsilon",
     "model.classes": "classes",
     "data.name": "data",
     "data.split": "split",
@@ -49,6 +46,14 @@ _COMPARED = {
     "data.test_limit": "test images",
     "recipe.warmup_lr": "warm-up rate",
     "recipe.warmup_error": "warm-up error",
+}
+
+
+#: Settings that the paper leaves open; another choice is no departure, but a reader wants to know of it.
+_OPEN = {
+    "optim.decay_norm": "decay of batch norm",
+    "model.bn_momentum": "batch norm momentum",
+    "model.bn_epsilon": "batch norm epsilon",
 }
 
 
@@ -85,6 +90,16 @@ def departures(config: Mapping[str, Any]) -> list[str]:
     if (warmup == "on" and depth < 110) or (warmup == "off" and depth >= 110):
         found.append(f"warm-up {warmup} (paper {'on' if depth >= 110 else 'off'})")
     return found
+
+
+def open_choices(config: Mapping[str, Any]) -> list[str]:
+    """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
+    usual, ours = Experiment().flat(), flatten(dict(config))
+    return [
+        f"{name} {_words(ours[key])} (default {_words(usual[key])})"
+        for key, name in _OPEN.items()
+        if key in ours and ours[key] != usual[key]
+    ]
 
 
 def follows_paper(config: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,11 @@ def runs_table(records: Sequence[RunRecord], *, below: Path) -> str:
     rows = []
     for record in records:
         summary = record.summary
-        iteration, planned = summary.get("iteration"), summary.get("iterations")
         rows.append(
             [
                 os.path.relpath(record.path, below) + (" (synthetic)" if summary.get("synthetic") else ""),
                 record.status,
-                "-" if planned is None else f"{planned:,}" if iteration == planned else f"{iteration:,}/{planned:,}",
+                _progress(summary.get("iteration"), summary.get("iterations")),
                 _percent(summary.get("train_error")),
                 _percent(summary.get("train_error_clean")),
                 _percent(summary.get("test_error")),
@@ -70,8 +70,14 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), *map(line, rows)])
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def _progress(iteration: Any, planned: Any) -> str:
+    if not isinstance(iteration, int) or not isinstance(planned, int):
+        return "-"
+    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{planned:,}"
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.2f}" if isinstance(value, int | float) else "-"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -81,8 +87,8 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean}±{100 * float(np.std(values, ddof=1)):.2f}"
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, int | float):
         return "-"
     return (
         f"{seconds:.0f} s"

@@ -76,6 +76,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             raise ConfigError(f"{path}: not a YAML file ({first_line}); name a run's config.yaml") from error
         if not isinstance(config, DictConfig):
             raise ConfigError(f"{path}: holds no settings; name the config.yaml of a run's directory")
+        if missing := {"model", "data", "optim", "recipe"} - {str(key) for key in config}:
+            raise ConfigError(
+                f"{path}: lacks {', '.join(sorted(missing))}; name the config.yaml of a run's directory"
+            )
         for override in _parse(overrides):
             key = _check_key(override)
             if key in group_options():
@@ -116,7 +120,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         if text.startswith("-"):
             raise ConfigError(f"{text}: no such option; settings are written KEY=VALUE, and `--help` lists options")
         if not text.partition("=")[0] or "=" not in text:
-            raise ConfigError(f"{text}: settings are written KEY=VALUE, such as model.depth=56")
+            raise ConfigError(f"{text or repr(text)}: settings are written KEY=VALUE, such as model.depth=56")
         try:
             override = OverridesParser.create().parse_override(text)
         except (HydraException, RecursionError) as error:

@@ -128,7 +128,7 @@ class RecipeConfig:
         _one_of("recipe.warmup", self.warmup, ("auto", "on", "off"))
         _path_part("recipe.name", self.name)
         _at_least("recipe.iterations", self.iterations, 1)
-        _at_least("recipe.batch_size", self.batch_size, 2)  # batch norm needs two values a channel
+        _at_least("recipe.batch_size", self.batch_size, 1)
         _positive("recipe.warmup_lr", self.warmup_lr)
         _within("recipe.warmup_error", self.warmup_error, 0, 1)
         if sorted(set(self.milestones)) != list(self.milestones) or any(m < 1 for m in self.milestones):
@@ -196,7 +196,7 @@ class RuntimeConfig:
     """Bitwise reproducible on CUDA, more slowly."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", self.device):
             raise ConfigError(f"runtime.device={self.device}: choose one of auto, cpu, cuda, cuda:N")
         _one_of("runtime.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("runtime.engine", self.engine, ("auto", "eager", "compiled"))

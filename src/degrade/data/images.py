@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from degrade.config import DataConfig
+from degrade.errors import DatasetError
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -52,13 +53,19 @@ class ImageSet:
 
 
 def select(raw: RawImages, config: DataConfig) -> ImageSet:
-    """Apply split and limits, and compute the mean over the training images that remain."""
+    """Apply split and limits, and compute the mean over the training images that remain.
+
+    Raises:
+        DatasetError: no training or no test image remains.
+    """
     train_x, train_y, test_x, test_y = raw.train_images, raw.train_labels, raw.test_images, raw.test_labels
     if config.split == "45k/5k":
         cut = len(train_x) * 9 // 10
         test_x, test_y, train_x, train_y = train_x[cut:], train_y[cut:], train_x[:cut], train_y[:cut]
     train_x, train_y = train_x[: config.train_limit], train_y[: config.train_limit]
     test_x, test_y = test_x[: config.test_limit], test_y[: config.test_limit]
+    if not len(train_x) or not len(test_x):
+        raise DatasetError(f"{raw.source}: {len(train_x)} training and {len(test_x)} test images; both are needed")
     mean = train_x.mean(axis=0, dtype=np.float64) / 255
     if config.mean == "per_channel":
         mean = np.broadcast_to(mean.mean(axis=(1, 2), keepdims=True), mean.shape)

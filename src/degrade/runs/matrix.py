@@ -40,7 +40,7 @@ def run_matrix(experiments: Sequence[Experiment], *, fresh: bool = False) -> lis
             loaded[key] = load_images(experiment.data, say=log.info)
         return loaded[key]
 
-    bar = Progress(list(experiments))
+    bar = Progress(experiments)
     try:
         for k, experiment in enumerate(experiments, start=1):
             bar.prefix = f"{k}/{len(experiments)} "

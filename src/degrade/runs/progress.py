@@ -2,61 +2,69 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from degrade.config import Experiment
 
 #: Cost of an image's forward pass, in units of its training step; used only to tell the time left.
-EVALUATION_COST = 1 / 3
+#: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
+EVALUATION_COST = 0.27
 
 
 class Progress:
     """A tqdm bar over the work of one or more experiments.
 
-    Work of an image is proportional to depth. Disabled where stderr is no terminal; log lines take its place.
+    Work of an image is proportional to depth. Hidden where stderr is no terminal; log lines take its place.
 
     Args:
         experiments: all that will be worked on.
-        show: False hides the bar whatever the terminal.
     """
 
-    def __init__(self, experiments: list[Experiment], *, show: bool = True) -> None:
+    def __init__(self, experiments: Sequence[Experiment]) -> None:
+        self.prefix = ""
         self._total = sum(map(planned_work, experiments))
+        self._done = self._worked = 0.0
+        self._started: float | None = None
         self._bar = tqdm(
             total=self._total,
-            disable=None if show else True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
+            disable=None,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             dynamic_ncols=True,
-            smoothing=0.02,
             leave=False,
         )
-        self.prefix = ""
-        self._started = time.monotonic()
-        self._done = self._worked = 0.0
 
     def describe(self, text: str) -> None:
         """Name what is being worked on."""
         self._bar.set_description_str(self.prefix + text, refresh=False)
 
     def numbers(self, text: str) -> None:
-        """Show numbers behind the bar."""
-        self._bar.set_postfix_str(text, refresh=False)
+        """Show the time left and other numbers behind the bar."""
+        self._bar.set_postfix_str(f"left {clock(self.seconds_left)} {text}", refresh=False)
+
+    def expect(self, more: float) -> None:
+        """Correct the total."""
+        self._total += more
+        self._bar.total = self._total
 
     def advance(self, work: float) -> None:
         """Count work that was done now."""
-        self._worked += work
+        if self._started is None:
+            self._started = time.monotonic()  # when the first piece of work is done: start-up does not count
+        else:
+            self._worked += work
         self.skip(work)
 
     def skip(self, work: float) -> None:
         """Count work that an earlier session did, or that will not be done."""
         self._done += work
-        self._bar.update(min(work, max(0.0, self._total - self._bar.n)) if not self._bar.disable else 0)
+        self._bar.update(min(work, max(0.0, self._total - self._bar.n)))
 
     @property
     def seconds_left(self) -> float:
         """Time left for everything, by the rate of work so far; NaN before there is any."""
-        if not self._worked:
+        if self._started is None or not self._worked:
             return math.nan
         return max(0.0, self._total - self._done) * (time.monotonic() - self._started) / self._worked
 
@@ -65,10 +73,16 @@ class Progress:
         self._bar.close()
 
 
-def planned_work(experiment: Experiment) -> float:
-    """Work of a whole run, in images times depth; sizes of image sets other than CIFAR-10 are guessed as its."""
-    train = experiment.data.train_limit or 50_000
-    test = experiment.data.test_limit or 10_000
+def planned_work(experiment: Experiment, *, train: int | None = None, test: int | None = None) -> float:
+    """Work of a whole run, in images times depth.
+
+    Args:
+        experiment: what is to be run.
+        train: number of training images; None: as many as CIFAR-10 has.
+        test: number of test images, likewise.
+    """
+    train = train or experiment.data.train_limit or 50_000
+    test = test or experiment.data.test_limit or 10_000
     recipe, evaluation = experiment.recipe, experiment.eval
     per_epoch = -(-train // recipe.batch_size)
     tests = -(-recipe.iterations // (evaluation.every or per_epoch))

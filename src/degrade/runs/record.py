@@ -9,9 +9,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +43,19 @@ INCIDENTAL = frozenset(
 
 Row = dict[str, Any]
 
+#: Settings without which a record cannot be drawn.
+_NEEDED = {"seed", "model.family", "model.depth", "data.name", "recipe.name", "recipe.iterations"}
+
 
 def run_directory(experiment: Experiment) -> Path:
     """Where an experiment's record lies: different experiments never share a directory."""
-    root = Path(experiment.output).expanduser()
+    root = Path(os.path.expanduser(experiment.output))  # noqa: PTH111 - Path's own raises for unknown users
     return root / experiment.name / variant(experiment) / f"seed-{experiment.seed}"
 
 
 def variant(experiment: Experiment) -> str:
     """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`."""
-    known = experiment.recipe.name in group_options()["recipe"]
-    base = compose([f"recipe={experiment.recipe.name}"] if known else []).flat()
+    base = _recipe_settings(experiment.recipe.name)
     parts = [f"{experiment.model.family}-{experiment.model.depth}"]
     for key, value in sorted(experiment.flat().items()):
         if value == base[key] or key in INCIDENTAL or key in ("seed", "model.family", "model.depth"):
@@ -62,16 +66,28 @@ def variant(experiment: Experiment) -> str:
     return _folder_name(",".join(parts))
 
 
+@cache
+def _recipe_settings(name: str) -> dict[str, Any]:
+    return compose([f"recipe={name}"] if name in group_options()["recipe"] else []).flat()
+
+
 def _plain_text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")).strip('"')
+    if isinstance(value, str):
+        # Commas and equal signs separate settings: inside a value they must not look like that.
+        return (
+            value
+            if re.fullmatch(r"[A-Za-z0-9._+-]+", value)
+            else _folder_name(re.sub(r"[,=\[\]]", "_", value), value)
+        )
+    return json.dumps(value, separators=(",", ":"))
 
 
-def _folder_name(text: str) -> str:
+def _folder_name(text: str, original: str | None = None) -> str:
     """`text` as a folder's name; where it must be altered or cut, a hash of the original keeps it unique."""
-    safe = re.sub(r"[^A-Za-z0-9.,=+\[\]_-]", "_", text)
-    if safe == text and len(safe) <= 120:
+    safe = re.sub(r"[^A-Za-z0-9.,=+\[\]~_-]", "_", text)
+    if safe == (original or text) and len(safe) <= 120:
         return safe
-    return f"{safe[:100]}~{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{safe[:100]}~{hashlib.sha256((original or text).encode()).hexdigest()[:10]}"
 
 
 class RunRecord:
@@ -108,7 +124,10 @@ class RunRecord:
             raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
         if not isinstance(config, DictConfig):
             raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
-        return OmegaConf.to_container(config)  # type: ignore[return-value]
+        settings: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+        if missing := _NEEDED - flatten(settings).keys():
+            raise RunError(f"{path} lacks {', '.join(sorted(missing))}; `--fresh` starts the run over")
+        return settings
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -157,14 +176,17 @@ class RunRecord:
         for line in text.splitlines():
             try:
                 row = json.loads(line)
-                rows[int(row["iteration"])] = row
+                if type(row["iteration"]) is not int:
+                    raise TypeError
+                rows[row["iteration"]] = row
             except (ValueError, KeyError, TypeError):
                 damaged += 1
         return [rows[iteration] for iteration in sorted(rows)], damaged
 
     # Writing
 
-    def lock(self) -> FileLock:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Hold this while writing.
 
         Raises:
@@ -173,13 +195,17 @@ class RunRecord:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
+            # A second's patience: whoever lists runs takes the lock for an instant, to see whether it is held.
+            lock = FileLock(self.path / ".lock", timeout=1)
             lock.acquire()
         except Timeout:
             raise RunInUseError(f"{self.path} is in use by another process; wait for it or stop it") from None
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({_first_line(error)}); set output=DIR") from error
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
         """Write config.yaml and environment.json."""
@@ -192,7 +218,8 @@ class RunRecord:
         Raises:
             RunConflictError: names the differing keys.
         """
-        held, asked = flatten(self.config), experiment.flat()
+        # A record older than a setting was made with what is now its default.
+        held, asked = Experiment().flat() | flatten(self.config), experiment.flat()
         ignored = INCIDENTAL | ({"data.root"} if experiment.data.name != "folder" else frozenset())
         differing = [
             f"{key} is {held.get(key)!r} there, {asked.get(key)!r} here"
@@ -203,6 +230,19 @@ class RunRecord:
             raise RunConflictError(
                 f"{self.path} holds a run of other settings ({'; '.join(differing)}): "
                 "choose another name=... or start over with --fresh"
+            )
+
+    def check_images(self, content_hash: str) -> None:
+        """Refuse images other than those that the run was begun on.
+
+        Raises:
+            RunConflictError: names both hashes.
+        """
+        before = self.environment.get("data_hash", content_hash)
+        if before != content_hash:
+            raise RunConflictError(
+                f"{self.path} was begun on other images (SHA-256 {before[:12]}..., now {content_hash[:12]}...): "
+                "bring them back, choose another name=... or --fresh"
             )
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -234,7 +274,9 @@ def find_records(paths: Iterable[Path]) -> list[RunRecord]:
     found: dict[Path, RunRecord] = {}
     for path in paths:
         if not path.exists():
-            raise RunError(f"{path}: no such directory; `degrade runs` lists what there is")
+            raise RunError(
+                f"{path}: no such directory; `degrade train` makes runs, below outputs unless told otherwise"
+            )
         below = sorted(config.parent for config in path.rglob("config.yaml") if _is_record(config.parent))
         if not below:
             raise RunError(f"{path}: holds no run; `degrade train` makes one")

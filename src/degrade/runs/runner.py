@@ -1,28 +1,26 @@
 """From an experiment to a finished record: lock, skip or resume, progress bar, signals."""
 
+import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
-from degrade.errors import ConfigError, RunError, RunFailed, RunInterrupted
+from degrade.errors import DegradeError, RunFailed, RunInterrupted
 from degrade.models import count_parameters
 from degrade.runs.environment import describe, device_name
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
 from degrade.runs.record import RunRecord, now, run_directory
-from degrade.training import Evaluation, Metrics, Training, checkpoint, fit
+from degrade.runs.signals import StopSignals
+from degrade.training import Metrics, Training, checkpoint, fit
 
 log = logging.getLogger("degrade.run")
 
@@ -64,13 +62,22 @@ def run(
                 progress.skip(planned_work(experiment))
             return record
     bar = progress or Progress([experiment])
+    session: _Session | None = None
     try:
         with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
-            if fresh:
-                _clear(record)
             session = _Session(experiment, record, bar, images)
+            if fresh:
+                _clear(record)  # only now, when nothing stands in the way of a new run
             with session.signals:
                 session.train()
+    except DegradeError:
+        raise
+    except Exception as error:  # whatever it is, the record says so, and a matrix goes on
+        if session is not None:
+            session.failed(error)
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        at = session.training.iteration if session is not None else 0
+        raise RunFailed(f"{record.path} failed at iteration {at:,}: {first[0]}") from error
     finally:
         if progress is None:
             bar.close()
@@ -86,21 +93,18 @@ class _Session:
         self.experiment = experiment
         self.record = record
         self.bar = bar
-        self.signals = _Signals()
+        self.signals = StopSignals()
         if experiment.runtime.threads is not None:
             torch.set_num_threads(experiment.runtime.threads)
         torch.use_deterministic_algorithms(experiment.runtime.deterministic)
         if experiment.runtime.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
-        if len(self.images.classes) > experiment.model.classes:
-            raise ConfigError(
-                f"model.classes={experiment.model.classes}: the images have {len(self.images.classes)} classes; "
-                f"set model.classes={len(self.images.classes)}"
-            )
         self.training = Training(experiment, self.images, tick=self._evaluated)
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
-        self.work_left = planned_work(experiment)
+        sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
+        self.work_left = planned_work(experiment, **sizes)
+        bar.expect(self.work_left - planned_work(experiment))
         every = experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
         self.checkpoint_every = every
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
@@ -124,12 +128,6 @@ class _Session:
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"
             ) from None
-        except (RunError, MemoryError, RuntimeError, OSError, ValueError) as error:
-            self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunFailed(
-                f"{self.record.path} failed at iteration {self.training.iteration:,}: {first[0]}"
-            ) from error
         self.bar.skip(max(0.0, self.work_left))
         self._save()
         self._summarise("diverged" if self.training.diverged else "complete")
@@ -140,30 +138,35 @@ class _Session:
                 self.training.iteration,
             )
 
+    def failed(self, error: Exception) -> None:
+        """Leave word of a failure in the record, if it can be written at all."""
+        with contextlib.suppress(OSError):
+            self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
+
     def _resume(self) -> bool:
         """Take up the newest checkpoint that can be read; report damage. True if there was one."""
-        for path in checkpoint.candidates(self.record.path):
-            try:
-                self.training.load_state_dict(checkpoint.load(path, self.training.engine.device))
-            except (ValueError, KeyError, RuntimeError) as error:
-                first_line = str(error).splitlines()[0]
-                log.warning("%s: %s; trying the one before", self.record.path, first_line)
-                self.training = Training(self.experiment, self.images, tick=self._evaluated)
-                continue
-            damaged = self.record.keep_rows(up_to=self.training.recorded)
-            for row in self.record.rows():
-                self._note(row)
-            if damaged:
-                log.warning("%s: dropped %d damaged lines of metrics.jsonl", self.record.path, damaged)
-            self._warn_of_another_machine()
-            log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
-            share = self.training.iteration / self.experiment.recipe.iterations
-            self._count(share * self.work_left, self.bar.skip)
-            return True
-        if self.record.exists:
-            log.info("%s: no readable checkpoint, starting from the beginning", self.record.path)
-            self.record.keep_rows(up_to=0)
-        return False
+        folder, device = self.record.path, self.training.engine.device
+        if checkpoint.candidates(folder):
+            self.record.check_images(self.images.content_hash)
+        used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.warning)
+        if used is None:
+            self.training = Training(self.experiment, self.images, tick=self._evaluated)
+            if self.record.exists:
+                log.info("%s: no usable checkpoint, starting from the beginning", folder)
+                self.record.keep_rows(up_to=0)
+            return False
+        if used.name != checkpoint.NAME:
+            (folder / checkpoint.NAME).unlink(missing_ok=True)  # or the next save would keep it as the one before
+        damaged = self.record.keep_rows(up_to=self.training.recorded)
+        for row in self.record.rows():
+            self._note(row)
+        if damaged:
+            log.warning("%s: dropped %d damaged lines of metrics.jsonl", folder, damaged)
+        self._warn_of_another_machine()
+        log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
+        share = self.training.iteration / self.experiment.recipe.iterations
+        self._count(share * self.work_left, self.bar.skip)
+        return True
 
     def _warn_of_another_machine(self) -> None:
         """Resuming is exact on one machine; say so where this is another."""
@@ -264,30 +267,6 @@ class _Session:
         )
 
 
-class _Signals:
-    """Notes the first SIGINT or SIGTERM, to be acted on between two steps; the second SIGINT stops at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __enter__(self) -> "_Signals":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(130)  # everything on disk is whole at any moment
-        self.received = number
-        os.write(2, b"\nstopping after this step; once more stops at once\n")
-
-
 @contextmanager
 def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
     """Copy what is logged into the record's train.log."""
@@ -307,41 +286,8 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
 
 
 def _clear(record: RunRecord) -> None:
+    # In this order: killed in between, what is left is an unfinished run, never a finished one without content.
+    (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
-    for name in ("metrics.jsonl", "summary.json", "config.yaml", "environment.json"):
+    for name in ("metrics.jsonl", "environment.json", "config.yaml"):
         (record.path / name).unlink(missing_ok=True)
-
-
-def evaluate(record: RunRecord, experiment: Experiment) -> tuple[Evaluation, Evaluation, int, ImageSet]:
-    """Evaluate the newest checkpoint of a record on all training images and on the test images.
-
-    Args:
-        record: whose checkpoint.
-        experiment: its settings.
-
-    Returns:
-        Training and test evaluation, the checkpoint's iteration, and the images.
-
-    Raises:
-        RunError: it has no checkpoint that can be read.
-    """
-    images = load_images(experiment.data, say=log.info)
-    bar = tqdm(total=len(images.train_labels) + len(images.test_labels), unit="img", leave=False, disable=None)
-
-    def tick(count: int) -> None:
-        bar.update(count)
-
-    training = Training(experiment, images, tick=tick)
-    reasons = []
-    for path in checkpoint.candidates(record.path):
-        try:
-            training.load_state_dict(checkpoint.load(path, training.engine.device))
-            break
-        except (ValueError, KeyError, RuntimeError) as error:
-            reasons.append(str(error).splitlines()[0])
-    else:
-        raise RunError(f"{record.path}: {'; '.join(reasons) or 'has no checkpoint'}; train it again")
-    with bar:
-        train = training.evaluate(training.batches.pixels, training.batches.labels)
-        test = training.evaluate(*training.test)
-    return train, test, training.iteration, images

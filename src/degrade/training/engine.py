@@ -85,6 +85,9 @@ class Engine:
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
+        elif precision == "fp32":
+            # PyTorch's own default rounds the inputs of convolutions to TF32, 10 bits of mantissa.
+            torch.backends.cudnn.allow_tf32 = False
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.precision = precision
@@ -132,12 +135,15 @@ class Engine:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros(classes, dtype=torch.int64, device=self.device)
         seen = torch.zeros(classes, dtype=torch.int64, device=self.device)
+        class_ids = torch.arange(classes, device=self.device)
         for images, labels in batches:
             with self._autocast():
                 logits = self.model(images)
             loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
-            wrong += torch.bincount(labels[logits.argmax(1) != labels], minlength=classes)
-            seen += torch.bincount(labels, minlength=classes)
+            # Not bincount, which waits for a CUDA device and is not deterministic on it.
+            by_class = labels[:, None] == class_ids
+            seen += by_class.sum(0)
+            wrong += (by_class & (logits.argmax(1) != labels)[:, None]).sum(0)
             if tick is not None:
                 tick(len(labels))
         return loss_sum, wrong, seen

@@ -12,6 +12,7 @@ from torch import Tensor
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet
 from degrade.data.batches import evaluation_batches
+from degrade.errors import ConfigError
 from degrade.models import build_model
 from degrade.training.engine import Engine, choose_device, choose_precision
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
@@ -58,11 +59,19 @@ class Training:
         images: what to train on.
         tick: called with the number of images after each evaluated batch; what it raises ends the evaluation,
             which a later `fit` begins again.
+
+    Raises:
+        ConfigError: the device is not there, or the network has too few outputs for the images' classes.
     """
 
     def __init__(
         self, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], None] | None = None
     ) -> None:
+        if len(images.classes) > experiment.model.classes:
+            raise ConfigError(
+                f"model.classes={experiment.model.classes}: the images have {len(images.classes)} classes; "
+                f"set model.classes={len(images.classes)}"
+            )
         self.experiment = experiment
         self.images = images
         self.tick = tick
@@ -145,6 +154,7 @@ class Training:
         if evaluates and not self.diverged:
             test = self.evaluate(*self.test)
             test_loss, test_error = test.loss, test.error
+            self.diverged = not math.isfinite(test_loss)  # the last update may be the one
         if cleans and not self.diverged:
             clean_error = self.evaluate(self.batches.pixels, self.batches.labels).error
         self._seconds += time.perf_counter() - started
@@ -189,7 +199,7 @@ class Training:
             "iteration": self.iteration,
             "epoch": epoch,
             "place_in_epoch": place,
-            "seed": self.experiment.seed,
+            "diverged": self.diverged,
             "last_lr": self._last_lr,
             "warming": self.warming,
             "recorded": self._recorded,
@@ -204,6 +214,7 @@ class Training:
         """Take up what `state_dict` gave."""
         self.engine.load_state_dict(state["engine"])
         self.iteration = state["iteration"]
+        self.diverged = state["diverged"]
         self.warming = state["warming"]
         self._last_lr = state["last_lr"]
         self._recorded = state["recorded"]
