@@ -44,6 +44,10 @@ BAD_INPUTS = [
     ["reproduce", "model.depth=56"],
     ["reproduce", "seed=3"],
     ["data", "fetsh"],
+    ["bench", "--depths", "20,57"],
+    ["bench", "--depths", "deep"],
+    ["bench", "--rounds", "0"],
+    ["bench", "--device", "cuda:99"],
     # overrides
     ["train", "56"],
     ["train", "=5"],

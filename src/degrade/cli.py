@@ -250,6 +250,52 @@ def evaluate(
     return DONE
 
 
+@app.command()
+def bench(
+    depths: Annotated[str, typer.Option(help="Depths of the plain network, comma-separated.")] = "20,56",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Turns of each setting; medians are reported.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a turn.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="The conventional loop's, beside none. [default: cores, at most 8]")
+    ] = None,
+    compiled: Annotated[bool, typer.Option(help="Include torch.compile, which takes half a minute a depth.")] = True,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything measured, as JSON.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option("--profile", help="Write a torch.profiler trace of the engine at the first depth.")
+    ] = None,
+) -> int:
+    """Measure training speed: the usual scripts' loop against degrade's engine at each setting, side by side.
+
+    Examples:
+
+    - `degrade bench`
+
+    - `degrade bench --depths 110 --no-compiled --json`
+
+    - `degrade bench --profile trace.json`
+    """
+    from degrade.config import compose
+
+    name = compose([f"runtime.device={device or 'auto'}"]).runtime.device
+    try:
+        chosen = [compose([f"model.depth={int(depth)}"]).model.depth for depth in depths.split(",")]
+    except ValueError:
+        raise ConfigError(f"--depths {depths}: write whole numbers, such as 20,56") from None
+
+    from degrade import bench as benching
+
+    count = min(8, os.cpu_count() or 1) if workers is None else workers
+    contenders = benching.contenders(chosen, device=name, workers=count, batch_size=batch_size, compiled=compiled)
+    if trace is not None:
+        benching.profile(next(c for c in contenders if c.name == "eager"), trace)
+        print(f"trace: {trace}", file=sys.stderr)
+    report = benching.bench(contenders, rounds=rounds, seconds=seconds)
+    print(report.as_json() if as_json else report.as_text())
+    return DONE
+
+
 @app.command(name="runs")
 def list_runs(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("outputs"),

@@ -194,6 +194,8 @@ class RuntimeConfig:
     """CPU threads. None: PyTorch's choice."""
     deterministic: bool = False
     """Bitwise reproducible on CUDA, more slowly."""
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", self.device):

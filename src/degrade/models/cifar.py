@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
+from degrade.models.recompute import recomputed
 
 
 class BasicBlock(nn.Module):
@@ -48,6 +49,9 @@ class CifarNet(nn.Module):
     Input: float N x 3 x 32 x 32, mean already subtracted. Output: float N x classes, logits.
     """
 
+    recompute = False
+    """Compute activations again in the backward pass instead of keeping them (train mode)."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         blocks = (config.depth - 2) // 6
@@ -61,7 +65,10 @@ class CifarNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.layer3(self.layer2(self.layer1(out)))
+        if self.recompute and self.training:
+            out = recomputed([*self.layer1, *self.layer2, *self.layer3], out)
+        else:
+            out = self.layer3(self.layer2(self.layer1(out)))
         return self.linear(out.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 

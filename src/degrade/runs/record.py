@@ -37,6 +37,7 @@ INCIDENTAL = frozenset(
         "name",
         "output",
         "runtime.device",
+        "runtime.recompute",
         "runtime.threads",
     }
 )

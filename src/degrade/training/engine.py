@@ -101,15 +101,27 @@ class Engine:
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> None:
         """One update. Adds the batch's loss and errors, measured before it, to `loss_sum` and `wrong`."""
+        loss, logits = self.loss(images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.update(lr)
+        self.count(loss, logits, labels)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in train mode, and the logits."""
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         with self._autocast():
             logits = self._forward(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def update(self, lr: float) -> None:
+        """Change the weights by the gradients, and drop these."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the sums."""
         self.loss_sum += loss.detach() * len(labels)
         self.wrong += (logits.detach().argmax(1) != labels).sum()
 

@@ -78,6 +78,7 @@ class Training:
         device = choose_device(experiment.runtime.device)
         precision = choose_precision(experiment.runtime.precision, device)
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
+        model.recompute = experiment.runtime.recompute
         self.engine = Engine(model, experiment.optim, experiment.runtime, device=device, precision=precision)
         self.batches = Batches(
             images,

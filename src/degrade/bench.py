@@ -1,0 +1,461 @@
+"""How fast training is: the conventional loop and degrade's engine, side by side in one run.
+
+Every contender runs in a process of its own, so that its memory is its own and none helps or harms another. The
+parent lets one work at a time, in turn, over several rounds: a noisy machine is then noisy for all, and what is
+reported are medians and the ratio to the conventional loop of the same run.
+"""
+
+import json
+import logging
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from degrade.analysis.table import aligned
+from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
+from degrade.data import ImageSet
+from degrade.errors import DegradeError
+from degrade.models import build_model, multiply_adds
+from degrade.runs.environment import device_name
+from degrade.training import Training, choose_device, choose_precision
+
+#: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
+BATCHES = 40
+PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
+CONVENTIONAL = "conventional"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What runs against what.
+
+    Attributes:
+        depth: of the plain network.
+        name: `conventional`, or the engine's name.
+        precision: `fp32` or `bf16`.
+        workers: processes that load data; conventional only.
+    """
+
+    depth: int
+    name: str
+    precision: str
+    workers: int = 0
+    batch_size: int = PAPER_BATCH
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        """As in the table."""
+        workers = f", {self.workers} workers" if self.name == CONVENTIONAL else ""
+        return f"{self.name} {self.precision}{workers}"
+
+
+@dataclass
+class Result:
+    """What a contender reached.
+
+    Attributes:
+        images_per_second: one value a round.
+        step_ms: of a training step, by part, and of an evaluation batch of 250; degrade's engine only.
+        peak_memory: bytes resident in its process (CUDA: allocated on the device), its workers not counted.
+        start_seconds: from nothing to the third step, compilation included.
+        ratio: median over that of the fastest conventional loop at the same depth.
+        roofline: share of the multiply-adds of forward and backward in the GEMM peak of that precision.
+        paper_hours: what the paper's recipe would take, evaluation each epoch included.
+    """
+
+    contender: Contender
+    images_per_second: list[float] = field(default_factory=list)
+    step_ms: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    start_seconds: float = 0.0
+    ratio: float = 0.0
+    roofline: float = 0.0
+    paper_hours: float | None = None
+
+    @property
+    def median(self) -> float:
+        """Images per second."""
+        return statistics.median(self.images_per_second)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole bench.
+
+    Attributes:
+        machine: device and versions.
+        gemm_peak: multiply-adds per second by precision, the best of all rounds.
+    """
+
+    machine: dict[str, Any]
+    gemm_peak: dict[str, float]
+    results: list[Result]
+
+    def as_text(self) -> str:
+        """A table, a line a contender, and how a step's time divides."""
+        head = ["depth", "setting", "img/s", "spread", "ratio", "roofline", "MiB", "start", "paper"]
+        rows = [
+            [
+                str(r.contender.depth),
+                r.contender.label,
+                f"{r.median:,.0f}",
+                f"{min(r.images_per_second):,.0f}-{max(r.images_per_second):,.0f}",
+                f"{r.ratio:.2f}",
+                f"{r.roofline:.0%}",
+                f"{r.peak_memory / 2**20:,.0f}",
+                f"{r.start_seconds:.0f} s",
+                "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
+            ]
+            for r in self.results
+        ]
+        parts = [r for r in self.results if r.step_ms]
+        names = list(parts[0].step_ms) if parts else []
+        split = [
+            [str(r.contender.depth), r.contender.label, *(f"{r.step_ms[name]:.1f}" for name in names)] for r in parts
+        ]
+        peaks = ", ".join(f"{p} {2 * peak / 1e9:,.0f} GFLOP/s" for p, peak in sorted(self.gemm_peak.items()))
+        lines = [f"{self.machine['device']}, torch {self.machine['torch']}; matrix products reach {peaks}", ""]
+        lines.append(aligned(head, rows))
+        if split:
+            lines += ["", "milliseconds of a step's parts, and of an evaluation batch of 250 images:"]
+            lines.append(aligned(["depth", "setting", *names], split))
+        return "\n".join(lines)
+
+    def as_json(self) -> str:
+        """All of it, as JSON."""
+        results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
+        return json.dumps({"machine": self.machine, "gemm_peak": self.gemm_peak, "results": results}, indent=2)
+
+
+def contenders(
+    depths: Sequence[int], *, device: str, workers: int, batch_size: int, compiled: bool
+) -> list[Contender]:
+    """The conventional loop with and without workers, and the engine at each setting that makes sense there."""
+    precisions = ["fp32"]
+    if choose_precision("auto", choose_device(device)) == "bf16":
+        precisions.append("bf16")
+    found = []
+    for depth in depths:
+
+        def contender(name: str, precision: str, workers: int = 0, depth: int = depth) -> Contender:
+            return Contender(depth, name, precision, workers, batch_size, device)
+
+        found += [contender(CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
+        found += [contender("eager", precision) for precision in precisions]
+        if compiled:
+            found.append(contender("compiled", precisions[-1]))
+    return found
+
+
+def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report:
+    """Let contenders work in turn.
+
+    Args:
+        chosen: who takes part.
+        rounds: turns of each.
+        seconds: length of a turn.
+
+    Raises:
+        DegradeError: a contender's process ended.
+    """
+    results = [Result(contender) for contender in chosen]
+    peaks: dict[str, float] = {}
+    device = choose_device(chosen[0].device)
+    runners: list[_Runner] = []
+    bar = tqdm(total=len(results) * (rounds + 1), desc="bench", unit="turn", leave=False, disable=None)
+    try:
+        for result in results:
+            bar.set_postfix_str(f"starting {result.contender.depth} {result.contender.label}")
+            runners.append(_Runner(result.contender))
+            result.start_seconds = runners[-1].ask("start")
+            bar.update()
+        for _ in range(rounds):
+            for precision in {result.contender.precision for result in results}:
+                peaks[precision] = max(peaks.get(precision, 0.0), gemm_peak(device, precision))
+            for result, runner in zip(results, runners, strict=True):
+                bar.set_postfix_str(f"{result.contender.depth} {result.contender.label}")
+                result.images_per_second.append(runner.ask("run", seconds))
+                bar.update()
+        for result, runner in zip(results, runners, strict=True):
+            result.step_ms = runner.ask("split")
+            result.peak_memory = runner.ask("memory")
+    finally:
+        for runner in runners:
+            runner.stop()
+        bar.close()
+    _compare(results, peaks)
+    return Report(_machine(device), peaks, results)
+
+
+def gemm_peak(device: torch.device, precision: str, size: int = 2048, repeats: int = 5) -> float:
+    """Multiply-adds per second of a square matrix product, the best of some: the roof over convolutions."""
+    size = size if device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(repeats + 1):
+        _wait(device)
+        started = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = max(best, size**3 / (time.perf_counter() - started))
+    return best
+
+
+def profile(contender: Contender, path: Path, steps: int = 5) -> None:
+    """Write a torch.profiler trace of some training steps, for a trace viewer."""
+    engine = _Engine(contender)
+    for _ in range(3):
+        engine.step()
+    with torch.profiler.profile() as profiler:
+        for _ in range(steps):
+            engine.step()
+        engine.wait()
+    profiler.export_chrome_trace(str(path))
+
+
+def _compare(results: Sequence[Result], peaks: dict[str, float]) -> None:
+    """Fill in what follows from the measurements."""
+    for result in results:
+        contender = result.contender
+        base = [
+            r.median for r in results if r.contender.depth == contender.depth and r.contender.name == CONVENTIONAL
+        ]
+        result.ratio = result.median / max(base) if base else 0.0
+        work = multiply_adds(build_model(ModelConfig(depth=contender.depth)))
+        # Backward costs twice the forward pass: gradients of inputs and of weights.
+        result.roofline = 3 * work * result.median / peaks[contender.precision]
+        if "evaluation" in result.step_ms:
+            evaluation = PAPER_EPOCHS * 10_000 / 250 * result.step_ms["evaluation"] / 1000
+            result.paper_hours = (PAPER_ITERATIONS * PAPER_BATCH / result.median + evaluation) / 3600
+
+
+class _Runner:
+    """A contender's process, asked over a pipe."""
+
+    def __init__(self, contender: Contender) -> None:
+        # Spawned, not forked: a fork would inherit this process's memory and threads.
+        context = multiprocessing.get_context("spawn")
+        self.contender = contender
+        self.connection, theirs = context.Pipe()
+        # Not a daemon: daemons may not have children, and the conventional loop's workers are its children.
+        self.process = context.Process(target=_serve, args=(theirs, contender))
+        self.process.start()
+        theirs.close()
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        try:
+            self.connection.send((what, *arguments))
+            answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise DegradeError(f"bench: the process of {self.contender.label} ended") from error
+        if isinstance(answer, Exception):
+            raise DegradeError(f"bench: {self.contender.label} failed: {answer}") from answer
+        return answer
+
+    def stop(self) -> None:
+        self.connection.close()  # at which it returns
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join()
+
+
+def _serve(connection: Connection, contender: Contender) -> None:
+    """Answer questions until the parent goes away."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which misses CUDA on a CPU
+    loop: _Conventional | _Engine | None = None
+    started = time.perf_counter()
+    while True:
+        try:
+            what, *arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if loop is None:
+                loop = _Conventional(contender) if contender.name == CONVENTIONAL else _Engine(contender)
+                for _ in range(3):
+                    loop.step()
+                loop.wait()
+            if what == "start":
+                connection.send(time.perf_counter() - started)
+            elif what == "run":
+                connection.send(_rate(loop, *arguments))
+            elif what == "split":
+                connection.send(loop.split())
+            else:
+                connection.send(_peak_memory(loop.device))
+        except Exception as error:
+            connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _rate(loop: "_Conventional | _Engine", seconds: float) -> float:
+    """Images per second over a turn; what was prepared while others worked is not counted."""
+    loop.discard_prepared()
+    images = 0
+    started = time.perf_counter()
+    while images == 0 or time.perf_counter() - started < seconds:
+        images += loop.step()
+    loop.wait()
+    return images / (time.perf_counter() - started)
+
+
+class _Conventional:
+    """The usual CIFAR ResNet scripts' loop: PIL transforms in a DataLoader, eager fp32, `.item()` every step."""
+
+    def __init__(self, contender: Contender) -> None:
+        from torchvision import transforms
+
+        self.contender = contender
+        self.device = choose_device(contender.device)
+        normalise = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+        flip_and_crop = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(32, 4)]
+        self.loader = torch.utils.data.DataLoader(
+            _Photographs(contender, transforms.Compose([*flip_and_crop, transforms.ToTensor(), normalise])),
+            batch_size=contender.batch_size,
+            shuffle=True,
+            num_workers=contender.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=contender.workers > 0,
+            # As on Linux by default; this process was spawned, and its children would be too.
+            multiprocessing_context="fork" if contender.workers and sys.platform.startswith("linux") else None,
+        )
+        self.batches = iter(self.loader)
+        self.model = build_model(ModelConfig(depth=contender.depth)).to(self.device).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        self.criterion = nn.CrossEntropyLoss()
+        self.loss = self.correct = 0.0
+
+    def step(self) -> int:
+        images, labels = self._next()
+        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        output = self.model(images)
+        loss = self.criterion(output, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.loss += loss.item() * len(labels)
+        self.correct += (output.argmax(1) == labels).sum().item()
+        return len(labels)
+
+    def discard_prepared(self) -> None:
+        for _ in range(2 * self.contender.workers):  # DataLoader's default prefetch_factor
+            self._next()
+
+    def split(self) -> dict[str, float]:
+        return {}
+
+    def wait(self) -> None:
+        _wait(self.device)
+
+    def _next(self) -> tuple[Tensor, Tensor]:
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            batch = next(self.batches)
+        return batch[0], batch[1]
+
+
+class _Photographs(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Noise as PIL images, as torchvision's CIFAR10 gives photographs."""
+
+    def __init__(self, contender: Contender, transform: Callable[[Any], Tensor]) -> None:
+        self.images = _noise(contender).train_images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), index % 10
+
+
+class _Engine:
+    """degrade's own training, as `degrade train` runs it."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.training = Training(_experiment(contender), _noise(contender))
+        self.device = self.training.engine.device
+
+    def step(self) -> int:
+        self.training.step()
+        return self.contender.batch_size
+
+    def discard_prepared(self) -> None:
+        """Nothing is prepared ahead."""
+
+    def split(self) -> dict[str, float]:
+        """Milliseconds of each part, medians of 5 steps."""
+        engine, batches = self.training.engine, self.training.batches
+        times: dict[str, list[float]] = {}
+
+        def clocked(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
+            _wait(self.device)
+            started = time.perf_counter()
+            result = work(*arguments)
+            _wait(self.device)
+            times.setdefault(part, []).append(1000 * (time.perf_counter() - started))
+            return result
+
+        for iteration in range(1, 6):
+            images, labels = clocked("data", batches.batch, iteration)
+            loss, logits = clocked("forward", engine.loss, images, labels)
+            clocked("backward", loss.backward)
+            clocked("optimizer", engine.update, 0.01)
+            clocked("metrics", engine.count, loss, logits, labels)
+        pixels, labels = self.training.test
+        for _ in range(3):
+            clocked("evaluation", self.training.evaluate, pixels[:250], labels[:250])
+        return {part: statistics.median(values) for part, values in times.items()}
+
+    def wait(self) -> None:
+        _wait(self.device)
+
+
+def _experiment(contender: Contender) -> Experiment:
+    experiment = compose([f"model.depth={contender.depth}", f"recipe.batch_size={contender.batch_size}"])
+    engine = contender.name if contender.name in ("eager", "compiled") else "auto"
+    runtime = RuntimeConfig(device=contender.device, precision=contender.precision, engine=engine)
+    return replace(experiment, runtime=runtime)
+
+
+def _noise(contender: Contender) -> ImageSet:
+    count = BATCHES * contender.batch_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 10
+    mean = torch.full((3, 32, 32), 0.5)
+    names = tuple(map(str, range(10)))
+    return ImageSet(pixels, labels, pixels[:1000], labels[:1000], mean, names, "noise", "", synthetic=True)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}

@@ -1,0 +1,75 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from degrade.config import Experiment, ModelConfig
+from degrade.data import load_images
+from degrade.models import CifarNet, build_model, multiply_adds
+from degrade.training import Training, fit
+from tests.conftest import Outcome
+
+
+def test_multiply_adds_are_those_of_the_layers_written_out() -> None:
+    stages = 6 * 16 * 16 * 9 * 32**2, (16 + 5 * 32) * 32 * 9 * 16**2, (32 + 5 * 64) * 64 * 9 * 8**2
+    assert multiply_adds(CifarNet(ModelConfig())) == 3 * 16 * 9 * 32**2 + sum(stages) + 64 * 10
+    model = CifarNet(ModelConfig()).train()
+    multiply_adds(model)
+    assert model.training
+
+
+@pytest.mark.parametrize("family", ["plain", "residual"])
+def test_recomputing_changes_nothing_but_memory(family: str, small: Callable[..., Experiment]) -> None:
+    runs = []
+    for recompute in ("false", "true"):
+        experiment = small(f"model.family={family}", "model.depth=32", f"runtime.recompute={recompute}")
+        training = Training(experiment, load_images(experiment.data))
+        rows = [(row.train_loss, row.test_loss, row.train_error_clean) for row in fit(training)]
+        runs.append((rows, training.engine.model.state_dict()))
+    assert runs[0][0] == runs[1][0]
+    for name, value in runs[0][1].items():
+        assert torch.equal(value, runs[1][1][name]), name
+
+
+def saved_bytes(model: CifarNet) -> int:
+    """Bytes that the forward pass keeps for the backward pass, each storage once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.zeros(4, 3, 32, 32)).sum()
+    return sum(kept.values())
+
+
+def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
+    model = build_model(ModelConfig(depth=110)).train()
+    whole = saved_bytes(model)
+    model.recompute = True
+    assert saved_bytes(model) < whole / 5
+
+
+def test_bench_measures_both_loops_and_says_so_as_text_or_json(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    arguments = ["bench", "--depths", "8", "--no-compiled", "--rounds", "2", "--seconds", "0.05"]
+    outcome = cli(
+        *arguments, "--batch-size", "8", "--workers", "1", "--device", "cpu", "--json", "--profile", "t.json"
+    )
+    assert outcome.code == 0
+    report = json.loads(outcome.out)
+    labels = [result["label"] for result in report["results"]]
+    assert labels[:3] == ["conventional fp32, 0 workers", "conventional fp32, 1 workers", "eager fp32"]
+    for result in report["results"]:
+        assert len(result["images_per_second"]) == 2
+        assert result["median"] > 0
+        assert result["ratio"] > 0
+        assert 0 < result["roofline"] < 1
+        assert result["peak_memory"] > 1e8
+    assert max(r["ratio"] for r in report["results"][:2]) == 1
+    parts = set(report["results"][2]["step_ms"])
+    assert parts == {"data", "forward", "backward", "optimizer", "metrics", "evaluation"}
+    assert report["results"][2]["paper_hours"] > 0
+    assert "traceEvents" in json.loads((tmp_path / "t.json").read_text())
