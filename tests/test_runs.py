@@ -351,7 +351,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_record_stays_whole(tmp_path: Path
     slow = ["recipe.iterations=4000", "eval.every=10", "recipe.batch_size=90", "model.depth=110", "recipe.warmup=off"]
     process = start(tmp_path, *slow)
     folder = run_directory(compose([*SMALL, *slow, f"output={tmp_path / 'outputs'}"]))
-    wait_for(folder / "train.log", "engine", process)
+    wait_for(folder / "train.log", "eager", process)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)

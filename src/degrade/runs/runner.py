@@ -215,11 +215,11 @@ class _Session:
     def _tell(self, row: Metrics) -> None:
         self._summarise("running")
         parts = [
-            f"{self.name}  iteration {row.iteration:,}/{self.experiment.recipe.iterations:,}",
+            f"{self.name}  {row.iteration:,}/{self.experiment.recipe.iterations:,}",
             f"train {row.train_error:.2%}",
         ]
         if row.train_error_clean is not None:
-            parts.append(f"clean train {row.train_error_clean:.2%}")
+            parts.append(f"clean {row.train_error_clean:.2%}")
         if row.test_error is not None:
             parts.append(f"test {row.test_error:.2%}")
         parts += [
@@ -233,7 +233,7 @@ class _Session:
     def _announce(self) -> None:
         engine = self.training.engine
         log.info(
-            "%s: %s parameters, %s, %s, %s engine, data: %s",
+            "%s: %s parameters, %s, %s, %s, %s",
             self.name,
             f"{count_parameters(engine.model):,}",
             engine.device,
