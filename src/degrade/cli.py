@@ -352,6 +352,8 @@ def entry_point() -> None:
     # SIGTERM stops as Ctrl-C does, while fetching and between runs too.
     signal.signal(signal.SIGTERM, interrupt)
     code = main(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
     try:
         sys.stdout.flush()
     except BrokenPipeError:
