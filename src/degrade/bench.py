@@ -25,7 +25,7 @@ from tqdm import tqdm
 from degrade.analysis.table import aligned
 from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
 from degrade.data import ImageSet
-from degrade.errors import DegradeError
+from degrade.errors import RunFailed
 from degrade.models import build_model, multiply_adds
 from degrade.runs.environment import device_name
 from degrade.training import Training, choose_device, choose_precision
@@ -168,7 +168,7 @@ def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report
         seconds: length of a turn.
 
     Raises:
-        DegradeError: a contender's process ended.
+        RunFailed: a contender's process ended, or could not go on.
     """
     results = [Result(contender) for contender in chosen]
     peaks: dict[str, float] = {}
@@ -260,9 +260,9 @@ class _Runner:
             self.connection.send((what, *arguments))
             answer = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise DegradeError(f"bench: the process of {self.contender.label} ended") from error
+            raise RunFailed(f"bench: the process of {self.contender.label} ended") from error
         if isinstance(answer, Exception):
-            raise DegradeError(f"bench: {self.contender.label} failed: {answer}") from answer
+            raise RunFailed(f"bench: {self.contender.label} failed: {answer}") from answer
         return answer
 
     def stop(self) -> None:

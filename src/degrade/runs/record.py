@@ -75,11 +75,7 @@ def _recipe_settings(name: str) -> dict[str, Any]:
 def _plain_text(value: Any) -> str:
     if isinstance(value, str):
         # Commas and equal signs separate settings: inside a value they must not look like that.
-        return (
-            value
-            if re.fullmatch(r"[A-Za-z0-9._+-]+", value)
-            else _folder_name(re.sub(r"[,=\[\]]", "_", value), value)
-        )
+        return _folder_name(re.sub(r"[,=\[\]~]", "_", value), value)
     return json.dumps(value, separators=(",", ":"))
 
 

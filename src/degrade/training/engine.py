@@ -55,12 +55,9 @@ def keep_freed_memory() -> None:
         return
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, size in (
-            (-3, 32 << 20),
-            (-1, 1 << 30),
-            (-2, 64 << 20),
-        ):  # M_MMAP_THRESHOLD, _TRIM_, M_TOP_PAD
-            mallopt(parameter, size)
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-2, 64 << 20)  # M_TOP_PAD
 
 
 class Engine:
