@@ -30,7 +30,7 @@ class Progress:
         self._bar = tqdm(
             total=self._total,
             disable=None,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
             dynamic_ncols=True,
             leave=False,
         )
