@@ -1,7 +1,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -270,14 +270,3 @@ def test_a_step_reads_no_device_value(small: Make, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(torch.Tensor, name, refuse)
     x, y = torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
     ours.engine.step(x, y, 0.1)
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_losses_equal_those_of_the_cpu_over_the_first_steps(small: Make) -> None:
-    experiment = small("runtime.precision=fp32", "log.every=1", "recipe.iterations=20")
-    losses = []
-    for device in ("cpu", "cuda"):
-        there = replace(experiment, runtime=replace(experiment.runtime, device=device))
-        losses.append([row.train_loss for row in fit(training(there))])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -149,13 +149,14 @@ class EvalConfig:
     """On the test images. None: once an epoch."""
     clean_every: int | None = None
     """On all training images, un-augmented. None: at the end only."""
-    batch_size: int = 250
-    """Images a forward pass; changes speed and memory, not results."""
+    batch_size: int | None = None
+    """Images a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA device."""
 
     def __post_init__(self) -> None:
         _interval("eval.every", self.every)
         _interval("eval.clean_every", self.clean_every)
-        _at_least("eval.batch_size", self.batch_size, 1)
+        if self.batch_size is not None:
+            _at_least("eval.batch_size", self.batch_size, 1)
 
 
 @dataclass
@@ -189,7 +190,9 @@ class RuntimeConfig:
     precision: str = "auto"
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device has it in hardware."""
     engine: str = "auto"
-    """`eager`, `compiled` (torch.compile), or `auto`."""
+    """`eager`, `compiled` (torch.compile), `graph` (a CUDA graph), `compiled-graph` (both), or `auto`."""
+    memory_format: str = "channels_last"
+    """How images lie in memory: `channels_last` or `contiguous` (channels first)."""
     threads: int | None = None
     """CPU threads. None: PyTorch's choice."""
     deterministic: bool = False
@@ -201,7 +204,8 @@ class RuntimeConfig:
         if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", self.device):
             raise ConfigError(f"runtime.device={self.device}: choose one of auto, cpu, cuda, cuda:N")
         _one_of("runtime.precision", self.precision, ("auto", "fp32", "bf16"))
-        _one_of("runtime.engine", self.engine, ("auto", "eager", "compiled"))
+        _one_of("runtime.engine", self.engine, ("auto", "eager", "compiled", "graph", "compiled-graph"))
+        _one_of("runtime.memory_format", self.memory_format, ("channels_last", "contiguous"))
         if self.threads is not None:
             _within("runtime.threads", self.threads, 1, 1024)
 

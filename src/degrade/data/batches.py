@@ -5,8 +5,6 @@ generator seeded with (seed, epoch). So resuming needs nothing but the iteration
 of network sees the same batches.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -37,8 +35,11 @@ class Batches:
         self.batch_size = batch_size
         self.augment = augment
         self.seed = seed
+        count = len(self.labels)
+        # Filled anew each epoch, never replaced: a CUDA graph reads them where they are.
+        self._order, self._rows, self._columns = torch.zeros((3, count), dtype=torch.int64, device=device)
+        self._flips = torch.zeros(count, dtype=torch.bool, device=device)
         self._epoch = -1
-        self._order = self._rows = self._columns = self._flips = torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
@@ -51,25 +52,45 @@ class Batches:
         Returns:
             float32 N x 3 x 32 x 32 with the mean subtracted, stored channels last, and int64 N labels.
         """
-        epoch, place = divmod(iteration - 1, self.per_epoch)
-        self._draw_epoch(epoch)
-        here = slice(place * self.batch_size, (place + 1) * self.batch_size)
-        index = self._order[here]
+        return self.at(self.prepare(iteration))
+
+    def prepare(self, iteration: int) -> slice:
+        """Draw the iteration's epoch, if it is not drawn yet, and tell which places of it make up the batch."""
+        epoch, number = divmod(iteration - 1, self.per_epoch)
+        if epoch != self._epoch:
+            self._draw(epoch)
+        start = number * self.batch_size
+        return slice(start, start + self.size(iteration))
+
+    def size(self, iteration: int) -> int:
+        """Images in an iteration's batch."""
+        number = (iteration - 1) % self.per_epoch
+        return min(self.batch_size, len(self.labels) - number * self.batch_size)
+
+    def at(self, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The images at some places of the epoch that is drawn; computed on the device alone.
+
+        Args:
+            places: a slice, or int64 N.
+
+        Returns:
+            As `batch`.
+        """
+        index = self._order[places]
         images = normalised(self.pixels[index], self.mean)
         if self.augment:
-            images = crop_and_flip(images, self._rows[here], self._columns[here], self._flips[here])
+            images = crop_and_flip(images, self._rows[places], self._columns[places], self._flips[places])
         return images.contiguous(memory_format=torch.channels_last), self.labels[index]
 
-    def _draw_epoch(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
+    def _draw(self, epoch: int) -> None:
         # Drawn on the CPU so that every device sees the same numbers.
         generator = torch.Generator().manual_seed(_mixed_seed(self.seed, epoch))
         count = len(self.labels)
-        self._order = torch.randperm(count, generator=generator).to(self.device)
+        self._order.copy_(torch.randperm(count, generator=generator))
         offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
-        self._rows, self._columns = offsets.to(self.device)
-        self._flips = torch.randint(2, (count,), generator=generator).bool().to(self.device)
+        self._rows.copy_(offsets[0])
+        self._columns.copy_(offsets[1])
+        self._flips.copy_(torch.randint(2, (count,), generator=generator))
         self._epoch = epoch
 
 
@@ -99,13 +120,9 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) 
     return picked.permute(0, 3, 1, 2)
 
 
-def evaluation_batches(
-    pixels: Tensor, labels: Tensor, mean: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The single 32 x 32 view of each image, in order (paper, section 4.2)."""
-    for start in range(0, len(labels), batch_size):
-        images = normalised(pixels[start : start + batch_size], mean)
-        yield images.contiguous(memory_format=torch.channels_last), labels[start : start + batch_size]
+def single_view(pixels: Tensor, mean: Tensor) -> Tensor:
+    """The single 32 x 32 view of test images (paper, section 4.2): uint8 to float32, stored channels last."""
+    return normalised(pixels, mean).contiguous(memory_format=torch.channels_last)
 
 
 def _mixed_seed(seed: int, epoch: int) -> int:

@@ -2,12 +2,12 @@
 
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-import torchvision
 
 import degrade
 from degrade.config import Experiment
@@ -26,7 +26,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
             "degrade": degrade.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),
             "numpy": numpy.__version__,
         },
         "platform": platform.platform(),

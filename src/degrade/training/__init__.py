@@ -1,6 +1,6 @@
 """From batches and a network to metrics; knows nothing of files or progress bars."""
 
-from degrade.training.engine import Engine, choose_device, choose_precision
+from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision
 from degrade.training.fit import Evaluation, Metrics, Training, fit
 from degrade.training.schedule import learning_rate
 
@@ -10,6 +10,7 @@ __all__ = [
     "Metrics",
     "Training",
     "choose_device",
+    "choose_engine",
     "choose_precision",
     "fit",
     "learning_rate",

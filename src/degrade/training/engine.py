@@ -6,15 +6,23 @@ Metrics are summed on the device; nothing here waits for it. Knows nothing of fi
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from degrade.config import OptimConfig, RuntimeConfig
+from degrade.config import Experiment, OptimConfig
+from degrade.data import Batches
+from degrade.data.batches import single_view
 from degrade.errors import ConfigError
+
+#: Names of settings, and PyTorch's.
+MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
+
+#: Iterations of a run from which compiling for CUDA earns back its time: a minute, of a run of several.
+COMPILING_PAYS = 5_000
 
 
 def choose_device(name: str) -> torch.device:
@@ -60,43 +68,82 @@ def keep_freed_memory() -> None:
         mallopt(-2, 64 << 20)  # M_TOP_PAD
 
 
+def choose_engine(name: str, device: torch.device, iterations: int) -> str:
+    """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
+
+    Compiling must earn back its time. On the CPUs measured it gained nothing; a CUDA graph costs no time to speak
+    of, and compiling what goes into it pays once there are thousands of iterations.
+
+    Raises:
+        ConfigError: a graph is asked for, and the device is no CUDA device.
+    """
+    if device.type != "cuda":
+        if name.endswith("graph"):
+            raise ConfigError(f"runtime.engine={name}: a CUDA graph needs a CUDA device; use auto, eager or compiled")
+        return "eager" if name == "auto" else name
+    if name == "auto":
+        return "compiled-graph" if iterations >= COMPILING_PAYS else "graph"
+    return name
+
+
+class Sums(NamedTuple):
+    """What evaluation adds up, on the device."""
+
+    loss: Tensor
+    """float64, scalar."""
+    wrong: Tensor
+    """int64, a number a class: images answered wrongly."""
+    seen: Tensor
+    """int64, a number a class: images."""
+
+
 class Engine:
     """A network and its optimizer on a device.
 
     Args:
-        model: the network; moved to `device`, channels last.
-        optim: settings of stochastic gradient descent.
-        runtime: engine and determinism; `device` and `precision` are given resolved.
+        model: the network; moved to `device`.
+        experiment: optimizer, batch sizes, memory format and determinism; what is left to choose comes resolved:
         device: where it runs.
         precision: `fp32` or `bf16` (autocast; weights stay fp32).
+        name: `eager` or `compiled`.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optim: OptimConfig,
-        runtime: RuntimeConfig,
-        *,
-        device: torch.device,
-        precision: str,
+        self, model: nn.Module, experiment: Experiment, *, device: torch.device, precision: str, name: str
     ) -> None:
+        runtime = experiment.runtime
         if device.type == "cpu":
             keep_freed_memory()
-        elif precision == "fp32":
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
             # PyTorch's own default rounds the inputs of convolutions to TF32, 10 bits of mantissa.
-            torch.backends.cudnn.allow_tf32 = False
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            torch.backends.cudnn.allow_tf32 = precision != "fp32"
+            torch.backends.cudnn.benchmark = not runtime.deterministic
+        self.memory_format = getattr(torch, MEMORY_FORMATS[runtime.memory_format])
+        self.model = model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.device = device
         self.precision = precision
-        self.name = "compiled" if runtime.engine == "compiled" else "eager"
-        self.optimizer = sgd(self.model, optim)
-        self._forward: Callable[[Tensor], Tensor] = self.model
-        if self.name == "compiled":
-            self._forward = torch.compile(self.model)
+        self.name = name
+        self.classes = experiment.model.classes
+        self.evaluation_size = experiment.eval.batch_size or (2500 if device.type == "cuda" else 250)
+        self.optimizer = sgd(self.model, experiment.optim)
+        # Batches of other sizes, the last of an epoch above all, are not worth compiling for.
+        self._compiled_sizes: set[int] = set()
+        if name.startswith("compiled"):
+            self._compiled_sizes = {experiment.recipe.batch_size, self.evaluation_size}
+            self._compiled = torch.compile(self.model, dynamic=False)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.wrong = torch.zeros((), dtype=torch.int64, device=device)
+        counts = torch.zeros((2, self.classes), dtype=torch.int64, device=device)
+        self._evaluated = Sums(torch.zeros_like(self.loss_sum), *counts)
+        self._class_ids = torch.arange(self.classes, device=device)
 
-    def step(self, images: Tensor, labels: Tensor, lr: float) -> None:
+    def train(self, batches: Batches, iteration: int, lr: float) -> None:
+        """Make the update of one iteration, counted from 1."""
+        images, labels = batches.batch(iteration)
+        self.step(images, labels, lr)
+
+    def step(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> None:
         """One update. Adds the batch's loss and errors, measured before it, to `loss_sum` and `wrong`."""
         loss, logits = self.loss(images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -106,11 +153,10 @@ class Engine:
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in train mode, and the logits."""
         self.model.train()
-        with self._autocast():
-            logits = self._forward(images)
-        return F.cross_entropy(logits.float(), labels), logits
+        logits = self._logits(images)
+        return F.cross_entropy(logits, labels), logits
 
-    def update(self, lr: float) -> None:
+    def update(self, lr: float | Tensor) -> None:
         """Change the weights by the gradients, and drop these."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -124,38 +170,28 @@ class Engine:
 
     @torch.inference_mode()
     def evaluate(
-        self,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        *,
-        classes: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss and errors in eval mode.
+        self, pixels: Tensor, labels: Tensor, mean: Tensor, *, tick: Callable[[int], None] | None = None
+    ) -> Sums:
+        """Loss and errors in eval mode, un-augmented.
 
         Args:
-            batches: images and labels.
-            classes: number of classes.
+            pixels: uint8 N x 3 x 32 x 32, on the device.
+            labels: int64 N.
+            mean: what to subtract, float32 3 x 32 x 32.
             tick: called with the number of images after each batch; what it raises ends the evaluation.
 
         Returns:
-            Sum of losses (float64, scalar), wrong answers a class and images a class (int64, `classes`).
+            Sums over all images, until the next evaluation.
         """
         self.model.eval()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        wrong = torch.zeros(classes, dtype=torch.int64, device=self.device)
-        seen = torch.zeros(classes, dtype=torch.int64, device=self.device)
-        class_ids = torch.arange(classes, device=self.device)
-        for images, labels in batches:
-            with self._autocast():
-                logits = self.model(images)
-            loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum")
-            # Not bincount, which waits for a CUDA device and is not deterministic on it.
-            by_class = labels[:, None] == class_ids
-            seen += by_class.sum(0)
-            wrong += (by_class & (logits.argmax(1) != labels)[:, None]).sum(0)
+        for total in self._evaluated:
+            total.zero_()
+        for start in range(0, len(labels), self.evaluation_size):
+            stop = min(start + self.evaluation_size, len(labels))
+            self._evaluate_places(pixels, labels, mean, slice(start, stop))
             if tick is not None:
-                tick(len(labels))
-        return loss_sum, wrong, seen
+                tick(stop - start)
+        return self._evaluated
 
     def reset_sums(self) -> None:
         """Begin a new row of training metrics."""
@@ -174,9 +210,28 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
+        ours = self.optimizer.defaults
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # which another device's checkpoint may have set otherwise
+            group.update(foreach=ours["foreach"], fused=ours["fused"])
         self.loss_sum.copy_(state["loss_sum"])
         self.wrong.copy_(state["wrong"])
+
+    def _evaluate_places(self, pixels: Tensor, labels: Tensor, mean: Tensor, places: slice | Tensor) -> None:
+        labels = labels[places]
+        logits = self._logits(single_view(pixels[places], mean))
+        total = self._evaluated
+        total.loss.add_(F.cross_entropy(logits, labels, reduction="sum"))
+        # Not bincount, which waits for a CUDA device and is not deterministic on it.
+        by_class = labels[:, None] == self._class_ids
+        total.seen.add_(by_class.sum(0))
+        total.wrong.add_((by_class & (logits.argmax(1) != labels)[:, None]).sum(0))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        forward = self._compiled if len(images) in self._compiled_sizes else self.model
+        with self._autocast():
+            logits: Tensor = forward(images.contiguous(memory_format=self.memory_format))
+        return logits.float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -194,10 +249,12 @@ def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         {"params": rest, "weight_decay": decay},
         {"params": norm, "weight_decay": decay if config.decay_norm else 0.0},
     ]
+    fused = all(p.device.type == "cuda" for p in model.parameters())  # which alone reads its rate on the device
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet
-from degrade.data.batches import evaluation_batches
 from degrade.errors import ConfigError
 from degrade.models import build_model
-from degrade.training.engine import Engine, choose_device, choose_precision
+from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision
+from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
 
@@ -77,9 +77,11 @@ class Training:
         self.tick = tick
         device = choose_device(experiment.runtime.device)
         precision = choose_precision(experiment.runtime.precision, device)
+        name = choose_engine(experiment.runtime.engine, device, experiment.recipe.iterations)
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
         model.recompute = experiment.runtime.recompute
-        self.engine = Engine(model, experiment.optim, experiment.runtime, device=device, precision=precision)
+        kind = GraphEngine if name.endswith("graph") else Engine
+        self.engine = kind(model, experiment, device=device, precision=precision, name=name)
         self.batches = Batches(
             images,
             batch_size=experiment.recipe.batch_size,
@@ -126,11 +128,10 @@ class Training:
     def step(self) -> None:
         """Make one update."""
         started = time.perf_counter()
-        images, labels = self.batches.batch(self.iteration + 1)
         self._last_lr = self.lr
-        self.engine.step(images, labels, self._last_lr)
+        self.engine.train(self.batches, self.iteration + 1, self._last_lr)
         self.iteration += 1
-        self._images += len(labels)
+        self._images += self.batches.size(self.iteration)
         if self.warming and self.iteration % WARMUP_WINDOW == 0:
             self._look_at_warming()
         elapsed = time.perf_counter() - started
@@ -186,9 +187,7 @@ class Training:
             images: uint8 N x 3 x 32 x 32, on the device.
             labels: int64 N.
         """
-        batches = evaluation_batches(images, labels, self.batches.mean, self.experiment.eval.batch_size)
-        classes = self.experiment.model.classes
-        loss, wrong, seen = self.engine.evaluate(batches, classes=classes, tick=self.tick)
+        loss, wrong, seen = self.engine.evaluate(images, labels, self.batches.mean, tick=self.tick)
         by_class = [w / n if n else math.nan for w, n in zip(wrong.tolist(), seen.tolist(), strict=True)]
         return Evaluation(float(loss) / len(labels), int(wrong.sum()) / len(labels), by_class)
 

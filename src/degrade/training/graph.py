@@ -1,0 +1,119 @@
+"""Training steps and evaluation as CUDA graphs: recorded once, then replayed.
+
+A step of these small networks is a thousand kernels of a few microseconds, which a CPU cannot launch as fast as a
+GPU finishes them. A graph is launched whole. What it reads and writes stays where it is: the epoch's draw, the
+place in it and the rate are tensors on the device, as weights, momentum and sums are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from degrade.config import Experiment
+from degrade.data import Batches
+from degrade.training.engine import Engine
+
+Body = Callable[[], None]
+
+#: Runs before recording, in which libraries choose their algorithms and torch.compile compiles.
+WARM_UP = 3
+
+
+def cuda_graph(body: Body) -> Body:
+    """Run `body` a few times, record the kernels that it launches, and return what launches them again."""
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            body()
+    here.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    return graph.replay
+
+
+class GraphEngine(Engine):
+    """An engine that replays: the same arithmetic as its parent's, launched as one.
+
+    Args:
+        model, experiment, device, precision: as the parent's.
+        name: `graph` or `compiled-graph`.
+        record: makes a replayable out of a function that may be run several times before.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        experiment: Experiment,
+        *,
+        device: torch.device,
+        precision: str,
+        name: str,
+        record: Callable[[Body], Body] = cuda_graph,
+    ) -> None:
+        super().__init__(model, experiment, device=device, precision=precision, name=name)
+        self._record = record
+        self._recorded: dict[Any, Body] = {}
+        self._start = torch.zeros((), dtype=torch.int64, device=device)
+        self._lr = torch.zeros((), device=device)
+
+    def train(self, batches: Batches, iteration: int, lr: float) -> None:
+        """Make the update of one iteration, counted from 1; always with the same `batches`."""
+        places = batches.prepare(iteration)
+        size = places.stop - places.start
+        self._start.fill_(places.start)
+        self._lr.fill_(lr)
+        self._replay(("train", size), partial(self._train_here, batches, size))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._recorded.clear()  # the optimizer's tensors are others now
+
+    def _train_here(self, batches: Batches, size: int) -> None:
+        self.step(*batches.at(self._places(size)), self._lr)
+
+    def _evaluate_places(self, pixels: Tensor, labels: Tensor, mean: Tensor, places: slice | Tensor) -> None:
+        if isinstance(places, Tensor):
+            super()._evaluate_places(pixels, labels, mean, places)
+            return
+        size = places.stop - places.start
+        self._start.fill_(places.start)
+
+        def evaluate_here() -> None:
+            self._evaluate_places(pixels, labels, mean, self._places(size))
+
+        self._replay(("evaluate", pixels.data_ptr(), size), evaluate_here)
+
+    def _places(self, size: int) -> Tensor:
+        return self._start + torch.arange(size, device=self.device)
+
+    def _replay(self, key: Any, body: Body) -> None:
+        if key not in self._recorded:
+            with self._unchanged():
+                self._recorded[key] = self._record(body)
+        self._recorded[key]()
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Put back weights, statistics, momentum and sums, all in place, after what recording did to them."""
+        kept = [(tensor, tensor.clone()) for tensor in self._mutable()]
+        yield
+        with torch.no_grad():
+            for momentum in self._momentum():
+                momentum.zero_()  # of an optimizer that had made no step: no momentum yet
+            for tensor, before in kept:
+                tensor.copy_(before)
+
+    def _mutable(self) -> list[Tensor]:
+        sums = [self.loss_sum, self.wrong, *self._evaluated]
+        return [*self.model.state_dict().values(), *self._momentum(), *sums]
+
+    def _momentum(self) -> list[Tensor]:
+        states = self.optimizer.state.values()
+        return [state["momentum_buffer"] for state in states if state.get("momentum_buffer") is not None]

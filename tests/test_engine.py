@@ -1,0 +1,229 @@
+"""Engines agree: eager, compiled and replayed steps are the same arithmetic."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from degrade.config import Experiment
+from degrade.data import Batches, load_images
+from degrade.errors import ConfigError
+from degrade.models import build_model
+from degrade.training import Training, checkpoint, choose_engine, fit
+from degrade.training.engine import Engine
+from degrade.training.graph import Body, GraphEngine
+
+Make = Callable[..., Experiment]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def run_twice_then_replay(body: Body) -> Body:
+    """Does with a body what recording a CUDA graph does: runs it before, and again for each replay."""
+    body()
+    body()
+    return body
+
+
+def training(experiment: Experiment, *, replayed: bool = False) -> Training:
+    """Ready to train on the CPU, its engine's steps recorded by the stand-in if `replayed`."""
+    made = Training(experiment, load_images(experiment.data))
+    if replayed:
+        model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
+        made.engine = GraphEngine(
+            model, experiment, device=CPU, precision=made.engine.precision, name="graph", record=run_twice_then_replay
+        )
+    return made
+
+
+def losses(of: Training) -> list[float]:
+    return [row.train_loss for row in fit(of)]
+
+
+def assert_same_weights(one: Training, other: Training) -> None:
+    theirs = other.engine.model.state_dict()
+    for name, value in one.engine.model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def assert_close_while_it_can_be(one: list[float], other: list[float]) -> None:
+    """Rounding differs, and training amplifies it: a hundred times in these eight steps."""
+    assert one[:2] == pytest.approx(other[:2], rel=1e-5)
+    assert one == pytest.approx(other, rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_steps_are_the_eager_ones_bit_for_bit(precision: str, small: Make) -> None:
+    """Over ragged batches, epochs, evaluations in batches of two sizes, and whatever recording ran before."""
+    experiment = small("log.every=1", "eval.batch_size=16", f"runtime.precision={precision}")
+    eager, replayed = training(experiment), training(experiment, replayed=True)
+    rows = [
+        [(r.train_loss, r.train_error, r.test_loss, r.train_error_clean) for r in fit(t)] for t in (eager, replayed)
+    ]
+    assert rows[0] == rows[1]
+    assert_same_weights(eager, replayed)
+
+
+def test_replaying_goes_on_from_a_checkpoint_as_if_never_stopped(small: Make) -> None:
+    experiment = small("log.every=1", "model.family=residual")
+    whole, first, second = (training(experiment, replayed=True) for _ in range(3))
+    expected = losses(whole)
+    for _ in range(7):
+        first.step()
+        first.measure()
+    second.step()  # recorded before it takes up the checkpoint
+    second.load_state_dict(first.state_dict())
+    assert losses(second) == expected[7:]
+    assert_same_weights(whole, second)
+
+
+def test_a_recorded_step_reads_no_value_and_allocates_shapes_known_beforehand(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device there are no values: whatever would wait for a GPU, in Python or below, fails.
+
+    The optimizer is left out: the one that reads its rate on the device exists for CUDA alone.
+    """
+    experiment = small()
+    images = load_images(experiment.data)
+    meta = torch.device("meta")
+    batches = Batches(images, batch_size=16, augment=True, seed=0, device=meta)
+    engine = GraphEngine(
+        build_model(experiment.model),
+        experiment,
+        device=meta,
+        precision="fp32",
+        name="graph",
+        record=lambda body: body,
+    )
+    monkeypatch.setattr(engine.optimizer, "step", lambda: None)
+    for iteration in (1, 2, 6, 7):  # the sixth is ragged, the seventh begins an epoch
+        engine.train(batches, iteration, 0.1)
+    total = engine.evaluate(batches.pixels, batches.labels, batches.mean)
+    assert [t.shape for t in total] == [(), (10,), (10,)]
+    with pytest.raises(RuntimeError, match="meta"):
+        int(engine.wrong)
+
+
+def test_compiled_losses_are_the_eager_ones_step_by_step(small: Make) -> None:
+    settings = ("log.every=1", "recipe.iterations=8", "recipe.milestones=[4]", "runtime.precision=fp32")
+    eager = losses(training(small(*settings)))
+    compiled = losses(training(small(*settings, "runtime.engine=compiled")))
+    assert len(eager) == 8
+    assert_close_while_it_can_be(compiled, eager)
+
+
+def test_memory_format_changes_nothing_but_speed(small: Make) -> None:
+    settings = ("log.every=1", "recipe.iterations=8", "recipe.milestones=[4]", "runtime.precision=fp32")
+    last, first = (training(small(*settings, f"runtime.memory_format={f}")) for f in ("channels_last", "contiguous"))
+    assert_close_while_it_can_be(losses(last), losses(first))
+    assert last.engine.model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert first.engine.model.conv1.weight.is_contiguous()
+
+
+def test_bf16_ends_where_fp32_ends_within_the_noise_of_seeds(small: Make) -> None:
+    """Final clean training errors over three seeds, on images that a small network can learn a little of."""
+    recipe = ["recipe.iterations=40", "recipe.milestones=[30]", "eval.every=40", "data.train_limit=160"]
+    ends: dict[str, list[float]] = {}
+    for precision in ("fp32", "bf16"):
+        for seed in range(3):
+            *_, last = fit(training(small(*recipe, f"runtime.precision={precision}", f"seed={seed}")))
+            assert last.train_error_clean is not None
+            ends.setdefault(precision, []).append(last.train_error_clean)
+    mean = {precision: sum(errors) / 3 for precision, errors in ends.items()}
+    variance = sum(sum((e - mean[p]) ** 2 for e in errors) / 2 for p, errors in ends.items()) / 2
+    assert max(mean.values()) < 0.85  # something was learnt
+    assert abs(mean["fp32"] - mean["bf16"]) < 4 * math.sqrt(variance * 2 / 3) + 0.02
+
+
+def test_deterministic_fp32_repeats_itself_bit_for_bit(small: Make) -> None:
+    experiment = small("runtime.precision=fp32", "runtime.deterministic=true", "log.every=1")
+    torch.use_deterministic_algorithms(True)
+    try:
+        once, again = training(experiment), training(experiment)
+        assert losses(once) == losses(again)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_weights(once, again)
+
+
+def test_engines_are_chosen_by_device_and_length_of_run() -> None:
+    assert [choose_engine("auto", CPU, n) for n in (24, 64_000)] == ["eager", "eager"]
+    assert [choose_engine("auto", CUDA, n) for n in (24, 64_000)] == ["graph", "compiled-graph"]
+    assert choose_engine("compiled", CPU, 24) == "compiled"
+    assert choose_engine("eager", CUDA, 64_000) == "eager"
+    with pytest.raises(ConfigError, match=r"runtime.engine=compiled-graph: a CUDA graph needs a CUDA device"):
+        choose_engine("compiled-graph", CPU, 24)
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("engine", ["eager", "graph", "compiled-graph"])
+def test_cuda_losses_equal_those_of_the_cpu_over_the_first_steps(engine: str, small: Make) -> None:
+    experiment = small("runtime.precision=fp32", "log.every=1", "recipe.iterations=20")
+    runs = []
+    for device, name in (("cpu", "eager"), ("cuda", engine)):
+        there = replace(experiment, runtime=replace(experiment.runtime, device=device, engine=name))
+        runs.append(losses(training(there)))
+    assert runs[0] == pytest.approx(runs[1], rel=1e-3)
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_cuda_graph_gives_the_eager_losses_and_resumes(small: Make) -> None:
+    experiment = small("runtime.device=cuda", "runtime.deterministic=true", "log.every=1", "eval.batch_size=16")
+    runs = [Training(_with(experiment, engine=name), load_images(experiment.data)) for name in ("eager", "graph")]
+    rows = [[(r.train_loss, r.test_loss, r.train_error_clean) for r in fit(run)] for run in runs]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+    first, second = (Training(_with(experiment, engine="graph"), load_images(experiment.data)) for _ in range(2))
+    for _ in range(7):
+        first.step()
+        first.measure()
+    second.step()
+    second.load_state_dict(first.state_dict())
+    assert [r.train_loss for r in fit(second)] == pytest.approx([row[0] for row in rows[1][7:]], rel=1e-4)
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("engine", ["graph", "compiled-graph"])
+def test_cuda_steps_wait_for_nothing(engine: str, small: Make) -> None:
+    experiment = _with(small("runtime.device=cuda", "recipe.iterations=100", "recipe.milestones=[50]"), engine=engine)
+    ours = Training(experiment, load_images(experiment.data))
+    for _ in range(6):  # both sizes recorded, one epoch drawn
+        ours.step()
+    ours.batches.prepare(7)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            ours.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_a_checkpoint_moves_between_devices(small: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    experiment = small("recipe.iterations=12", "recipe.milestones=[]", "runtime.precision=fp32")
+    there, here = (_with(experiment, device=device) for device in ("cuda", "cpu"))
+    first, second = (Training(e, load_images(e.data)) for e in (there, here))
+    first.step()
+    checkpoint.save(folder, first.state_dict())
+    second.load_state_dict(checkpoint.load(folder / checkpoint.NAME, CPU))
+    second.step()
+    first.step()
+    for p, q in zip(first.engine.model.parameters(), second.engine.model.parameters(), strict=True):
+        torch.testing.assert_close(p.cpu(), q, rtol=1e-3, atol=1e-5)
+
+
+def _with(experiment: Experiment, **runtime: Any) -> Experiment:
+    return replace(experiment, runtime=replace(experiment.runtime, **runtime))
+
+
+def test_the_engine_that_was_chosen_has_a_name(small: Make) -> None:
+    assert isinstance(training(small()).engine, Engine)
+    assert training(small()).engine.name == "eager"
