@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from degrade.bench import Report, traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
 from degrade.models import CifarNet, build_model, multiply_adds
@@ -18,6 +19,12 @@ def test_multiply_adds_are_those_of_the_layers_written_out() -> None:
     model = CifarNet(ModelConfig()).train()
     multiply_adds(model)
     assert model.training
+
+
+def test_traffic_counts_every_pass_over_every_activation() -> None:
+    activations = 7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2
+    assert traffic(CifarNet(ModelConfig()), "fp32") == 14 * 4 * activations
+    assert traffic(CifarNet(ModelConfig()), "bf16") == 14 * 2 * activations
 
 
 @pytest.mark.parametrize("family", ["plain", "residual"])
@@ -61,15 +68,21 @@ def test_bench_measures_both_loops_and_says_so_as_text_or_json(cli: Callable[...
     assert outcome.code == 0
     report = json.loads(outcome.out)
     labels = [result["label"] for result in report["results"]]
-    assert labels[:3] == ["conventional fp32, 0 workers", "conventional fp32, 1 workers", "eager fp32"]
+    assert labels[:3] == ["conventional, 0 workers", "conventional, 1 workers", "eager fp32"]
+    assert labels[-1].endswith("NCHW")
     for result in report["results"]:
         assert len(result["images_per_second"]) == 2
         assert result["median"] > 0
         assert result["ratio"] > 0
         assert 0 < result["roofline"] < 1
+        assert 0 < result["bandwidth"] < 1
         assert result["peak_memory"] > 1e8
     assert max(r["ratio"] for r in report["results"][:2]) == 1
     parts = set(report["results"][2]["step_ms"])
-    assert parts == {"data", "forward", "backward", "optimizer", "metrics", "evaluation"}
+    assert parts == {"data", "forward", "backward", "optimizer", "metrics", "whole", "evaluation"}
+    text = Report.from_json(outcome.out).as_text()
+    assert json.loads(Report.from_json(outcome.out).as_json()) == report
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"{report['results'][2]['median']:,.0f}" in text
     assert report["results"][2]["paper_hours"] > 0
     assert "traceEvents" in json.loads((tmp_path / "t.json").read_text())

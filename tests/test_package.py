@@ -58,3 +58,10 @@ def test_no_registry_host_is_named() -> None:
         if path.suffix in (".py", ".md", ".toml", ".yaml", "") and path.is_file():
             text = path.read_text(errors="replace")
             assert not any(host in text for host in hosts), name
+
+
+def test_the_readmes_tables_are_those_of_the_records() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "readme.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -7,7 +7,9 @@ reported are medians and the ratio to the conventional loop of the same run.
 
 import json
 import logging
+import math
 import multiprocessing
+import platform
 import resource
 import statistics
 import sys
@@ -26,12 +28,15 @@ from degrade.analysis.table import aligned
 from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
 from degrade.data import ImageSet
 from degrade.errors import RunFailed
-from degrade.models import build_model, multiply_adds
-from degrade.runs.environment import device_name
+from degrade.models import build_model, conv_outputs, multiply_adds
+from degrade.runs.environment import device_name, git_state
+from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
 BATCHES = 40
+#: Images of the evaluation that is timed.
+EVALUATED = 1000
 PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
 CONVENTIONAL = "conventional"
 
@@ -45,6 +50,10 @@ class Contender:
         name: `conventional`, or the engine's name.
         precision: `fp32` or `bf16`.
         workers: processes that load data; conventional only.
+        batch_size: images a step.
+        device: where.
+        memory_format: `channels_last` or `contiguous`; degrade's engine only.
+        memory_format: of degrade's engine.
     """
 
     depth: int
@@ -53,12 +62,14 @@ class Contender:
     workers: int = 0
     batch_size: int = PAPER_BATCH
     device: str = "cpu"
+    memory_format: str = "channels_last"
 
     @property
     def label(self) -> str:
         """As in the table."""
-        workers = f", {self.workers} workers" if self.name == CONVENTIONAL else ""
-        return f"{self.name} {self.precision}{workers}"
+        if self.name == CONVENTIONAL:
+            return f"{self.name}, {self.workers} workers"  # always fp32
+        return f"{self.name} {self.precision}{' NCHW' if self.memory_format == 'contiguous' else ''}"
 
 
 @dataclass
@@ -72,6 +83,7 @@ class Result:
         start_seconds: from nothing to the third step, compilation included.
         ratio: median over that of the fastest conventional loop at the same depth.
         roofline: share of the multiply-adds of forward and backward in the GEMM peak of that precision.
+        bandwidth: share of the bytes that a step must move (`traffic`) in the measured speed of copying.
         paper_hours: what the paper's recipe would take, evaluation each epoch included.
     """
 
@@ -82,6 +94,7 @@ class Result:
     start_seconds: float = 0.0
     ratio: float = 0.0
     roofline: float = 0.0
+    bandwidth: float = 0.0
     paper_hours: float | None = None
 
     @property
@@ -95,67 +108,93 @@ class Report:
     """A whole bench.
 
     Attributes:
-        machine: device and versions.
+        machine: device, versions, date and commit.
         gemm_peak: multiply-adds per second by precision, the best of all rounds.
+        copy_peak: bytes read and written per second by a copy, the best of all rounds.
     """
 
     machine: dict[str, Any]
     gemm_peak: dict[str, float]
+    copy_peak: float
     results: list[Result]
 
     def as_text(self) -> str:
-        """A table, a line a contender, and how a step's time divides."""
-        head = ["depth", "setting", "img/s", "spread", "ratio", "roofline", "MiB", "start", "paper"]
-        rows = [
-            [
-                str(r.contender.depth),
-                r.contender.label,
-                f"{r.median:,.0f}",
-                f"{min(r.images_per_second):,.0f}-{max(r.images_per_second):,.0f}",
-                f"{r.ratio:.2f}",
-                f"{r.roofline:.0%}",
-                f"{r.peak_memory / 2**20:,.0f}",
-                f"{r.start_seconds:.0f} s",
-                "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
-            ]
-            for r in self.results
-        ]
-        parts = [r for r in self.results if r.step_ms]
-        names = list(parts[0].step_ms) if parts else []
-        split = [
-            [str(r.contender.depth), r.contender.label, *(f"{r.step_ms[name]:.1f}" for name in names)] for r in parts
-        ]
+        """Two tables a depth, within 80 columns: speed of each contender, and how a step's time divides."""
         peaks = ", ".join(f"{p} {2 * peak / 1e9:,.0f} GFLOP/s" for p, peak in sorted(self.gemm_peak.items()))
-        lines = [f"{self.machine['device']}, torch {self.machine['torch']}; matrix products reach {peaks}", ""]
-        lines.append(aligned(head, rows))
-        if split:
-            lines += ["", "milliseconds of a step's parts, and of an evaluation batch of 250 images:"]
-            lines.append(aligned(["depth", "setting", *names], split))
+        first = self.results[0].contender
+        lines = [
+            f"{self.machine['device']}, torch {self.machine['torch']}, batch {first.batch_size}",
+            f"matrix products {peaks}; copying {self.copy_peak / 1e9:,.0f} GB/s",
+        ]
+        for depth in sorted({r.contender.depth for r in self.results}):
+            own = [r for r in self.results if r.contender.depth == depth]
+            lines += ["", _speeds(depth, own), "", _parts([r for r in own if r.step_ms])]
         return "\n".join(lines)
+
+    @staticmethod
+    def from_json(text: str) -> "Report":
+        """What `as_json` gave."""
+        held = json.loads(text)
+        results = []
+        for result in held.pop("results"):
+            del result["label"], result["median"]
+            results.append(Result(**{**result, "contender": Contender(**result["contender"])}))
+        return Report(**held, results=results)
 
     def as_json(self) -> str:
         """All of it, as JSON."""
         results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
-        return json.dumps({"machine": self.machine, "gemm_peak": self.gemm_peak, "results": results}, indent=2)
+        peaks = {"gemm_peak": self.gemm_peak, "copy_peak": self.copy_peak}
+        return json.dumps({"machine": self.machine, **peaks, "results": results}, indent=2)
+
+
+def _speeds(depth: int, results: Sequence[Result]) -> str:
+    head = [f"{depth} layers", "img/s", "+-", "ratio", "GEMM", "copy", "MiB", "start", "paper"]
+    rows = [
+        [
+            r.contender.label,
+            f"{r.median:,.0f}",
+            f"{(max(r.images_per_second) - min(r.images_per_second)) / 2 / r.median:.0%}",
+            f"{r.ratio:.2f}",
+            f"{r.roofline:.0%}",
+            f"{r.bandwidth:.0%}",
+            f"{r.peak_memory / 2**20:,.0f}",
+            f"{r.start_seconds:.0f} s",
+            "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
+        ]
+        for r in results
+    ]
+    return aligned(head, rows)
+
+
+def _parts(results: Sequence[Result]) -> str:
+    names = list(dict.fromkeys(name for r in results for name in r.step_ms))
+    rows = [
+        [r.contender.label, *(f"{r.step_ms[name]:.1f}" if name in r.step_ms else "-" for name in names)]
+        for r in results
+    ]
+    return aligned(["milliseconds", *names], rows)
 
 
 def contenders(
     depths: Sequence[int], *, device: str, workers: int, batch_size: int, compiled: bool
 ) -> list[Contender]:
     """The conventional loop with and without workers, and the engine at each setting that makes sense there."""
-    precisions = ["fp32"]
-    if choose_precision("auto", choose_device(device)) == "bf16":
-        precisions.append("bf16")
+    place = choose_device(device)
+    best = choose_precision("auto", place)
+    settings = [("eager", precision, "channels_last") for precision in sorted({"fp32", best}, reverse=True)]
+    settings.append(("eager", best, "contiguous"))
+    if place.type == "cuda":
+        settings.append(("graph", best, "channels_last"))
+    if compiled:
+        settings.append(("compiled", best, "channels_last"))
+    if compiled and place.type == "cuda":
+        settings.append(("compiled-graph", best, "channels_last"))
     found = []
     for depth in depths:
-
-        def contender(name: str, precision: str, workers: int = 0, depth: int = depth) -> Contender:
-            return Contender(depth, name, precision, workers, batch_size, device)
-
-        found += [contender(CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
-        found += [contender("eager", precision) for precision in precisions]
-        if compiled:
-            found.append(contender("compiled", precisions[-1]))
+        loops = [Contender(depth, CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
+        engines = [Contender(depth, name, at, memory_format=layout) for name, at, layout in settings]
+        found += [replace(each, batch_size=batch_size, device=device) for each in loops + engines]
     return found
 
 
@@ -172,6 +211,7 @@ def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report
     """
     results = [Result(contender) for contender in chosen]
     peaks: dict[str, float] = {}
+    copying = 0.0
     device = choose_device(chosen[0].device)
     runners: list[_Runner] = []
     bar = tqdm(total=len(results) * (rounds + 1), desc="bench", unit="turn", leave=False, disable=None)
@@ -184,6 +224,7 @@ def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report
         for _ in range(rounds):
             for precision in {result.contender.precision for result in results}:
                 peaks[precision] = max(peaks.get(precision, 0.0), gemm_peak(device, precision))
+            copying = max(copying, copy_peak(device))
             for result, runner in zip(results, runners, strict=True):
                 bar.set_postfix_str(f"{result.contender.depth} {result.contender.label}")
                 result.images_per_second.append(runner.ask("run", seconds))
@@ -195,8 +236,8 @@ def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report
         for runner in runners:
             runner.stop()
         bar.close()
-    _compare(results, peaks)
-    return Report(_machine(device), peaks, results)
+    _compare(results, peaks, copying)
+    return Report(_machine(device), peaks, copying, results)
 
 
 def gemm_peak(device: torch.device, precision: str, size: int = 2048, repeats: int = 5) -> float:
@@ -204,14 +245,35 @@ def gemm_peak(device: torch.device, precision: str, size: int = 2048, repeats: i
     size = size if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = 0.0
+    return size**3 / _shortest(lambda: a @ b, device, repeats)
+
+
+def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> float:
+    """Bytes per second that copying a block of `size` bytes reads and writes, the best of some."""
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
+
+
+def traffic(model: nn.Module, precision: str) -> int:
+    """Bytes that a training step of one image moves at least, were every element-wise pass fused with its neighbours.
+
+    A convolution's output is written once, read for batch norm's statistics and again to normalise it, which
+    writes the next input, read by the next convolution: 5 passes. Backward: batch norm reads gradient and input
+    twice each and writes a gradient; the convolution reads that twice, its input once, and writes one: 9 passes.
+    """
+    return 14 * sum(map(math.prod, conv_outputs(model))) * (2 if precision == "bf16" else 4)
+
+
+def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Seconds of the fastest call but the first."""
+    times = []
     for _ in range(repeats + 1):
         _wait(device)
         started = time.perf_counter()
-        a @ b
+        work()
         _wait(device)
-        best = max(best, size**3 / (time.perf_counter() - started))
-    return best
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def profile(contender: Contender, path: Path, steps: int = 5) -> None:
@@ -226,7 +288,7 @@ def profile(contender: Contender, path: Path, steps: int = 5) -> None:
     profiler.export_chrome_trace(str(path))
 
 
-def _compare(results: Sequence[Result], peaks: dict[str, float]) -> None:
+def _compare(results: Sequence[Result], peaks: dict[str, float], copying: float) -> None:
     """Fill in what follows from the measurements."""
     for result in results:
         contender = result.contender
@@ -234,11 +296,12 @@ def _compare(results: Sequence[Result], peaks: dict[str, float]) -> None:
             r.median for r in results if r.contender.depth == contender.depth and r.contender.name == CONVENTIONAL
         ]
         result.ratio = result.median / max(base) if base else 0.0
-        work = multiply_adds(build_model(ModelConfig(depth=contender.depth)))
+        model = build_model(ModelConfig(depth=contender.depth))
         # Backward costs twice the forward pass: gradients of inputs and of weights.
-        result.roofline = 3 * work * result.median / peaks[contender.precision]
+        result.roofline = 3 * multiply_adds(model) * result.median / peaks[contender.precision]
+        result.bandwidth = traffic(model, contender.precision) * result.median / copying
         if "evaluation" in result.step_ms:
-            evaluation = PAPER_EPOCHS * 10_000 / 250 * result.step_ms["evaluation"] / 1000
+            evaluation = PAPER_EPOCHS * 10_000 / EVALUATED * result.step_ms["evaluation"] / 1000
             result.paper_hours = (PAPER_ITERATIONS * PAPER_BATCH / result.median + evaluation) / 3600
 
 
@@ -414,14 +477,19 @@ class _Engine:
             return result
 
         for iteration in range(1, 6):
+            if engine.name.endswith("graph"):  # nothing in it can be told apart
+                clocked("whole", engine.train, batches, iteration, 0.01)
+                continue
             images, labels = clocked("data", batches.batch, iteration)
             loss, logits = clocked("forward", engine.loss, images, labels)
             clocked("backward", loss.backward)
             clocked("optimizer", engine.update, 0.01)
             clocked("metrics", engine.count, loss, logits, labels)
+            times.setdefault("whole", []).append(sum(values[-1] for name, values in times.items() if name != "whole"))
         pixels, labels = self.training.test
+        self.training.evaluate(pixels, labels)  # compiles or records, where there is something to
         for _ in range(3):
-            clocked("evaluation", self.training.evaluate, pixels[:250], labels[:250])
+            clocked("evaluation", self.training.evaluate, pixels, labels)
         return {part: statistics.median(values) for part, values in times.items()}
 
     def wait(self) -> None:
@@ -429,10 +497,15 @@ class _Engine:
 
 
 def _experiment(contender: Contender) -> Experiment:
-    experiment = compose([f"model.depth={contender.depth}", f"recipe.batch_size={contender.batch_size}"])
-    engine = contender.name if contender.name in ("eager", "compiled") else "auto"
-    runtime = RuntimeConfig(device=contender.device, precision=contender.precision, engine=engine)
-    return replace(experiment, runtime=runtime)
+    settings = [f"model.depth={contender.depth}", f"recipe.batch_size={contender.batch_size}"]
+    size = f"eval.batch_size={250 if choose_device(contender.device).type == 'cpu' else EVALUATED}"
+    runtime = RuntimeConfig(
+        device=contender.device,
+        precision=contender.precision,
+        engine=contender.name,
+        memory_format=contender.memory_format,
+    )
+    return replace(compose([*settings, size]), runtime=runtime)
 
 
 def _noise(contender: Contender) -> ImageSet:
@@ -442,7 +515,7 @@ def _noise(contender: Contender) -> ImageSet:
     labels = torch.arange(count) % 10
     mean = torch.full((3, 32, 32), 0.5)
     names = tuple(map(str, range(10)))
-    return ImageSet(pixels, labels, pixels[:1000], labels[:1000], mean, names, "noise", "", synthetic=True)
+    return ImageSet(pixels, labels, pixels[:EVALUATED], labels[:EVALUATED], mean, names, "noise", "", synthetic=True)
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -458,4 +531,5 @@ def _wait(device: torch.device) -> None:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    return {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"device": device_name(device), **versions, "date": now(), "git": git_state()}

@@ -1,6 +1,6 @@
 """Networks, and what can be said of them without training."""
 
-from degrade.models.anatomy import count_parameters, multiply_adds
+from degrade.models.anatomy import conv_outputs, count_parameters, multiply_adds
 from degrade.models.cifar import BasicBlock, CifarNet, build_model
 
-__all__ = ["BasicBlock", "CifarNet", "build_model", "count_parameters", "multiply_adds"]
+__all__ = ["BasicBlock", "CifarNet", "build_model", "conv_outputs", "count_parameters", "multiply_adds"]

@@ -1,5 +1,7 @@
 """What can be said of a network without training it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,16 +18,24 @@ def multiply_adds(model: nn.Module, side: int = 32) -> int:
         model: any network of 3-channel images; it is not changed.
         side: pixels a side.
     """
-    total = 0
+    return sum(
+        layer.weight.numel() * shape[1:].numel() for layer, shape in _outputs(model, (nn.Conv2d, nn.Linear), side)
+    )
 
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        weights = module.weight.numel() if isinstance(module.weight, Tensor) else 0
-        places = output.shape[2:].numel() if output.dim() == 4 else 1
-        total += weights * places
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+def conv_outputs(model: nn.Module, side: int = 32) -> list[torch.Size]:
+    """Shapes, C x H x W, of what the convolutions give for one image, in the order of their work."""
+    return [shape for _, shape in _outputs(model, (nn.Conv2d,), side)]
+
+
+def _outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...], side: int) -> list[tuple[Any, torch.Size]]:
+    """Layers of some kinds, each with its output's shape for one image, in the order of their work."""
+    found: list[tuple[Any, torch.Size]] = []
+
+    def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((module, output.shape[1:]))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, kinds)]
     training = model.training
     try:
         with torch.inference_mode():
@@ -35,4 +45,4 @@ def multiply_adds(model: nn.Module, side: int = 32) -> int:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return total
+    return found

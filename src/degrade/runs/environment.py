@@ -35,7 +35,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "precision": engine.precision,
         "engine": engine.name,
-        "git": _git_state(),
+        "git": git_state(),
         "data_source": images.source,
         "data_hash": images.content_hash,
         "synthetic": images.synthetic,
@@ -55,7 +55,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
     }
 
 
-def _git_state() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
     """Commit and dirtiness of the source checkout; nulls for an installed wheel."""
     here = Path(degrade.__file__).resolve().parents[2]
     if not (here / ".git").exists():

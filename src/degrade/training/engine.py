@@ -112,9 +112,11 @@ class Engine:
         self, model: nn.Module, experiment: Experiment, *, device: torch.device, precision: str, name: str
     ) -> None:
         runtime = experiment.runtime
-        if device.type == "cpu":
+        if device.type == "cpu" and not runtime.recompute:
+            # Recomputing is for memory's sake, and keeping costs a third more of it: 4,187 MiB at depth 1202
+            # instead of 3,154, at the same speed.
             keep_freed_memory()
-        elif device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.set_device(device)
             # PyTorch's own default rounds the inputs of convolutions to TF32, 10 bits of mantissa.
             torch.backends.cudnn.allow_tf32 = precision != "fp32"
