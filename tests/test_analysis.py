@@ -164,3 +164,52 @@ def test_figures_are_saved_and_drawn_again_are_the_same(suffix: str, tmp_path: P
     assert files[0].read_bytes() == files[1].read_bytes()
     with pytest.raises(ConfigError, match="png"):
         save(draw(curves), tmp_path / "figure.jpg")
+
+
+@pytest.mark.parametrize(
+    ("band", "half"),
+    [
+        ("std", [0.1, 0.1]),
+        ("minmax", [0.1, 0.1]),
+        # The interval that scipy gives for the mean of three.
+        ("ci95", [0.1 / 3**0.5 * 4.302653, 0.1 / 3**0.5 * 4.302653]),
+    ],
+)
+def test_bands_over_seeds(band: str, half: list[float], tmp_path: Path) -> None:
+    runs = [record(tmp_path, e, f"seed={s}") for s, e in enumerate([[0.5, 0.3], [0.7, 0.5], [0.6, 0.4]])]
+    (curve,) = error_curves(runs, band=band)
+    np.testing.assert_allclose(curve.test.high - curve.test.mean, half, rtol=1e-6)
+    np.testing.assert_allclose(curve.test.mean - curve.test.low, half, rtol=1e-6)
+    words = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
+    assert f"3 seeds, band: {words[band]} ·" in footer([curve])
+
+
+def test_the_least_and_greatest_are_not_around_the_mean(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [e], f"seed={s}") for s, e in enumerate([0.1, 0.1, 0.4])]
+    series = error_curves(runs, band="minmax")[0].test
+    assert [*series.low, *series.mean, *series.high] == pytest.approx([0.1, 0.2, 0.4])
+    with pytest.raises(ConfigError, match=r"band minmx: did you mean minmax"):
+        error_curves(runs, band="minmx")
+
+
+def test_a_point_measured_by_fewer_seeds_than_later_ones_is_left_out(tmp_path: Path) -> None:
+    """As when a run diverges between two rows: the mean must not jump to its value and back."""
+    runs = [record(tmp_path, [0.5, 0.4, 0.3], f"seed={s}") for s in range(3)]
+    rows = [{"iteration": i, "test_error": e, "train_error": e} for i, e in ((1000, 0.5), (1234, 0.9))]
+    (runs[2].path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs[2].summarise(status="diverged", iteration=1234, iterations=64000)
+    series = error_curves(runs)[0].test
+    assert series.iteration.tolist() == [1000, 2000, 3000]
+    assert series.seeds.tolist() == [3, 2, 2]
+    np.testing.assert_allclose(series.mean, [0.5, 0.4, 0.3])
+
+
+def test_the_figure_says_where_a_band_stands_on_fewer_seeds(tmp_path: Path) -> None:
+    runs = [record(tmp_path, e, f"seed={s}") for s, e in enumerate([[0.5, 0.3, 0.2], [0.7, 0.5]])]
+    runs[1].summarise(status="interrupted", iteration=2000, iterations=64000)
+    curves = error_curves(runs)
+    assert [t.get_text() for axes in draw_figure1(curves).axes for t in axes.texts] == ["1/2", "1/2"]
+    assert draw_figure1(curves).axes[1].texts[0].xy == (0.3, 20)  # type: ignore[attr-defined]
+    assert [t.get_text() for t in draw_figure6(curves).axes[0].texts] == ["1/2"]
+    assert "n/N: of so many seeds from there on" in footer(curves)
+    assert "n/N" not in footer(error_curves(runs[:1]))

@@ -33,6 +33,8 @@ BAD_INPUTS = [
     ["train", "model.depth=5\n7"],
     ["train", "-x"],
     ["plot", "--style", "figure7"],
+    ["plot", "--band", "iqr"],
+    ["reproduce", "--band", "sd"],
     ["plot", "--output", "figure.jpg"],
     ["plot", "--output", "figure"],
     ["reproduce", "figure2"],

@@ -9,14 +9,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from degrade import __version__
-from degrade.errors import ConfigError, DatasetError, DegradeError, RunError, RunFailed, RunInterrupted
+from degrade.errors import (
+    ConfigError,
+    DatasetError,
+    DegradeError,
+    RunError,
+    RunFailed,
+    RunInterrupted,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from degrade.config import Experiment
@@ -66,6 +74,7 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
+Band = Annotated[str, typer.Option(help="Over seeds: std, minmax or ci95 (t interval of the mean).")]
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),
@@ -141,6 +150,7 @@ def reproduce(
             help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False
         ),
     ] = None,
+    band: Band = "std",
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
@@ -154,8 +164,9 @@ def reproduce(
 
     - `degrade reproduce figure1 --recipe paper --device cuda`
 
-    - `degrade reproduce figure6 --recipe short --seeds 3`
+    - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
     """
+    from degrade.analysis.curves import BANDS
     from degrade.config import compose, network_matrix
 
     names = [a for a in arguments or [] if "=" not in a]
@@ -172,6 +183,7 @@ def reproduce(
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for family, depth in network_matrix(experiment)
     ]
+    _check_word("--band", band, BANDS)
     if output is not None:
         _check_suffix(output)
     if dry_run:
@@ -186,7 +198,8 @@ def reproduce(
     if any(record.rows() for record in records):
         _print_comparison(records)
         print()
-        _draw(records, output or folder / "figure.png", None, f"{experiment}, recipe {experiments[0].recipe.name}")
+        name = f"{experiment}, recipe {experiments[0].recipe.name}"
+        _draw(records, output or folder / "figure.png", title=name, band=band)
     print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
@@ -203,6 +216,7 @@ def plot(
         typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
+    band: Band = "std",
 ) -> int:
     """Overlay training and test error curves, with mean and band over seeds.
 
@@ -210,19 +224,20 @@ def plot(
 
     - `degrade plot`
 
-    - `degrade plot outputs/paper --style figure1 --output figure1.pdf`
+    - `degrade plot outputs/paper --style figure1 --band minmax --output figure1.pdf`
 
     - `degrade plot outputs/quick/plain-20 outputs/quick/plain-56`
     """
+    from degrade.analysis.curves import BANDS
     from degrade.analysis.figures import STYLES
-    from degrade.errors import did_you_mean
 
-    if style is not None and style not in STYLES:
-        raise ConfigError(f"--style {style}: {did_you_mean(style, STYLES)}")
+    if style is not None:
+        _check_word("--style", style, STYLES)
+    _check_word("--band", band, BANDS)
     if output is not None:
         _check_suffix(output)
     records, folder = _chosen(runs)
-    _draw(records, output or folder / "figure.png", style, title)
+    _draw(records, output or folder / "figure.png", style=style, title=title, band=band)
     return DONE
 
 
@@ -454,6 +469,11 @@ def _refuse(overrides: Sequence[str], keys: Sequence[str], why: str) -> None:
             raise ConfigError(f"{override}: {why}; for single networks use `degrade train`")
 
 
+def _check_word(option: str, word: str, known: Iterable[str]) -> None:
+    if word not in known:
+        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
+
+
 def _check_suffix(output: Path) -> None:
     from degrade.analysis.figures import SUFFIXES
 
@@ -487,11 +507,13 @@ def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     return [record for record in records if experiments[record] == newest], newest
 
 
-def _draw(records: "Sequence[RunRecord]", output: Path, style: str | None, title: str | None) -> None:
+def _draw(
+    records: "Sequence[RunRecord]", output: Path, *, style: str | None = None, title: str | None, band: str
+) -> None:
     from degrade.analysis.curves import error_curves
     from degrade.analysis.figures import draw, save
 
-    curves = error_curves(record for record in records if record.exists)
+    curves = error_curves((record for record in records if record.exists), band=band)
     if not any(len(curve.train.iteration) for curve in curves):
         raise RunError(f"{records[0].path}: nothing measured yet; the first row comes with the first evaluation")
     save(draw(curves, style=style, title=title), output)
