@@ -35,6 +35,14 @@ BAD_INPUTS = [
     ["plot", "--style", "figure7"],
     ["plot", "--band", "iqr"],
     ["reproduce", "--band", "sd"],
+    ["reproduce", "--format", "tex"],
+    ["plot", "--format", "tex"],
+    ["runs", "--format", "json"],
+    ["verify"],
+    ["verify", "nowhere"],
+    ["verify", "empty"],
+    ["verify", "file"],
+    ["verify", "--jsn"],
     ["plot", "--output", "figure.jpg"],
     ["plot", "--output", "figure"],
     ["reproduce", "figure2"],
@@ -312,5 +320,6 @@ def test_odd_but_valid_input_is_no_error(cli: Cli) -> None:
 
 
 def test_exit_codes_are_the_contracts() -> None:
+    assert cli_module.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4}
     codes = (cli_module.DONE, cli_module.RUN_FAILED, cli_module.BAD_INPUT, cli_module.INTERRUPTED)
     assert codes == (0, 1, 2, 130)

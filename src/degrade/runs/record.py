@@ -139,7 +139,11 @@ class RunRecord:
     @property
     def status(self) -> str:
         """`complete`, `interrupted`, `diverged`, `failed` or `running`; a run that was killed is `interrupted`."""
-        status = str(self.summary.get("status", "interrupted"))
+        return self.status_of(self.summary)
+
+    def status_of(self, summary: Mapping[str, Any]) -> str:
+        """The same, of a summary that was read already."""
+        status = str(summary.get("status", "interrupted"))
         if status == "running" and not self.in_use:
             return "interrupted"
         return status
