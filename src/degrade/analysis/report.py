@@ -59,17 +59,21 @@ def _report(verdict: Verdict) -> str:
     if different:
         parts.append(f"not the paper's recipe: {'; '.join(different)}")
     blocks = ["\n".join(_wrapped(part) if "\n" not in part else part for part in parts)]
-    blocks.append("\n".join(line for claim in verdict.claims for line in _claim(claim)))
-    for head, lines in (("not counted:", verdict.left_out), ("not trained:", verdict.lacking)):
-        if lines:
+    shown = [claim for claim in verdict.claims if claim.decides or claim.interval]
+    if shown:
+        blocks.append("\n".join(line for claim in shown for line in _claim(claim)))
+    if not verdict.judged:
+        blocks.append("nothing to judge by: a verdict needs plain networks of two depths")
+    for head, wants in (("not counted:", verdict.left_out), ("not trained:", verdict.lacking)):
+        if wants:
             # Commands stay whole, to be copied.
-            blocks.append("\n".join([head, *(f"  {line}" for line in lines)]))
+            blocks.append("\n".join([head, *(f"  {line}" for want in wants for line in want if line)]))
     return "\n\n".join([*blocks, f"verdict: {headline(verdict)}"])
 
 
 def _networks(verdict: Verdict) -> str:
     ranges = any(_others(curve) for curve in verdict.curves)
-    head = ["network", "parameters", "seeds", "train %", "test %"] + ["others' test %"] * ranges
+    head = ["network", "parameters", "seeds", "train%", "test%"] + ["others' test%"] * ranges
     rows = []
     for curve in verdict.curves:
         count = "-" if curve.parameters is None else f"{curve.parameters:,}"
@@ -139,8 +143,8 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "training_error": "train_error_clean" if verdict.clean else "train_error",
         "networks": [_plain_network(curve, verdict.clean) for curve in verdict.curves],
         "claims": [_plain_claim(claim) for claim in verdict.claims],
-        "not_counted": list(verdict.left_out),
-        "not_trained": list(verdict.lacking),
+        "not_counted": [want._asdict() for want in verdict.left_out],
+        "not_trained": [want._asdict() for want in verdict.lacking],
     }
 
 

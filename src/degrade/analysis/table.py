@@ -27,21 +27,22 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
-    head = ["network", "seeds", "train %", "clean %", "test %", "paper train", "paper test", "diff"]
-    return _shown(head, [_error_cells(curve) for curve in curves], form)
+    head = ["network", "seeds", "train%", "clean%", "test%", "paper tr/te", "diff"]
+    table = _shown(head, [_error_cells(curve) for curve in curves], form)
+    remarks = [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]
+    return "\n\n".join([table, "\n".join(remarks)] if remarks else [table])
 
 
 def _error_cells(curve: Curve) -> list[str]:
     finished, total = len(curve.final_test), len(curve.seeds)
-    difference = _difference(curve, "test")
+    difference, papers = _difference(curve, "test"), [_papers(curve, which) for which in ("train", "test")]
     return [
-        curve.label + (" (synthetic)" if curve.synthetic else "") + (f" [{curve.remark}]" if curve.remark else ""),
+        curve.label + (" (synthetic)" if curve.synthetic else ""),
         str(total) if finished == total else f"{finished}/{total}",
         spread(curve.final_train),
         spread(curve.clean_train),
         spread(curve.final_test),
-        _percent(_papers(curve, "train")),
-        _percent(_papers(curve, "test")),
+        "/".join(map(_percent, papers)) if any(papers) else "-",
         "-" if difference is None else f"{100 * difference:+.1f}",
     ]
 
@@ -80,7 +81,7 @@ def runs_table(records: Sequence[RunRecord], *, below: Path, form: str = "text")
     fields = [_run_fields(record, below) for record in records]
     if form == "csv":
         return as_csv(fields)
-    head = ["run", "status", "iters", "train %", "clean %", "test %", "time"]
+    head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]
     return _shown(head, [_run_cells(own) for own in fields], form)
 
 
@@ -106,7 +107,7 @@ def _shown(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
     others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
-    return aligned(head, [[_fitted(row[0], max(24, _WIDTH - others)), *row[1:]] for row in rows])
+    return aligned(head, [[_fitted(row[0], max(20, _WIDTH - others)), *row[1:]] for row in rows])
 
 
 def _fitted(text: str, width: int) -> str:
@@ -118,12 +119,18 @@ def _fitted(text: str, width: int) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under their keys; numbers in full, empty where there is none."""
+    """Rows under their keys; numbers to ten digits, empty where there is none."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     return text.getvalue().rstrip("\n")
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -140,7 +147,8 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _progress(iteration: Any, planned: Any) -> str:
     if not isinstance(iteration, int) or not isinstance(planned, int):
         return "-"
-    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{planned:,}"
+    whole = f"{planned // 1000}k" if planned % 1000 == 0 else f"{planned:,}"
+    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{whole}"
 
 
 def _percent(value: Any) -> str:

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.intervals import Interval, Sample, sampling_interval, welch_interval
@@ -50,7 +51,7 @@ STATEMENTS = (
     _Statement("plain-test", "{P} has higher test error than {p}", "test", ((1, "P"), (-1, "p"))),
     _Statement(
         "residual-train",
-        "{R} does not have higher training error than {r}",
+        "{R} has no higher training error than {r}",
         "train",
         ((1, "R"), (-1, "r")),
         above=False,
@@ -97,6 +98,13 @@ class Claim:
     others: tuple[float, float] | None
 
 
+class Want(NamedTuple):
+    """What would have to be run for more to be judged, and the command that does; empty where none would help."""
+
+    what: str
+    command: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The claims of one experiment and setting.
@@ -107,7 +115,7 @@ class Verdict:
         curves: its networks.
         clean: training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`.
         claims: all six, in the order of `STATEMENTS`.
-        lacking: what would have to be trained, with commands.
+        lacking: networks that no run was begun of.
         left_out: runs that were not counted, and why.
     """
 
@@ -116,8 +124,8 @@ class Verdict:
     curves: tuple[Curve, ...]
     clean: bool
     claims: tuple[Claim, ...]
-    lacking: tuple[str, ...]
-    left_out: tuple[str, ...]
+    lacking: tuple[Want, ...]
+    left_out: tuple[Want, ...]
 
     @property
     def judged(self) -> bool:
@@ -144,7 +152,7 @@ class Verdict:
             "one seed": any(claim.method == "sampling" for claim in deciding),
             "plain networks only": bool(deciding) and all(claim.name.startswith("plain-") for claim in deciding),
         }
-        return [words for words, true in facts.items() if true]
+        return [words for words, true in facts.items() if true and self.judged]
 
 
 def verdict(curves: Iterable[Curve]) -> Verdict:
@@ -207,7 +215,7 @@ def _judge(curves: list[Curve]) -> Verdict:
         clean=clean,
         claims=claims,
         lacking=tuple(_lacking(curves, roles)),
-        left_out=tuple(line for curve in curves for line in _left_out(curve)),
+        left_out=tuple(want for curve in curves for want in _left_out(curve)),
     )
 
 
@@ -330,21 +338,20 @@ def _paper_contrast(present: Sequence[tuple[int, Curve]], error: str) -> float |
     return sum(sign * value for sign, value in values if value is not None)
 
 
-def _left_out(curve: Curve) -> list[str]:
-    """A line for each status but complete: which seeds, and what can be done."""
-    lines = []
+def _left_out(curve: Curve) -> list[Want]:
+    """For each status but complete: which seeds, and the command that goes on with the first of them."""
+    found = []
     for status in sorted(set(curve.seeds.values()) - {"complete"}):
         seeds = [seed for seed, own in curve.seeds.items() if own == status]
         listed = ", ".join(map(str, seeds[:5])) + (f" and {len(seeds) - 5} more" if len(seeds) > 5 else "")
-        mend = f"go on: {_command(curve, seed=seeds[0])}" if status in ("interrupted", "failed") else ""
-        if status == "diverged":
-            mend = "counts neither for nor against a claim"
-        lines.append(f"{name(curve)}, seed {listed}: {status}" + (f"; {mend}" if mend else ""))
-    return lines
+        note = ", counts neither for nor against a claim" if status == "diverged" else ""
+        command = _command(curve, seed=seeds[0]) if status in ("interrupted", "failed") else ""
+        found.append(Want(f"{name(curve)}, seed {listed}: {status}{note}", command))
+    return found
 
 
-def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[str]:
-    """What no run was begun of, with the command that trains it: two depths, plain and residual."""
+def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[Want]:
+    """What no run was begun of: two depths, plain and residual."""
     begun = {(c.family, c.depth) for c in curves if set(c.seeds.values()) != {"diverged"}}
     depth = min((depth for _, depth in begun), default=20)
     pair = [depth, 56 if depth < 56 else 20]
@@ -353,7 +360,7 @@ def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[str]:
             pair = [roles[shallow].depth, roles[deep].depth]
             break
     return [
-        f"{family}-{depth}: {_command(curves[0], f'model.family={family}', f'model.depth={depth}')}"
+        Want(f"{family}-{depth}", _command(curves[0], f"model.family={family}", f"model.depth={depth}"))
         for family in ("plain", "residual")
         for depth in sorted(pair)
         if (family, depth) not in begun
