@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,12 +10,25 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from degrade.analysis import departures, draw, draw_figure1, draw_figure6, error_curves, error_table, paper_error
+from degrade.analysis import (
+    departures,
+    draw,
+    draw_figure1,
+    draw_figure6,
+    error_curves,
+    error_table,
+    paper_error,
+    runs_table,
+)
 from degrade.analysis.figures import footer, save
 from degrade.analysis.reference import follows_paper, open_choices
 from degrade.config import compose
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, run_directory
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def record(root: Path, errors: Sequence[float], *overrides: str, status: str = "complete") -> RunRecord:
@@ -213,3 +228,43 @@ def test_the_figure_says_where_a_band_stands_on_fewer_seeds(tmp_path: Path) -> N
     assert [t.get_text() for t in draw_figure6(curves).axes[0].texts] == ["1/2"]
     assert "n/N: of so many seeds from there on" in footer(curves)
     assert "n/N" not in footer(error_curves(runs[:1]))
+
+
+def test_tables_are_csv_and_markdown_too(tmp_path: Path) -> None:
+    errors = [0.10, 0.13]
+    runs = [record(tmp_path, [0.2, e], f"seed={s}", "model.depth=56") for s, e in enumerate(errors)]
+    runs.append(record(tmp_path, [0.3], "seed=2", "model.depth=56", status="interrupted"))
+    (row,) = parsed(error_table(error_curves(runs), form="csv"))
+    assert (row["network"], row["seeds"], row["finished"], row["synthetic"]) == ("plain-56", "3", "2", "false")
+    numbers = {key: float(row[key]) for key in row if key.endswith(("mean", "std", "difference")) or "paper" in key}
+    assert numbers == pytest.approx(
+        {
+            "train_error_mean": 0.0575,
+            "train_error_std": float(np.std([0.05, 0.065], ddof=1)),
+            "train_error_clean_mean": 0.02875,
+            "train_error_clean_std": float(np.std([0.025, 0.0325], ddof=1)),
+            "test_error_mean": 0.115,
+            "test_error_std": float(np.std(errors, ddof=1)),
+            "paper_train_error": 0.058,
+            "paper_test_error": 0.133,
+            "test_error_difference": 0.115 - 0.133,
+        }
+    )
+    head, rule, line, _, remark = error_table(error_curves(runs), form="markdown").splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|") == 8
+    assert "| plain-56 | 2/3 | 5.75±1.06 |" in line
+    assert remark == "plain-56: 1 interrupted"
+    listed = parsed(runs_table(runs, below=tmp_path, form="csv"))
+    assert [(r["run"], r["status"], r["iteration"], r["test_error"]) for r in listed] == [
+        (f"paper/plain-56/seed-{s}", status, n, "")
+        for s, (status, n) in enumerate([("complete", "2000"), ("complete", "2000"), ("interrupted", "1000")])
+    ]
+
+
+def test_text_is_cut_in_the_middle_to_fit_80_columns(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.2], f"seed={s}", "recipe=quick", "optim.weight_decay=0.00012345") for s in (7, 8)]
+    lines = runs_table(runs, below=tmp_path).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0][-7:] for line in lines[1:]] == ["/seed-7", "/seed-8"]
+    assert all("…" in line for line in lines[1:])
+    assert "optim.weight_decay=0.00012345/seed-7" in runs_table(runs, below=tmp_path, form="csv")

@@ -231,7 +231,7 @@ def test_a_folder_of_unknown_size_needs_a_second_seed(tmp_path: Path) -> None:
 
 
 def test_seeds_with_the_very_same_errors_are_no_certainty(tmp_path: Path) -> None:
-    same = {n: ([np.mean(a)] * 2, [np.mean(b)] * 2) for n, (a, b) in PAPER.items()}
+    same: Errors = {n: ([float(np.mean(a))] * 2, [float(np.mean(b))] * 2) for n, (a, b) in PAPER.items()}
     claim = judged(tmp_path, same).claims[0]
     assert claim.method == "sampling"
     assert claim.interval is not None

@@ -1,5 +1,6 @@
 """Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
 
+import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -192,7 +193,7 @@ def _window(runs: list[list[dict[str, Any]]], config: dict[str, Any]) -> int | N
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _last(runs: list[list[dict[str, Any]]], key: str) -> list[float]:
