@@ -264,6 +264,10 @@ def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path
     assert "plain-56" in table
     assert "SYNTHETIC" in outcome.out
     assert "early part of training only" in outcome.out
+    assert "(SYNTHETIC data, early training only, one seed, plain networks only)" in outcome.out
+    as_csv = cli(*arguments, "recipe.iterations=4", "eval.every=2", "--format", "csv")
+    assert [line.partition(",")[0] for line in as_csv.out.splitlines()] == ["network", "plain-20", "plain-56"]
+    assert "verdict: " in as_csv.err
     again = cli(*arguments, "recipe.iterations=4", "eval.every=2")
     assert again.out.count("already complete, skipped") == 2
     assert again.code == 0
