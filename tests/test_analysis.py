@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,12 +10,25 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from degrade.analysis import departures, draw, draw_figure1, draw_figure6, error_curves, error_table, paper_error
+from degrade.analysis import (
+    departures,
+    draw,
+    draw_figure1,
+    draw_figure6,
+    error_curves,
+    error_table,
+    paper_error,
+    runs_table,
+)
 from degrade.analysis.figures import footer, save
 from degrade.analysis.reference import follows_paper, open_choices
 from degrade.config import compose
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, run_directory
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def record(root: Path, errors: Sequence[float], *overrides: str, status: str = "complete") -> RunRecord:
@@ -111,7 +126,7 @@ def test_unfinished_and_diverged_runs_are_drawn_and_marked(tmp_path: Path) -> No
     left, _ = draw_figure1(error_curves(runs)).axes
     assert list(lines(left)) == ["plain-20 [interrupted]", "plain-56 [diverged]"]
     assert {line.get_marker() for line in left.get_lines()} >= {"o", "x"}
-    assert "plain-56 [diverged]" in error_table(error_curves(runs))
+    assert error_table(error_curves(runs)).endswith("plain-20: interrupted\nplain-56: diverged")
 
 
 def test_the_footer_says_recipe_data_seeds_and_departures(tmp_path: Path) -> None:
@@ -148,10 +163,10 @@ def test_the_papers_numbers() -> None:
 def test_the_table_sets_errors_beside_the_papers(tmp_path: Path) -> None:
     runs = [record(tmp_path, [0.12, 0.1], f"seed={s}", "model.depth=56") for s in (0, 1)]
     head, row = error_table(error_curves(runs)).splitlines()
-    assert row.split() == ["plain-56", "2", "5.00±0.00", "2.50±0.00", "10.00±0.00", "5.80", "13.30", "-3.3"]
+    assert row.split() == ["plain-56", "2", "5.00±0.00", "2.50±0.00", "10.00±0.00", "5.80/13.30", "-3.3"]
     assert max(len(head), len(row)) <= 80
     synthetic = error_table(error_curves([record(tmp_path, [0.1], "data=synthetic")]))
-    assert synthetic.splitlines()[1].split()[-3:] == ["-", "-", "-"]
+    assert synthetic.splitlines()[1].split()[-2:] == ["-", "-"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -164,3 +179,92 @@ def test_figures_are_saved_and_drawn_again_are_the_same(suffix: str, tmp_path: P
     assert files[0].read_bytes() == files[1].read_bytes()
     with pytest.raises(ConfigError, match="png"):
         save(draw(curves), tmp_path / "figure.jpg")
+
+
+@pytest.mark.parametrize(
+    ("band", "half"),
+    [
+        ("std", [0.1, 0.1]),
+        ("minmax", [0.1, 0.1]),
+        # The interval that scipy gives for the mean of three.
+        ("ci95", [0.1 / 3**0.5 * 4.302653, 0.1 / 3**0.5 * 4.302653]),
+    ],
+)
+def test_bands_over_seeds(band: str, half: list[float], tmp_path: Path) -> None:
+    runs = [record(tmp_path, e, f"seed={s}") for s, e in enumerate([[0.5, 0.3], [0.7, 0.5], [0.6, 0.4]])]
+    (curve,) = error_curves(runs, band=band)
+    np.testing.assert_allclose(curve.test.high - curve.test.mean, half, rtol=1e-6)
+    np.testing.assert_allclose(curve.test.mean - curve.test.low, half, rtol=1e-6)
+    words = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
+    assert f"3 seeds, band: {words[band]} ·" in footer([curve])
+
+
+def test_the_least_and_greatest_are_not_around_the_mean(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [e], f"seed={s}") for s, e in enumerate([0.1, 0.1, 0.4])]
+    series = error_curves(runs, band="minmax")[0].test
+    assert [*series.low, *series.mean, *series.high] == pytest.approx([0.1, 0.2, 0.4])
+    with pytest.raises(ConfigError, match=r"band minmx: did you mean minmax"):
+        error_curves(runs, band="minmx")
+
+
+def test_a_point_measured_by_fewer_seeds_than_later_ones_is_left_out(tmp_path: Path) -> None:
+    """As when a run diverges between two rows: the mean must not jump to its value and back."""
+    runs = [record(tmp_path, [0.5, 0.4, 0.3], f"seed={s}") for s in range(3)]
+    rows = [{"iteration": i, "test_error": e, "train_error": e} for i, e in ((1000, 0.5), (1234, 0.9))]
+    (runs[2].path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs[2].summarise(status="diverged", iteration=1234, iterations=64000)
+    series = error_curves(runs)[0].test
+    assert series.iteration.tolist() == [1000, 2000, 3000]
+    assert series.seeds.tolist() == [3, 2, 2]
+    np.testing.assert_allclose(series.mean, [0.5, 0.4, 0.3])
+
+
+def test_the_figure_says_where_a_band_stands_on_fewer_seeds(tmp_path: Path) -> None:
+    runs = [record(tmp_path, e, f"seed={s}") for s, e in enumerate([[0.5, 0.3, 0.2], [0.7, 0.5]])]
+    runs[1].summarise(status="interrupted", iteration=2000, iterations=64000)
+    curves = error_curves(runs)
+    assert [t.get_text() for axes in draw_figure1(curves).axes for t in axes.texts] == ["1/2", "1/2"]
+    assert draw_figure1(curves).axes[1].texts[0].xy == (0.3, 20)  # type: ignore[attr-defined]
+    assert [t.get_text() for t in draw_figure6(curves).axes[0].texts] == ["1/2"]
+    assert "n/N: of so many seeds from there on" in footer(curves)
+    assert "n/N" not in footer(error_curves(runs[:1]))
+
+
+def test_tables_are_csv_and_markdown_too(tmp_path: Path) -> None:
+    errors = [0.10, 0.13]
+    runs = [record(tmp_path, [0.2, e], f"seed={s}", "model.depth=56") for s, e in enumerate(errors)]
+    runs.append(record(tmp_path, [0.3], "seed=2", "model.depth=56", status="interrupted"))
+    (row,) = parsed(error_table(error_curves(runs), form="csv"))
+    assert (row["network"], row["seeds"], row["finished"], row["synthetic"]) == ("plain-56", "3", "2", "false")
+    numbers = {key: float(row[key]) for key in row if key.endswith(("mean", "std", "difference")) or "paper" in key}
+    assert numbers == pytest.approx(
+        {
+            "train_error_mean": 0.0575,
+            "train_error_std": float(np.std([0.05, 0.065], ddof=1)),
+            "train_error_clean_mean": 0.02875,
+            "train_error_clean_std": float(np.std([0.025, 0.0325], ddof=1)),
+            "test_error_mean": 0.115,
+            "test_error_std": float(np.std(errors, ddof=1)),
+            "paper_train_error": 0.058,
+            "paper_test_error": 0.133,
+            "test_error_difference": 0.115 - 0.133,
+        }
+    )
+    head, rule, line, _, remark = error_table(error_curves(runs), form="markdown").splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|") == 8
+    assert "| plain-56 | 2/3 | 5.75±1.06 |" in line
+    assert remark == "plain-56: 1 interrupted"
+    listed = parsed(runs_table(runs, below=tmp_path, form="csv"))
+    assert [(r["run"], r["status"], r["iteration"], r["test_error"]) for r in listed] == [
+        (f"paper/plain-56/seed-{s}", status, n, "")
+        for s, (status, n) in enumerate([("complete", "2000"), ("complete", "2000"), ("interrupted", "1000")])
+    ]
+
+
+def test_text_is_cut_in_the_middle_to_fit_80_columns(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.2], f"seed={s}", "recipe=quick", "optim.weight_decay=0.00012345") for s in (7, 8)]
+    lines = runs_table(runs, below=tmp_path).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0][-7:] for line in lines[1:]] == ["/seed-7", "/seed-8"]
+    assert all("…" in line for line in lines[1:])
+    assert "optim.weight_decay=0.00012345/seed-7" in runs_table(runs, below=tmp_path, form="csv")

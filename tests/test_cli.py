@@ -33,6 +33,16 @@ BAD_INPUTS = [
     ["train", "model.depth=5\n7"],
     ["train", "-x"],
     ["plot", "--style", "figure7"],
+    ["plot", "--band", "iqr"],
+    ["reproduce", "--band", "sd"],
+    ["reproduce", "--format", "tex"],
+    ["plot", "--format", "tex"],
+    ["runs", "--format", "json"],
+    ["verify"],
+    ["verify", "nowhere"],
+    ["verify", "empty"],
+    ["verify", "file"],
+    ["verify", "--jsn"],
     ["plot", "--output", "figure.jpg"],
     ["plot", "--output", "figure"],
     ["reproduce", "figure2"],
@@ -254,6 +264,10 @@ def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path
     assert "plain-56" in table
     assert "SYNTHETIC" in outcome.out
     assert "early part of training only" in outcome.out
+    assert "(SYNTHETIC data, early training only, one seed, plain networks only)" in outcome.out
+    as_csv = cli(*arguments, "recipe.iterations=4", "eval.every=2", "--format", "csv")
+    assert [line.partition(",")[0] for line in as_csv.out.splitlines()] == ["network", "plain-20", "plain-56"]
+    assert "verdict: " in as_csv.err
     again = cli(*arguments, "recipe.iterations=4", "eval.every=2")
     assert again.out.count("already complete, skipped") == 2
     assert again.code == 0
@@ -310,5 +324,6 @@ def test_odd_but_valid_input_is_no_error(cli: Cli) -> None:
 
 
 def test_exit_codes_are_the_contracts() -> None:
+    assert cli_module.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4}
     codes = (cli_module.DONE, cli_module.RUN_FAILED, cli_module.BAD_INPUT, cli_module.INTERRUPTED)
     assert codes == (0, 1, 2, 130)

@@ -15,7 +15,7 @@ PUBLIC = {
     "degrade.data": "load_images ImageSet Batches",
     "degrade.training": "fit Metrics learning_rate",
     "degrade.runs": "RunRecord run",
-    "degrade.analysis": "error_curves draw_figure1 draw_figure6",
+    "degrade.analysis": "error_curves draw_figure1 draw_figure6 verdict",
 }
 
 

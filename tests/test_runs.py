@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose, load_config
 from degrade.data import ImageSet
@@ -287,6 +289,22 @@ def test_damaged_metrics_lines_are_reported_and_survived(small: Make) -> None:
     assert [r["iteration"] for r in record.rows_and_damage()[0]] == [4, 8, 12, 16, 20, 24]
     assert record.rows_and_damage()[1] == 0
     assert "dropped 2 damaged lines" in (record.path / "train.log").read_text()
+
+
+def test_settings_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
+    odd = ["name=1e3", "data=folder", "data.root='2024-01-01'", "model.bn_epsilon=1e-7", "data.train_limit=1000"]
+    for overrides in (["recipe=quick"], odd, ["recipe.warmup=on", "optim.lr=1e12", "recipe.milestones=[]"]):
+        experiment = compose([*overrides, f"output={tmp_path}"])
+        record = RunRecord(run_directory(experiment))
+        record.path.mkdir(parents=True)
+        record.begin(experiment, {})
+        assert (
+            record.config == OmegaConf.to_container(OmegaConf.load(record.path / "config.yaml")) == asdict(experiment)
+        )
+    # By hand, a number may lack its dot.
+    path = record.path / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 1000000000000.0", "lr: 1e12"))
+    assert record.config["optim"]["lr"] == 1e12
 
 
 def test_damaged_json_and_yaml_are_survived_or_named(small: Make) -> None:

@@ -1,6 +1,7 @@
 """The command line: thin, and the only place that knows exit codes.
 
-0 done · 1 a run failed or diverged · 2 bad input · 130 interrupted, checkpoint written. torch and matplotlib take
+0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" ·
+130 interrupted, checkpoint written. torch and matplotlib take
 seconds to import, so commands import what they need when they run.
 """
 
@@ -9,20 +10,30 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from degrade import __version__
-from degrade.errors import ConfigError, DatasetError, DegradeError, RunError, RunFailed, RunInterrupted
+from degrade.errors import (
+    ConfigError,
+    DatasetError,
+    DegradeError,
+    RunError,
+    RunFailed,
+    RunInterrupted,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
+    from degrade.analysis import Curve
     from degrade.config import Experiment
     from degrade.runs import RunRecord
 
 DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4}
 
 # typer bundles click in some versions and imports it in others: reach the base class through a public name.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -66,6 +77,8 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
+Band = Annotated[str, typer.Option(help="Over seeds: std, minmax or ci95 (t interval of the mean).")]
+Format = Annotated[str, typer.Option("--format", help="Of the table: text, csv or markdown.")]
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),
@@ -141,10 +154,12 @@ def reproduce(
             help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False
         ),
     ] = None,
+    band: Band = "std",
+    form: Format = "text",
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Train an experiment's networks, draw its figure and print a table beside the paper's errors.
+    """Train an experiment's networks, draw its figure, print a table beside the paper's errors, and the verdict.
 
     Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
 
@@ -154,8 +169,10 @@ def reproduce(
 
     - `degrade reproduce figure1 --recipe paper --device cuda`
 
-    - `degrade reproduce figure6 --recipe short --seeds 3`
+    - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
     """
+    from degrade.analysis.curves import BANDS
+    from degrade.analysis.table import FORMATS
     from degrade.config import compose, network_matrix
 
     names = [a for a in arguments or [] if "=" not in a]
@@ -172,6 +189,8 @@ def reproduce(
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for family, depth in network_matrix(experiment)
     ]
+    _check_word("--band", band, BANDS)
+    _check_word("--format", form, FORMATS)
     if output is not None:
         _check_suffix(output)
     if dry_run:
@@ -181,13 +200,14 @@ def reproduce(
     from degrade.runs import run_directory, run_matrix
 
     _advise(experiments[0])
-    records = run_matrix(experiments, fresh=fresh)
+    with _aside(form):
+        records = run_matrix(experiments, fresh=fresh)
     folder = run_directory(experiments[0]).parents[1]
     if any(record.rows() for record in records):
-        _print_comparison(records)
-        print()
-        _draw(records, output or folder / "figure.png", None, f"{experiment}, recipe {experiments[0].recipe.name}")
-    print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
+        title = f"{experiment}, recipe {experiments[0].recipe.name}"
+        _show(records, output or folder / "figure.png", title=title, band=band, form=form)
+    with _aside(form):
+        print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
 
@@ -203,27 +223,65 @@ def plot(
         typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
+    band: Band = "std",
+    form: Format = "text",
 ) -> int:
-    """Overlay training and test error curves, with mean and band over seeds.
+    """Overlay training and test error curves, with mean and band over seeds, and print their last errors.
 
     Examples:
 
     - `degrade plot`
 
-    - `degrade plot outputs/paper --style figure1 --output figure1.pdf`
+    - `degrade plot outputs/paper --style figure1 --band minmax --output figure1.pdf`
 
     - `degrade plot outputs/quick/plain-20 outputs/quick/plain-56`
-    """
-    from degrade.analysis.figures import STYLES
-    from degrade.errors import did_you_mean
 
-    if style is not None and style not in STYLES:
-        raise ConfigError(f"--style {style}: {did_you_mean(style, STYLES)}")
+    - `degrade plot --format csv > errors.csv`
+    """
+    from degrade.analysis.curves import BANDS
+    from degrade.analysis.figures import STYLES
+    from degrade.analysis.table import FORMATS
+
+    if style is not None:
+        _check_word("--style", style, STYLES)
+    _check_word("--band", band, BANDS)
+    _check_word("--format", form, FORMATS)
     if output is not None:
         _check_suffix(output)
+    from degrade.analysis import error_curves, error_table
+
     records, folder = _chosen(runs)
-    _draw(records, output or folder / "figure.png", style, title)
+    curves = error_curves(records, band=band)
+    with _aside(form):
+        _draw(curves, output or folder / "figure.png", style=style, title=title)
+    print(error_table(curves, form=form))
     return DONE
+
+
+@app.command()
+def verify(
+    runs: Runs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was judged, as JSON.")] = False,
+) -> int:
+    """Judge whether the degradation problem appeared and the shortcuts mended it: each claim, its interval, outcome.
+
+    Exit codes: 0 reproduced, 3 not reproduced, 4 inconclusive. Runs of several experiments or settings are judged
+    each for themselves; the exit code is that of the worst.
+
+    Examples:
+
+    - `degrade verify`
+
+    - `degrade verify outputs/paper`
+
+    - `degrade verify outputs/paper outputs/quick --json`
+    """
+    from degrade.analysis import error_curves, verdict_json, verdict_text, verdicts
+    from degrade.analysis.verdict import overall
+
+    found = verdicts(error_curves(_chosen(runs)[0]))
+    print(verdict_json(found) if as_json else verdict_text(found))
+    return VERDICTS[overall(found)]
 
 
 @app.command()
@@ -299,12 +357,30 @@ def bench(
 @app.command(name="runs")
 def list_runs(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("outputs"),
+    mean: Annotated[
+        bool, typer.Option("--mean", help="A line a network: mean ± std over its seeds, beside the paper's errors.")
+    ] = False,
+    form: Format = "text",
 ) -> int:
-    """List runs: what became of each, how far it came, its last errors."""
-    from degrade.analysis import runs_table
+    """List runs: what became of each, how far it came, its last errors.
+
+    Examples:
+
+    - `degrade runs`
+
+    - `degrade runs outputs/paper --mean --format markdown`
+
+    - `degrade runs --format csv > runs.csv`
+    """
+    from degrade.analysis import error_curves, error_table, runs_table
+    from degrade.analysis.table import FORMATS
     from degrade.runs import find_records
 
-    print(runs_table(find_records([directory]), below=directory))
+    _check_word("--format", form, FORMATS)
+    if mean:
+        print(error_table(error_curves(_readable([directory])), form=form))
+    else:
+        print(runs_table(find_records([directory]), below=directory, form=form))
     return DONE
 
 
@@ -454,6 +530,11 @@ def _refuse(overrides: Sequence[str], keys: Sequence[str], why: str) -> None:
             raise ConfigError(f"{override}: {why}; for single networks use `degrade train`")
 
 
+def _check_word(option: str, word: str, known: Iterable[str]) -> None:
+    if word not in known:
+        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
+
+
 def _check_suffix(output: Path) -> None:
     from degrade.analysis.figures import SUFFIXES
 
@@ -463,19 +544,25 @@ def _check_suffix(output: Path) -> None:
         )
 
 
-def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
-    """The records to draw and the folder they lie in; without a choice, those of the newest experiment."""
+def _readable(paths: Sequence[Path]) -> "list[RunRecord]":
+    """Records at or below the paths; those that cannot be read are named and left out."""
     from degrade.runs import find_records
 
     records = []
-    for record in find_records(runs or [Path("outputs")]):
+    for record in find_records(paths):
         try:
             _ = record.config
             records.append(record)
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)
     if not records:
-        raise RunError(f"{runs[0] if runs else 'outputs'}: holds no run that can be read")
+        raise RunError(f"{paths[0]}: holds no run that can be read")
+    return records
+
+
+def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
+    """The records asked for and the folder they lie in; without a choice, those of the newest experiment."""
+    records = _readable(runs or [Path("outputs")])
     experiments = {record: Path(os.path.relpath(record.path.resolve().parents[1])) for record in records}
     if runs:
         folders = set(experiments.values())
@@ -483,33 +570,45 @@ def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
     if others:
-        print(f"drawing the newest experiment, {newest}; others: {', '.join(others)}")
+        print(f"the newest experiment, {newest}; others: {', '.join(others)}", file=sys.stderr)
     return [record for record in records if experiments[record] == newest], newest
 
 
-def _draw(records: "Sequence[RunRecord]", output: Path, style: str | None, title: str | None) -> None:
-    from degrade.analysis.curves import error_curves
+def _aside(form: str) -> contextlib.AbstractContextManager[Any]:
+    """What is no table goes to stderr where the table is for a program to read."""
+    return contextlib.nullcontext() if form == "text" else contextlib.redirect_stdout(sys.stderr)
+
+
+def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
     from degrade.analysis.figures import draw, save
 
-    curves = error_curves(record for record in records if record.exists)
     if not any(len(curve.train.iteration) for curve in curves):
-        raise RunError(f"{records[0].path}: nothing measured yet; the first row comes with the first evaluation")
+        where = next(iter(curves[0].paths.values()))
+        raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
     save(draw(curves, style=style, title=title), output)
     print(f"figure: {output}")
 
 
-def _print_comparison(records: "Sequence[RunRecord]") -> None:
-    from degrade.analysis import departures, error_curves, error_table
+def _show(records: "Sequence[RunRecord]", output: Path, *, title: str, band: str, form: str) -> None:
+    """The table, what must be said of it, the verdict and the figure."""
+    from degrade.analysis import departures, error_curves, error_table, verdict_text, verdicts
 
-    curves = error_curves(record for record in records if record.exists)
-    print("\n" + error_table(curves))
-    if any(curve.synthetic for curve in curves):
-        print("\nSYNTHETIC data: these errors say nothing about CIFAR-10 and are not comparable with the paper's.")
-    different = departures(curves[0].config)
-    if different:
-        print("\nNot the paper's recipe: " + "; ".join(different) + ".")
-    if curves[0].config["recipe"]["iterations"] < 64_000:
-        print("It shows the early part of training only; compare the order of the networks, not their errors.")
+    curves = error_curves((record for record in records if record.exists), band=band)
+    with _aside(form):
+        print()
+    print(error_table(curves, form=form))
+    with _aside(form):
+        if any(curve.synthetic for curve in curves):
+            print(
+                "\nSYNTHETIC data: these errors say nothing about CIFAR-10 and are not comparable with the paper's."
+            )
+        different = departures(curves[0].config)
+        if different:
+            print("\nNot the paper's recipe: " + "; ".join(different) + ".")
+        if curves[0].config["recipe"]["iterations"] < 64_000:
+            print("It shows the early part of training only; compare the order of the networks, not their errors.")
+        print("\n" + verdict_text(verdicts(curves)) + "\n")
+        _draw(curves, output, title=title)
 
 
 def _print_outcome(record: "RunRecord") -> None:

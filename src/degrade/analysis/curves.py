@@ -1,5 +1,6 @@
 """Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
 
+import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -10,9 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from degrade.analysis.intervals import student_factor
+from degrade.errors import ConfigError, did_you_mean
 from degrade.runs.record import RunRecord
 
 Array = npt.NDArray[np.float64]
+
+#: What a band over seeds shows, in words.
+BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,9 @@ class Series:
     """One quantity over iterations, over seeds.
 
     Attributes:
-        iteration: where it was measured, by any seed.
-        mean, low, high: over the seeds measured there (fractions); the band is mean -+ one standard deviation.
+        iteration: where it was measured; never on fewer seeds than later on, so that the mean does not jump to
+            and fro between one seed and many.
+        mean, low, high: over the seeds measured there (fractions), and the band; the mean thrice for one seed.
         seeds: how many seeds each point stands on.
     """
 
@@ -45,6 +52,12 @@ class Curve:
         clean_train, final_test, final_train: last errors of the finished seeds.
         synthetic: made from generated images.
         precision: `fp32` or `bf16`; empty where the record does not say.
+        folder: the experiment's, resolved.
+        extra: settings that not all curves share, as the variant's name tells them.
+        paths: the records, by seed.
+        parameters: weights and biases of the network; None where the record does not say.
+        window: images that a finished seed's last running training error was measured on; None if none finished.
+        band: a key of `BANDS`.
     """
 
     label: str
@@ -59,6 +72,12 @@ class Curve:
     final_train: list[float]
     synthetic: bool
     precision: str
+    folder: Path
+    extra: str
+    paths: dict[int, Path]
+    parameters: int | None
+    window: int | None
+    band: str
 
     @property
     def remark(self) -> str:
@@ -71,15 +90,26 @@ class Curve:
         return ", ".join(f"{n} {status}" if several else status for status, n in sorted(counts.items()))
 
 
-def error_curves(records: Iterable[RunRecord]) -> list[Curve]:
-    """Curves of all records, one for each network and setting, sorted by family and depth."""
+def error_curves(records: Iterable[RunRecord], *, band: str = "std") -> list[Curve]:
+    """Curves of all records, one for each network and setting, sorted by family and depth.
+
+    Args:
+        records: runs that were begun.
+        band: `std`, `minmax` or `ci95`, over the seeds of one network and setting.
+
+    Raises:
+        ConfigError: no such band.
+        RunError: a record's config cannot be read.
+    """
+    if band not in BANDS:
+        raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         groups.setdefault(_group(record.path), []).append(record)
     differing = _differing_parts([name for _, name in groups])
     several = len({folder for folder, _ in groups}) > 1
     curves = [
-        _curve(group, differing[name], Path(folder).name if several else "")
+        _curve(group, differing[name], Path(folder).name if several else "", band)
         for (folder, name), group in groups.items()
     ]
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
@@ -97,44 +127,73 @@ def _group(path: Path) -> tuple[str, str]:
     return (str(resolved.parents[1]), resolved.parent.name)
 
 
-def _curve(records: list[RunRecord], extra: str, experiment: str) -> Curve:
-    records = sorted(records, key=lambda r: r.path.name)
-    config = records[0].config
-    rows = [record.rows() for record in records]
+def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> Curve:
+    runs = [(record, record.config, record.status, record.rows()) for record in records]
+    runs.sort(key=lambda run: int(run[1]["seed"]))
+    first, config, _, _ = runs[0]
+    rows = [own for *_, own in runs]
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
-    finished = [r for record, r in zip(records, rows, strict=True) if r and record.status == "complete"]
+    finished = [own for *_, status, own in runs if own and status == "complete"]
+    environment = first.environment
     return Curve(
         label=", ".join(part for part in (f"{family}-{depth}", extra, experiment) if part),
         family=family,
         depth=depth,
         config=config,
-        train=_series(rows, "train_error"),
-        test=_series(rows, "test_error"),
-        seeds={int(r.config["seed"]): r.status for r in records},
+        train=_series(rows, "train_error", band),
+        test=_series(rows, "test_error", band),
+        seeds={int(config["seed"]): status for _, config, status, _ in runs},
         clean_train=_last(finished, "train_error_clean"),
         final_test=_last(finished, "test_error"),
         final_train=_last(finished, "train_error"),
         synthetic=config["data"]["name"] == "synthetic",
-        precision=str(records[0].environment.get("precision", "")),
+        precision=str(environment.get("precision", "")),
+        folder=first.path.resolve().parents[1],
+        extra=extra,
+        paths={int(config["seed"]): record.path for record, config, _, _ in runs},
+        parameters=environment.get("parameters"),
+        window=_window(finished, config),
+        band=band,
     )
 
 
-def _series(runs: list[list[dict[str, Any]]], key: str) -> Series:
+def _series(runs: list[list[dict[str, Any]]], key: str, band: str) -> Series:
     measured = [{row["iteration"]: row[key] for row in run if _number(row.get(key))} for run in runs]
-    iterations = sorted(set().union(*measured)) if measured else []
+    iterations = sorted(set().union(*measured))
     values = np.array([[run.get(i, np.nan) for i in iterations] for run in measured], dtype=np.float64)
     values = values.reshape(len(measured), len(iterations))
     count = np.isfinite(values).sum(axis=0)
+    # A run that diverges measures between the others' rows: such a point stands on fewer seeds than the next.
+    steady = count >= np.maximum.accumulate(count[::-1])[::-1]
+    values, count = values[:, steady], count[steady]
+    low, mean, high = _band(values, count, band)
+    return Series(np.array(iterations, np.float64)[steady], mean, low, high, count)
+
+
+def _band(values: Array, count: npt.NDArray[np.int64], band: str) -> tuple[Array, Array, Array]:
+    """Low edge, mean and high edge of each column; a column of one value has no band."""
+    if not values.size:
+        return np.empty(0), np.empty(0), np.empty(0)
+    mean = np.nanmean(values, axis=0)
+    if band == "minmax":
+        return np.nanmin(values, axis=0), mean, np.nanmax(values, axis=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a standard deviation of one value: no band there
-        mean = np.nanmean(values, axis=0) if iterations else np.empty(0)
-        spread = np.nanstd(values, axis=0, ddof=1) if iterations else np.empty(0)
-    spread = np.nan_to_num(spread)
-    return Series(np.array(iterations, np.float64), mean, mean - spread, mean + spread, count)
+        warnings.simplefilter("ignore", RuntimeWarning)  # a standard deviation of one value
+        half = np.nan_to_num(np.nanstd(values, axis=0, ddof=1))
+    if band == "ci95":
+        half = half * student_factor(np.maximum(count - 1, 1)) / np.sqrt(count)
+    return mean - half, mean, mean + half
+
+
+def _window(runs: list[list[dict[str, Any]]], config: dict[str, Any]) -> int | None:
+    """Images between the last two rows, the fewest of all runs."""
+    steps = [run[-1]["iteration"] - (run[-2]["iteration"] if len(run) > 1 else 0) for run in runs]
+    size = config["recipe"].get("batch_size")
+    return min(steps) * size if steps and isinstance(size, int) else None
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _last(runs: list[list[dict[str, Any]]], key: str) -> list[float]:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from degrade.analysis.curves import Curve, Series
+from degrade.analysis.curves import BANDS, Array, Curve, Series
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
 
@@ -42,7 +42,8 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     for k, (curve, colour) in enumerate(zip(curves, _colours(curves, curves), strict=True)):
         stroke = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]  # when colours run out
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
-            _line(axes, series, colour, label=_label(curve), linewidth=1.6, linestyle=stroke, ended=_ended(curve))
+            style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
+            _line(axes, series, colour, ended=_ended(curve), total=len(curve.seeds), **style)
             marks.append(_paper_mark(axes, curve, which, colour))
     for axes, name in ((left, "training error (%)"), (right, "test error (%)")):
         axes.set_ylabel(name)
@@ -60,7 +61,8 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
         marks = []
         for curve, colour in zip(own, _colours(own, curves), strict=True):
             _line(axes, curve.train, colour, linestyle="--", linewidth=1.0, ended=_ended(curve))
-            _line(axes, curve.test, colour, label=_label(curve), linewidth=2.0, ended=_ended(curve))
+            bold = {"label": _label(curve), "linewidth": 2.0}
+            _line(axes, curve.test, colour, ended=_ended(curve), total=len(curve.seeds), **bold)
             marks.append(_paper_mark(axes, curve, "test", colour))
         axes.set_title(f"{family} networks", fontsize=9)
         axes.set_ylabel("error (%)")
@@ -94,13 +96,15 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def footer(curves: Sequence[Curve]) -> str:
-    """Recipe, data, precision, seeds, and whatever departs from the paper."""
+    """Recipe, data, precision, seeds and band, and whatever departs from the paper."""
     recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
     data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
     precisions = sorted({c.precision for c in curves if c.precision})
     counts = sorted({len(c.seeds) for c in curves})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seeds += " seed" if counts == [1] else " seeds, band: mean ± std"
+    seeds += " seed" if counts == [1] else f" seeds, band: {BANDS[curves[0].band]}"
+    if any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
+        seeds += " (n/N: of so many seeds from there on)"
     facts = [f"recipe {'/'.join(recipes)}", "/".join(data), "/".join(precisions), seeds, "last iterate"]
     lines = [" · ".join(fact for fact in facts if fact)]
     lines.append(_told_apart("departs from the paper: ", curves, departures) or "the paper's recipe")
@@ -150,18 +154,32 @@ def _label(curve: Curve) -> str:
 
 
 def _ended(curve: Curve) -> str:
-    """The mark at the end of a curve that did not reach its end: x diverged, o unfinished."""
+    """The mark at the end of a curve that no seed finished: x diverged, o unfinished."""
     statuses = set(curve.seeds.values())
-    return "x" if "diverged" in statuses else "o" if statuses - {"complete"} else ""
+    if "complete" in statuses:
+        return ""  # where a seed ended early, n/N says so
+    return "x" if "diverged" in statuses else "o" if statuses else ""
 
 
-def _line(axes: Axes, series: Series, colour: str, *, ended: str, **style: Any) -> None:
+def _line(axes: Axes, series: Series, colour: str, *, ended: str, total: int | None = None, **style: Any) -> None:
     x, y = series.iteration / 1e4, 100 * series.mean
     axes.plot(x, y, color=colour, marker="." if len(x) < 8 else None, markersize=4, **style)
     if (series.seeds > 1).any():
         axes.fill_between(x, 100 * series.low, 100 * series.high, color=colour, alpha=0.2, linewidth=0)
+    if total is not None:
+        _note_fewer_seeds(axes, x, y, series, total, colour)
     if ended and len(x):
         axes.plot(x[-1:], y[-1:], color=colour, marker=ended, markersize=7, markerfacecolor="none", linestyle="none")
+
+
+def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int, colour: str) -> None:
+    """Write n/N where a curve goes on with fewer of its seeds."""
+    before = [total, *series.seeds[:-1]]
+    for k, (now, earlier) in enumerate(zip(series.seeds, before, strict=True)):
+        if now < earlier:
+            axes.plot(x[k], y[k], color=colour, marker="|", markersize=6, linestyle="none")
+            place = (x[k], y[k])
+            axes.annotate(f"{now}/{total}", place, (2, 4), textcoords="offset points", fontsize=6, color=colour)
 
 
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:

@@ -25,6 +25,18 @@ FIGURE6_TRAIN = {
     ("residual", 56): 0.14,
 }
 
+#: What independent PyTorch reproductions of the full recipe end at (last iterate), in percent; gathered for this
+#: project. None of them reaches the paper's training error of plain-56.
+REPRODUCED_TEST = {
+    ("plain", 20): (9.4, 9.8),
+    ("plain", 56): (11.9, 13.1),
+    ("residual", 20): (8.0, 9.2),
+    ("residual", 56): (7.1, 7.5),
+}
+
+#: Of the same, plain-56 minus plain-20, in points.
+REPRODUCED_GAP = {"train": (2.1, 3.2), "test": (2.1, 3.4)}
+
 #: Settings on which a result depends, and what a reader calls them.
 _COMPARED = {
     "recipe.iterations": "iterations",
@@ -72,6 +84,26 @@ def paper_error(family: str, depth: int, which: str) -> float | None:
     else:
         percent = FIGURE6_TEST.get((family, depth))
     return None if percent is None else percent / 100
+
+
+def reproduced_test_error(family: str, depth: int) -> tuple[float, float] | None:
+    """Least and greatest test error of independent reproductions, fractions; None where there are none."""
+    found = REPRODUCED_TEST.get((family, depth))
+    return None if found is None else (found[0] / 100, found[1] / 100)
+
+
+def reproduced_gap(which: str, shallow: int, deep: int) -> tuple[float, float] | None:
+    """Least and greatest gap of the plain pair in independent reproductions, fractions; None where there are none.
+
+    Args:
+        which: `train` or `test`.
+        shallow: the lesser depth.
+        deep: the greater one.
+    """
+    if (shallow, deep) != (20, 56):
+        return None
+    low, high = REPRODUCED_GAP[which]
+    return low / 100, high / 100
 
 
 def departures(config: Mapping[str, Any]) -> list[str]:

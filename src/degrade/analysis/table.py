@@ -1,7 +1,9 @@
-"""Tables of errors, from curves and records, as text."""
+"""Tables of errors, from curves and records: text of at most 80 columns, markdown, or csv of plain numbers."""
 
+import csv
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +13,124 @@ from degrade.analysis.curves import Curve
 from degrade.analysis.reference import paper_error
 from degrade.runs.record import RunRecord
 
+FORMATS = ("text", "csv", "markdown")
 
-def error_table(curves: Sequence[Curve]) -> str:
-    """Final errors of each network beside the paper's: this run, the paper, difference, in percent."""
-    head = ["network", "seeds", "train %", "clean %", "test %", "paper train", "paper test", "diff"]
-    rows = []
-    for curve in curves:
-        test = curve.final_test
-        paper_train, paper = (
-            None if curve.synthetic else paper_error(curve.family, curve.depth, which) for which in ("train", "test")
-        )
-        difference = 100 * (float(np.mean(test)) - paper) if test and paper is not None else None
-        rows.append(
-            [
-                curve.label
-                + (" (synthetic)" if curve.synthetic else "")
-                + (f" [{curve.remark}]" if curve.remark else ""),
-                str(len(curve.seeds)),
-                _spread(curve.final_train),
-                _spread(curve.clean_train),
-                _spread(test),
-                _percent(paper_train),
-                _percent(paper),
-                "-" if difference is None else f"{difference:+.1f}",
-            ]
-        )
-    return aligned(head, rows)
+_WIDTH = 80
 
 
-def runs_table(records: Sequence[RunRecord], *, below: Path) -> str:
+def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
+    """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
+
+    Args:
+        curves: the networks.
+        form: `text` and `markdown` in percent, `csv` in fractions with more columns.
+    """
+    if form == "csv":
+        return as_csv([_error_fields(curve) for curve in curves])
+    head = ["network", "seeds", "train%", "clean%", "test%", "paper tr/te", "diff"]
+    table = _shown(head, [_error_cells(curve) for curve in curves], form)
+    remarks = [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]
+    return "\n\n".join([table, "\n".join(remarks)] if remarks else [table])
+
+
+def _error_cells(curve: Curve) -> list[str]:
+    finished, total = len(curve.final_test), len(curve.seeds)
+    difference, papers = _difference(curve, "test"), [_papers(curve, which) for which in ("train", "test")]
+    return [
+        curve.label + (" (synthetic)" if curve.synthetic else ""),
+        str(total) if finished == total else f"{finished}/{total}",
+        spread(curve.final_train),
+        spread(curve.clean_train),
+        spread(curve.final_test),
+        "/".join(map(_percent, papers)) if any(papers) else "-",
+        "-" if difference is None else f"{100 * difference:+.1f}",
+    ]
+
+
+def _error_fields(curve: Curve) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "network": curve.label,
+        "family": curve.family,
+        "depth": curve.depth,
+        "recipe": curve.config["recipe"]["name"],
+        "synthetic": curve.synthetic,
+        "seeds": len(curve.seeds),
+        "finished": len(curve.final_test),
+    }
+    kinds = {"train_error": curve.final_train, "train_error_clean": curve.clean_train, "test_error": curve.final_test}
+    for name, errors in kinds.items():
+        fields[f"{name}_mean"] = float(np.mean(errors)) if errors else None
+        fields[f"{name}_std"] = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+    for which in ("train", "test"):
+        fields[f"paper_{which}_error"] = _papers(curve, which)
+    return fields | {"test_error_difference": _difference(curve, "test")}
+
+
+def _papers(curve: Curve, which: str) -> float | None:
+    return None if curve.synthetic else paper_error(curve.family, curve.depth, which)
+
+
+def _difference(curve: Curve, which: str) -> float | None:
+    """Mean test error minus the paper's."""
+    paper = _papers(curve, which)
+    return None if paper is None or not curve.final_test else float(np.mean(curve.final_test)) - paper
+
+
+def runs_table(records: Sequence[RunRecord], *, below: Path, form: str = "text") -> str:
     """One line a run: where it is below a folder, what became of it, how far it came, its last errors."""
-    head = ["run", "status", "iters", "train %", "clean %", "test %", "time"]
-    rows = []
-    for record in records:
-        summary = record.summary
-        rows.append(
-            [
-                os.path.relpath(record.path, below) + (" (synthetic)" if summary.get("synthetic") else ""),
-                record.status,
-                _progress(summary.get("iteration"), summary.get("iterations")),
-                _percent(summary.get("train_error")),
-                _percent(summary.get("train_error_clean")),
-                _percent(summary.get("test_error")),
-                _duration(summary.get("seconds")),
-            ]
-        )
-    return aligned(head, rows)
+    fields = [_run_fields(record, below) for record in records]
+    if form == "csv":
+        return as_csv(fields)
+    head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]
+    return _shown(head, [_run_cells(own) for own in fields], form)
+
+
+def _run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
+    summary = record.summary
+    keys = ("iteration", "iterations", "train_error", "train_error_clean", "test_error", "seconds", "synthetic")
+    path = os.path.relpath(record.path, below)
+    return {"run": path, "status": record.status_of(summary)} | {key: summary.get(key) for key in keys}
+
+
+def _run_cells(fields: Mapping[str, Any]) -> list[str]:
+    return [
+        fields["run"] + (" (synthetic)" if fields["synthetic"] else ""),
+        fields["status"],
+        _progress(fields["iteration"], fields["iterations"]),
+        *(_percent(fields[key]) for key in ("train_error", "train_error_clean", "test_error")),
+        _duration(fields["seconds"]),
+    ]
+
+
+def _shown(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
+    if form == "markdown":
+        rule = [":--", *["--:"] * (len(head) - 1)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
+    others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
+    return aligned(head, [[_fitted(row[0], max(20, _WIDTH - others)), *row[1:]] for row in rows])
+
+
+def _fitted(text: str, width: int) -> str:
+    """`text`, its middle left out where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) * 2 // 3  # the end tells runs apart: their seeds
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under their keys; numbers to ten digits, empty where there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,14 +147,16 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _progress(iteration: Any, planned: Any) -> str:
     if not isinstance(iteration, int) or not isinstance(planned, int):
         return "-"
-    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{planned:,}"
+    whole = f"{planned // 1000}k" if planned % 1000 == 0 else f"{planned:,}"
+    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{whole}"
 
 
 def _percent(value: Any) -> str:
     return f"{100 * value:.2f}" if isinstance(value, int | float) else "-"
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of errors in percent; the mean alone of one."""
     if not values:
         return "-"
     mean = _percent(float(np.mean(values)))

@@ -17,10 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose
 from degrade.config.compose import group_options
@@ -87,6 +86,20 @@ def _folder_name(text: str, original: str | None = None) -> str:
     return f"{safe[:100]}~{hashlib.sha256((original or text).encode()).hexdigest()[:10]}"
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as OmegaConf reads it, 16 times as fast: it matters with a thousand records."""
+
+
+# As OmegaConf does: 1e-5 is a number without a dot too, and a date is text.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 class RunRecord:
     """One run's directory.
 
@@ -116,15 +129,15 @@ class RunRecord:
         """
         path = self.path / "config.yaml"
         try:
-            config = OmegaConf.load(path)
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            settings: Any = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - it is a safe loader
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
-        if not isinstance(config, DictConfig):
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
-        settings: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
         if missing := _NEEDED - flatten(settings).keys():
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; `--fresh` starts the run over")
-        return settings
+        found: dict[str, Any] = settings
+        return found
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -139,7 +152,11 @@ class RunRecord:
     @property
     def status(self) -> str:
         """`complete`, `interrupted`, `diverged`, `failed` or `running`; a run that was killed is `interrupted`."""
-        status = str(self.summary.get("status", "interrupted"))
+        return self.status_of(self.summary)
+
+    def status_of(self, summary: Mapping[str, Any]) -> str:
+        """The same, of a summary that was read already."""
+        status = str(summary.get("status", "interrupted"))
         if status == "running" and not self.in_use:
             return "interrupted"
         return status
@@ -168,15 +185,13 @@ class RunRecord:
             text = (self.path / "metrics.jsonl").read_text(errors="replace")
         except OSError:
             return [], 0
+        lines = text.splitlines()
         rows: dict[int, Row] = {}
         damaged = 0
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                if type(row["iteration"]) is not int:
-                    raise TypeError
+        for row in _parsed(lines):
+            if isinstance(row, dict) and type(row.get("iteration")) is int:
                 rows[row["iteration"]] = row
-            except (ValueError, KeyError, TypeError):
+            else:
                 damaged += 1
         return [rows[iteration] for iteration in sorted(rows)], damaged
 
@@ -296,6 +311,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _parsed(lines: list[str]) -> list[Any]:
+    """Each line as JSON, None where it is none."""
+    try:
+        # All at once: with a thousand records that takes a third of the time.
+        values: list[Any] = json.loads(f"[{','.join(lines)}]")
+        if len(values) == len(lines):
+            return values
+    except ValueError:
+        pass
+    return [_parsed_line(line) for line in lines]
+
+
+def _parsed_line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
