@@ -419,14 +419,23 @@ def data_info(
     return DONE
 
 
+class _Stop(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    Not KeyboardInterrupt itself: where that passes through an `exec` on its way, as in torch's imports, CPython
+    remembers it and dies of SIGINT at its end, whatever the exit code.
+    """
+
+
 def entry_point() -> None:
     """The console script."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise _Stop
 
-    # SIGTERM stops as Ctrl-C does, while fetching and between runs too.
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which stops as Ctrl-C does, while fetching and between runs too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
+            signal.signal(number, interrupt)
     code = main(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
