@@ -1,10 +1,15 @@
 """Writes the README's tables from the records in outputs/reference, between its `<!-- name -->` marks."""
 
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from degrade.analysis import error_curves, error_table
+from degrade.analysis.table import aligned
 from degrade.bench import Report
+from degrade.config import network_matrix
 from degrade.runs import find_records
 
 TOP = Path(__file__).resolve().parents[1]
@@ -16,14 +21,37 @@ def quick() -> str:
     return error_table(error_curves(find_records([REFERENCE / "quick"])))
 
 
+def newest_bench() -> Report:
+    """The newest bench on record."""
+    return Report.from_json(max(REFERENCE.glob("bench/*.json")).read_text())
+
+
 def bench() -> str:
     """The newest bench, as `degrade bench` prints it, its date and commit before it."""
-    report = Report.from_json(max(REFERENCE.glob("bench/*.json")).read_text())
+    report = newest_bench()
     made, git = report.machine["date"], report.machine["git"]
     return f"{made[:10]}, commit {str(git['commit'])[:7]}\n{report.as_text()}"
 
 
-TABLES = {"quick": quick, "bench": bench}
+def cost() -> str:
+    """What the paper's recipe takes on the bench's machine, by hours a layer between the depths that it timed."""
+    report = newest_bench()
+    timed = {r.contender.depth: r.paper_hours for r in report.results if r.contender.label == "eager fp32"}
+    depths = sorted(timed)
+
+    def hours(depth: int) -> float:
+        return float(np.interp(depth, depths, [timed[d] or math.nan for d in depths]))
+
+    matrices = {"Figure 1": "figure1", "the story": "story", "Figure 6": "figure6"}
+    rows = []
+    for name, experiment in matrices.items():
+        networks = network_matrix(experiment)
+        once = sum(hours(depth) for _, depth in networks)
+        rows.append([name, str(len(networks)), f"{once:,.0f} h", f"{5 * once / 24:,.0f} days"])
+    return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
+
+
+TABLES = {"quick": quick, "cost": cost, "bench": bench}
 
 
 def filled(text: str) -> str:
