@@ -53,28 +53,32 @@ def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launch
         ConfigError: no such launcher or setting, or the extra is not installed.
     """
     name = _name(overrides)
+    # degrade's own settings on top of the plugin's, which have the plain name.
+    chosen = [] if name == "basic" else [f"hydra/launcher=degrade_{name}"]
+    overrides = chosen + [text for text in overrides if not _chooses(text)]
     settings = compose_launcher(overrides)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if name == "joblib":
-        jobs = _number(settings, "n_jobs") or (1 if _has_gpu(device) else cores)
-        jobs = max(1, min(cores if jobs < 0 else jobs, cells))
+        asked = _number(settings, "n_jobs") or -1
+        most = asked if asked > 0 else 1 if _has_gpu(device) else cores
+        jobs = max(1, min(most, cells))
         return Launcher(name, [*overrides, f"hydra.launcher.n_jobs={jobs}"], max(1, cores // jobs))
     if name == "submitit_local":
         share = _number(settings, "cpus_per_task") or 1
-        return Launcher(name, [*overrides], share, at_once=max(1, cores // share))
+        return Launcher(name, overrides, share, at_once=max(1, cores // share))
     if name == "slurm":
-        return Launcher(name, [*overrides], _number(settings, "cpus_per_task"))
+        return Launcher(name, overrides, _number(settings, "cpus_per_task"))
     if name == "ray":
-        share = float((settings.get("ray") or {}).get("remote", {}).get("num_cpus") or 1)
-        return Launcher(name, [*overrides], max(1, int(share)))
-    return Launcher(name, [*overrides], None)
+        cpus = settings["ray"]["remote"].get("num_cpus") or 1
+        return Launcher(name, overrides, max(1, int(cpus)))
+    return Launcher(name, overrides, None)
 
 
 def _name(overrides: Sequence[str]) -> str:
     name = "basic"
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")
-        if key == "hydra/launcher":
+        if _chooses(text):
             name = value
         elif not key.startswith("hydra.launcher."):
             raise ConfigError(f"{text}: of Hydra's own settings, sweep takes hydra/launcher and hydra.launcher.*")
@@ -88,6 +92,10 @@ def _name(overrides: Sequence[str]) -> str:
             f"or pip install '.[{extra}]' in degrade's checkout"
         )
     return name
+
+
+def _chooses(text: str) -> bool:
+    return text.partition("=")[0] == "hydra/launcher"
 
 
 def _installed(module: str) -> bool:
@@ -137,11 +145,11 @@ def _patience() -> Iterator[None]:
         except (UncompletedJobError, FailedJobError):
             return [JobReturn(status=JobStatus.COMPLETED, _return_value="killed")]
 
-    Job.results = results
+    Job.results = results  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Job.results = original
+        Job.results = original  # type: ignore[method-assign]
 
 
 def stop_jobs(launcher: Launcher, folder: Path) -> str | None:
