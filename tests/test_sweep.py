@@ -145,12 +145,11 @@ def test_when_the_sweep_itself_is_killed_its_cells_write_checkpoints_and_end(tmp
 
 
 def test_failing_and_diverging_cells_leave_the_others_alone(cli: Cli, tmp_path: Path) -> None:
-    # The folder has no images, so the first cell cannot begin; the second diverges; the third is fine.
     (tmp_path / "empty").mkdir()
     bad = cli("sweep", *SMALL, "data=folder", "data.root=empty", "seed=0")
     assert bad.code == 1
     assert "1 cells: 1 failed" in bad.out
-    assert "DatasetError: empty" in bad.out
+    assert "DatasetError: data.root=empty: has no folder" in bad.out
     outcome = cli("sweep", *SMALL, "model.norm=none", "optim.lr=1e12,0.01")
     assert outcome.code == 1
     assert "2 cells: 1 complete, 1 diverged" in outcome.out

@@ -12,6 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -73,6 +74,7 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def hydra_state_kept() -> Iterator[None]:
     """Hydra keeps its state in globals: leave a caller's own Hydra application as it was."""
+    Plugins.instance()  # found once; those that were found again would lack what they register on their import
     outer = Singleton.get_state()
     GlobalHydra.instance().clear()
     try:

@@ -31,6 +31,9 @@ from degrade.runs.record import RunRecord, run_directory
 
 DONE, FAILED, IN_USE, INTERRUPTED = 0, 1, 75, 130
 
+#: A file of this name in the sweep's folder asks its jobs to stop.
+STOP = "stop"
+
 #: Seconds for a step to end and a checkpoint to be written; after them the process is killed.
 GRACE = 60
 
@@ -48,23 +51,27 @@ def job(config: DictConfig) -> str:
         A word for the launcher's log. It never raises an Exception: some launchers let one end all other jobs.
     """
     try:
-        return _supervise(experiment_of(config), Path(HydraConfig.get().runtime.cwd))
+        hydra = HydraConfig.get()
+        return _supervise(experiment_of(config), Path(hydra.runtime.cwd), Path(hydra.sweep.dir) / STOP)
     except Exception as error:
         return f"failed: {type(error).__name__}: {error}"
 
 
-def _supervise(experiment: Experiment, folder: Path) -> str:
+def _supervise(experiment: Experiment, folder: Path, stop: Path) -> str:
     """Train in another process, and leave word in the record where that could not.
 
     Args:
         experiment: the cell.
         folder: where the sweep was started; relative paths count from there, on whatever machine this is.
+        stop: a file that appears when the sweep is to stop.
     """
+    if stop.exists():
+        return "not begun"
     record = RunRecord(folder / run_directory(experiment))
     _wait_for(record)
     _forget_failure(record)
     with tempfile.TemporaryFile("w+") as errors:
-        code = _train_elsewhere(experiment, folder, errors.fileno())
+        code = _train_elsewhere(experiment, folder, stop, errors.fileno())
         errors.seek(0)
         lines = errors.read().strip().splitlines() or [f"exit code {code}, no message"]
     if code == FAILED:  # negative, it was killed: the record tells by itself
@@ -85,7 +92,7 @@ def _forget_failure(record: RunRecord) -> None:
         record.summarise(**{**record.summary, "status": "interrupted"})
 
 
-def _train_elsewhere(experiment: Experiment, folder: Path, errors: int) -> int:
+def _train_elsewhere(experiment: Experiment, folder: Path, stop: Path, errors: int) -> int:
     """The exit code of the process that trains; negative if a signal killed it."""
     with _signals_raised():
         # A session of its own: Ctrl-C reaches it through the pipe alone, not from the terminal as well.
@@ -103,9 +110,11 @@ def _train_elsewhere(experiment: Experiment, folder: Path, errors: int) -> int:
                 assert child.stdin is not None  # noqa: S101 - for mypy
                 child.stdin.write(json.dumps(asdict(experiment)) + "\n")
                 child.stdin.flush()
-            return child.wait()
+            while child.poll() is None and not stop.exists():
+                time.sleep(0.1)
         finally:
             _stop(child)
+        return child.returncode
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:

@@ -1,9 +1,8 @@
-"""Hydra's launchers: what each needs, how it shares out a machine, how its jobs are stopped."""
+"""Hydra's launchers: what each needs, how it shares out a machine, what it has to be kept from."""
 
 import contextlib
 import importlib.util
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -152,22 +151,11 @@ def _patience() -> Iterator[None]:
         Job.results = original  # type: ignore[method-assign]
 
 
-def stop_jobs(launcher: Launcher, folder: Path) -> str | None:
-    """Stop what the launcher left running when the sweep was interrupted.
+def scancel_line(folder: Path) -> str | None:
+    """What stops the jobs of an interrupted sweep, since they go on in Slurm without it; None: it has none.
 
     Args:
-        launcher: which.
-        folder: the sweep's, in which submitit keeps a folder for each job, named after it.
-
-    Returns:
-        What a person has to do to stop it, where that is theirs to decide.
+        folder: the sweep's, in which submitit keeps a folder for each job, named after it: `12_0`.
     """
-    if launcher.name not in ("slurm", "submitit_local"):
-        return None  # they end with this process, and cells with them
     jobs = sorted({path.name.split("_")[0] for path in folder.glob("[0-9]*") if path.is_dir()}, key=int)
-    if launcher.name == "slurm":
-        return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}" if jobs else None
-    for process in jobs:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(int(process), signal.SIGTERM)
-    return None
+    return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}" if jobs else None

@@ -3,15 +3,18 @@
 The records are the only word on what became of a cell: launchers lose results, records do not.
 """
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import hydra
@@ -25,8 +28,8 @@ from omegaconf import DictConfig
 from degrade.config import Experiment, compose
 from degrade.config.compose import config_dir, expand, hydra_state_kept
 from degrade.errors import ConfigError, RunError, RunInterrupted
-from degrade.runs.cell import GRACE, job
-from degrade.runs.launchers import Launcher, choose_launcher, stop_jobs, tended
+from degrade.runs.cell import GRACE, STOP, job
+from degrade.runs.launchers import Launcher, choose_launcher, scancel_line, tended
 from degrade.runs.progress import SweepBar
 from degrade.runs.record import RunRecord, run_directory
 
@@ -131,23 +134,48 @@ def sweep(planned: Sweep, *, fresh: bool = False) -> None:
     bar = SweepBar([(cell.experiment, cell.record) for cell in planned.cells])
     with _folder(planned) as folder, bar:
         try:
-            _launch_until_done(planned, folder)
+            with _checkpoints_first(planned, folder):
+                _launch_until_done(planned, folder)
         except KeyboardInterrupt:
-            advice = stop_jobs(planned.launcher, folder)
-            if planned.launcher.name != "slurm":
-                _wait_for_checkpoints(planned.pending)
+            _wait_for_checkpoints(planned)
+            advice = scancel_line(folder) if planned.launcher.name == "slurm" else None
             raise RunInterrupted(f"sweep stopped; {advice or 'the same command goes on from there'}") from None
 
 
 @contextmanager
 def _folder(planned: Sweep) -> Iterator[Path]:
-    """Where Hydra writes: a passing folder, or for submitit, whose jobs and logs lie there, one beside the runs."""
-    if planned.launcher.name not in ("slurm", "submitit_local"):
-        with tempfile.TemporaryDirectory(prefix="degrade-sweep-") as folder:
-            yield Path(folder)
-        return
+    """Where Hydra writes: beside the runs, since jobs on other machines look there too. Kept if it holds their logs."""
     root = Path(planned.cells[0].experiment.output).expanduser().absolute() / ".sweeps"
-    yield root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        (folder / STOP).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+            root.rmdir()
+
+
+@contextmanager
+def _checkpoints_first(planned: Sweep, folder: Path) -> Iterator[None]:
+    """Let cells that run side by side write checkpoints before their launcher hears of Ctrl-C: joblib kills them."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])  # the second one stops at once
+        (folder / STOP).touch()
+        _wait_for_checkpoints(planned)
+        raise KeyboardInterrupt
+
+    before = {}
+    if planned.launcher.name not in ("basic", "slurm") and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _clear(cells: Sequence[Cell]) -> None:
@@ -170,6 +198,8 @@ def _launch_until_done(planned: Sweep, folder: Path) -> None:
                 _multirun(pending, planned.launcher, folder)
             return
         except (Exception, SystemExit) as error:
+            if getattr(error, "code", None) == signal.SIGTERM:  # Ray's answer to it
+                raise KeyboardInterrupt from None
             lines = str(error).strip().splitlines() or [type(error).__name__]
             trouble = f"hydra/launcher={planned.launcher.name}: {type(error).__name__}: {lines[0]}"
             got_on = before != [cell.record.summary for cell in pending]
@@ -243,8 +273,9 @@ def _command_line(words: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def _wait_for_checkpoints(cells: Sequence[Cell]) -> None:
-    """Cells stop when the launcher is gone; the sweep ends after them."""
+def _wait_for_checkpoints(planned: Sweep) -> None:
+    """The sweep ends after its cells, except on Slurm, where they go on without it."""
     deadline = time.monotonic() + GRACE
-    while any(cell.record.in_use for cell in cells) and time.monotonic() < deadline:
+    running = [] if planned.launcher.name == "slurm" else planned.pending
+    while any(cell.record.in_use for cell in running) and time.monotonic() < deadline:
         time.sleep(0.2)
