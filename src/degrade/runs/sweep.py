@@ -144,7 +144,7 @@ def sweep(planned: Sweep, *, fresh: bool = False) -> None:
 
 @contextmanager
 def _folder(planned: Sweep) -> Iterator[Path]:
-    """Where Hydra writes: beside the runs, since jobs on other machines look there too. Kept if it holds their logs."""
+    """Where Hydra writes: beside the runs, since jobs on other machines look there too. Kept if it holds logs."""
     root = Path(planned.cells[0].experiment.output).expanduser().absolute() / ".sweeps"
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
