@@ -136,7 +136,8 @@ def _patience() -> Iterator[None]:
     from submitit.core.core import Job
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
-    original = Job.results
+    jobs: Any = Job  # which mypy knows only where submitit is installed
+    original = jobs.results
 
     def results(job: Any) -> list[Any]:
         try:
@@ -144,11 +145,11 @@ def _patience() -> Iterator[None]:
         except (UncompletedJobError, FailedJobError):
             return [JobReturn(status=JobStatus.COMPLETED, _return_value="killed")]
 
-    Job.results = results  # type: ignore[method-assign, assignment]
+    jobs.results = results
     try:
         yield
     finally:
-        Job.results = original  # type: ignore[method-assign]
+        jobs.results = original
 
 
 def scancel_line(folder: Path) -> str | None:
