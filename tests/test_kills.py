@@ -1,4 +1,4 @@
-"""Sweeps of which a cell is killed at a random moment, as many as DEGRADE_TEST_KILLS says; each takes half a minute."""
+"""Sweeps of which a cell is killed at a random moment, DEGRADE_TEST_KILLS of them; each takes half a minute."""
 
 import os
 import random
@@ -34,7 +34,7 @@ def test_a_cell_killed_at_a_random_moment_is_finished_by_the_same_command(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    chance = random.Random(number)  # noqa: S311
+    chance = random.Random(number)
     process = start(tmp_path, *WORDS)
     time.sleep(chance.uniform(4, 14))
     victims = trainers(process, tmp_path)

@@ -3,9 +3,8 @@
 import contextlib
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ class Launcher:
     """CPU threads of a cell; None: PyTorch's choice."""
     at_once: int | None = None
     """Cells to hand over at a time; None: all."""
+    ray: dict[str, Any] | None = None
+    """What `ray.init` is to be told; None: it is not Ray."""
 
 
 def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launcher:
@@ -69,7 +70,7 @@ def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launch
         return Launcher(name, overrides, _number(settings, "cpus_per_task"))
     if name == "ray":
         cpus = settings["ray"]["remote"].get("num_cpus") or 1
-        return Launcher(name, overrides, max(1, int(cpus)))
+        return Launcher(name, overrides, max(1, int(cpus)), ray=settings["ray"]["init"])
     return Launcher(name, overrides, None)
 
 
@@ -119,14 +120,25 @@ def _has_gpu(device: str) -> bool:
 @contextmanager
 def tended(launcher: Launcher) -> Iterator[None]:
     """While it launches: a job of submitit's that was killed leaves the others alone; afterwards, Ray is left."""
-    with _patience() if launcher.name in ("slurm", "submitit_local") else contextlib.nullcontext():
-        try:
-            yield
-        finally:
-            if "ray" in sys.modules and launcher.name == "ray":
-                import ray
+    tending: AbstractContextManager[None] = contextlib.nullcontext()
+    if launcher.name in ("slurm", "submitit_local"):
+        tending = _patience()
+    elif launcher.ray is not None:
+        tending = _connected(launcher.ray)
+    with tending:
+        yield
 
-                ray.shutdown()  # ends this sweep's tasks, if any are left
+
+@contextmanager
+def _connected(settings: dict[str, Any]) -> Iterator[None]:
+    """Ray, begun before the launcher would: it takes SIGTERM for itself, which can then be taken back."""
+    import ray
+
+    ray.init(**settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()  # ends this sweep's tasks, if any are left
 
 
 @contextmanager

@@ -134,8 +134,7 @@ def sweep(planned: Sweep, *, fresh: bool = False) -> None:
     bar = SweepBar([(cell.experiment, cell.record) for cell in planned.cells])
     with _folder(planned) as folder, bar:
         try:
-            with _checkpoints_first(planned, folder):
-                _launch_until_done(planned, folder)
+            _launch_until_done(planned, folder)
         except KeyboardInterrupt:
             _wait_for_checkpoints(planned)
             advice = scancel_line(folder) if planned.launcher.name == "slurm" else None
@@ -194,12 +193,10 @@ def _launch_until_done(planned: Sweep, folder: Path) -> None:
             return
         before = [cell.record.summary for cell in pending]
         try:
-            with tended(planned.launcher):
+            with tended(planned.launcher), _checkpoints_first(planned, folder):
                 _multirun(pending, planned.launcher, folder)
             return
         except (Exception, SystemExit) as error:
-            if getattr(error, "code", None) == signal.SIGTERM:  # Ray's answer to it
-                raise KeyboardInterrupt from None
             lines = str(error).strip().splitlines() or [type(error).__name__]
             trouble = f"hydra/launcher={planned.launcher.name}: {type(error).__name__}: {lines[0]}"
             got_on = before != [cell.record.summary for cell in pending]
