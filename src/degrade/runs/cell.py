@@ -89,7 +89,7 @@ def _wait_for(record: RunRecord) -> None:
 def _forget_failure(record: RunRecord) -> None:
     """An earlier failure must not be taken for what becomes of this attempt."""
     if record.summary.get("status") == "failed" and not record.in_use:
-        record.summarise(**{**record.summary, "status": "interrupted"})
+        record.summarise(**{**record.summary, "status": "running"})
 
 
 def _train_elsewhere(experiment: Experiment, folder: Path, stop: Path, errors: int) -> int:

@@ -35,8 +35,8 @@ from degrade.runs.record import RunRecord, run_directory
 
 log = logging.getLogger("degrade.run")
 
-#: What becomes of a cell. `lost`: killed, or never begun although it was launched.
-OUTCOMES = ("complete", "diverged", "failed", "running", "lost")
+#: What becomes of a cell. `interrupted`: stopped, with a checkpoint. `lost`: killed, or never begun.
+OUTCOMES = ("complete", "diverged", "failed", "running", "interrupted", "lost")
 
 #: Launchings of one sweep, when the launcher itself breaks down after some of its cells got on.
 ATTEMPTS = 3
@@ -59,8 +59,9 @@ class Cell:
     @property
     def outcome(self) -> str:
         """One of OUTCOMES, by its record."""
-        status = self.record.status
-        return status if status in OUTCOMES else "lost"
+        written, status = self.record.summary.get("status"), self.record.status
+        # A record takes a run that was killed for an interrupted one; here the two are told apart.
+        return status if status in OUTCOMES and status in (written, "running") else "lost"
 
 
 @dataclass(frozen=True)
