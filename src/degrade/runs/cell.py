@@ -74,7 +74,7 @@ def _supervise(experiment: Experiment, folder: Path, stop: Path) -> str:
         code = _train_elsewhere(experiment, folder, stop, errors.fileno())
         errors.seek(0)
         lines = errors.read().strip().splitlines() or [f"exit code {code}, no message"]
-    if code == FAILED:  # negative, it was killed: the record tells by itself
+    if code == FAILED and record.summary.get("status") != "failed":  # it came to grief before it could say so
         with record.lock():
             record.summarise(**{**record.summary, "status": "failed", "error": lines[-1][:2000]})
     return {DONE: "done", FAILED: "failed", IN_USE: "in use", INTERRUPTED: "interrupted"}.get(code, f"ended {code}")
