@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from degrade.analysis import Curve
     from degrade.config import Experiment
     from degrade.runs import RunRecord
+    from degrade.runs.sweep import Sweep
 
 DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4}
@@ -209,6 +210,51 @@ def reproduce(
     with _aside(form):
         print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
+
+
+@app.command()
+def sweep(
+    overrides: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE,...", help="Settings; of several values, every combination is trained."),
+    ],
+    fresh: Fresh = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and what is to be done; train nothing.")
+    ] = False,
+) -> int:
+    """Train every combination of settings, each into its own record, here or on a cluster, through Hydra's launchers.
+
+    Finished cells are skipped, interrupted ones resumed: the same command again goes on where it stopped.
+    hydra/launcher is basic (one after the other), joblib (side by side), submitit_local, slurm or ray.
+
+    Examples:
+
+    - `degrade sweep model=plain,residual model.depth=20,56 seed=0,1,2`
+
+    - `degrade sweep seed='range(5)' recipe=quick hydra/launcher=joblib hydra.launcher.n_jobs=2`
+
+    - `degrade sweep optim.lr=0.05,0.1 seed=0,1 hydra/launcher=slurm hydra.launcher.partition=gpu`
+    """
+    from degrade.runs.sweep import plan
+    from degrade.runs.sweep import sweep as train_all
+
+    planned = plan(overrides, fresh=fresh)
+    if dry_run:
+        for cell in planned.cells:
+            done = (
+                "skip" if cell.finished and not fresh else "resume" if cell.record.exists and not fresh else "train"
+            )
+            print(f"{done:7} {cell.record.path}")
+        print(f"{len(planned.cells)} cells, launcher {planned.launcher.name}")
+        return DONE
+    try:
+        train_all(planned, fresh=fresh)
+    except RunInterrupted:
+        _print_cells(planned)
+        raise
+    _print_cells(planned)
+    return DONE if all(cell.outcome == "complete" for cell in planned.cells) else RUN_FAILED
 
 
 @app.command()
@@ -631,6 +677,35 @@ def _print_outcome(record: "RunRecord") -> None:
         if summary.get(key) is not None:
             parts.append(f"{label} error {summary[key]:.2%}")
     print(", ".join(parts) + (" (synthetic data)" if summary.get("synthetic") else ""))
+
+
+def _print_cells(planned: "Sweep") -> None:
+    """What became of a sweep, by its records."""
+    from degrade.analysis.table import aligned
+    from degrade.runs.sweep import OUTCOMES
+
+    outcomes = [cell.outcome for cell in planned.cells]
+    rows = []
+    for cell, outcome in zip(planned.cells, outcomes, strict=True):
+        summary = cell.record.summary
+        iterations, error = summary.get("iteration"), summary.get("test_error")
+        rows.append(
+            [
+                str(cell.record.path) + (" (synthetic)" if summary.get("synthetic") else ""),
+                outcome,
+                "-" if iterations is None else f"{iterations:,}",
+                "-" if error is None else f"{100 * error:.2f}",
+            ]
+        )
+    print(aligned(["cell", "outcome", "iters", "test %"], rows))
+    for cell, outcome in zip(planned.cells, outcomes, strict=True):
+        if outcome == "failed":
+            print(f"{cell.record.path}: {cell.record.summary.get('error', 'no message')}")
+    counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in OUTCOMES if kind in outcomes)
+    print(f"{len(outcomes)} cells: {counts}")
+    if any(outcome not in ("complete", "diverged") for outcome in outcomes):
+        print("the same command again goes on with what is not finished")
+    print(f"next:   degrade plot {planned.cells[0].record.path.parents[1]}")
 
 
 def _print_plan(experiments: "Sequence[Experiment]") -> None:

@@ -1,5 +1,6 @@
 """Hydra composes groups and shell overrides into an `Experiment`; whatever is misspelt becomes a one-line error."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -10,7 +11,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -35,7 +37,7 @@ def config_dir() -> Path:
 def group_options() -> dict[str, tuple[str, ...]]:
     """Config groups and their options, as the files in `configs/` name them."""
     groups: dict[str, tuple[str, ...]] = {}
-    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name != "experiment"):
+    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")):
         groups[folder.name] = tuple(sorted(f.stem for f in folder.glob("*.yaml")))
     return groups
 
@@ -49,14 +51,63 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     overrides = [str(override) for override in overrides]
     for override in _parse(overrides):
         _check_key(override)
-    # Hydra keeps its state in globals: leave a caller's own Hydra application as it was.
+    with hydra_state_kept(), _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return _validated(hydra_compose("config", overrides=overrides))
+
+
+def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved settings of a Hydra launcher, `hydra.launcher`.
+
+    Args:
+        overrides: such as `hydra/launcher=joblib hydra.launcher.n_jobs=2`.
+
+    Raises:
+        ConfigError: one of them is malformed or misspelt.
+    """
+    with hydra_state_kept(), _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        # Unresolved: some refer to the job, which there is none of yet.
+        settings: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=False)  # type: ignore[assignment]
+        return settings
+
+
+@contextmanager
+def hydra_state_kept() -> Iterator[None]:
+    """Hydra keeps its state in globals: leave a caller's own Hydra application as it was."""
+    Plugins.instance()  # found once; those that were found again would lack what they register on their import
     outer = Singleton.get_state()
     GlobalHydra.instance().clear()
     try:
-        with _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return _validated(hydra_compose("config", overrides=overrides))
+        yield
     finally:
         Singleton.set_state(outer)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The cells of a sweep, the last swept key varying fastest: each a list of overrides for `compose`.
+
+    Args:
+        overrides: such as `model=plain,residual` or `seed=range(5)`, in Hydra's sweep syntax.
+
+    Raises:
+        ConfigError: an override is malformed, or swept in a way that gives no list of values.
+    """
+    # As Hydra's own sweeper has it, the last of several values for one key counts.
+    choices = {override.get_key_element(): _choices(override) for override in _parse(overrides, sweep=True)}
+    return [list(cell) for cell in itertools.product(*choices.values())]
+
+
+def _choices(override: Override) -> list[str]:
+    text = str(override.input_line)
+    if not override.is_sweep_override():
+        return [text]
+    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        raise ConfigError(f"{text}: gives no list of values; write them out, as in seed=0,1,2, or seed=range(3)")
+    with _one_line_errors():
+        values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{text}: holds no value; write some, as in seed=0,1,2")
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -104,6 +155,16 @@ def network_matrix(experiment: str) -> list[tuple[str, int]]:
     return [(str(network[0]), int(network[1])) for network in networks]
 
 
+def experiment_of(config: DictConfig) -> Experiment:
+    """The experiment that a composed config describes, validated.
+
+    Raises:
+        ConfigError: it describes none.
+    """
+    with _one_line_errors():
+        return _validated(config)
+
+
 def _validated(config: DictConfig) -> Experiment:
     """Merge plain data into the schema, which refuses unknown keys and wrong types, and build the dataclasses."""
     plain = OmegaConf.to_container(config, resolve=True)
@@ -114,7 +175,7 @@ def _validated(config: DictConfig) -> Experiment:
     return experiment
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
     parsed = []
     for text in overrides:
         if text.startswith("-"):
@@ -127,8 +188,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
             raise ConfigError(f"{text}: cannot be read as KEY=VALUE; put quotes around special characters") from error
         if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"{text}: settings are changed, not added or deleted; write it without the {text[0]!r}")
-        if override.is_sweep_override():
-            raise ConfigError(f"{text}: one run takes one value; write a list as [a,b]")
+        if override.is_sweep_override() and not sweep:
+            raise ConfigError(
+                f"{text}: one run takes one value; write a list as [a,b], or train several with `degrade sweep`"
+            )
         parsed.append(override)
     return parsed
 

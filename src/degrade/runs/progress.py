@@ -1,12 +1,19 @@
-"""A progress bar over one run or a whole matrix, counted in work so that its time left is right across depths."""
+"""Progress bars over one run, a matrix or a sweep, counted in work so that time left is right across depths."""
 
+import logging
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from degrade.config import Experiment
+from degrade.runs.record import RunRecord
+
+log = logging.getLogger("degrade.run")
 
 #: Cost of an image's forward pass, in units of its training step; used only to tell the time left.
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
@@ -71,6 +78,96 @@ class Progress:
     def close(self) -> None:
         """Clear the bar."""
         self._bar.close()
+
+
+class SweepBar:
+    """A bar over a sweep's cells, which run in other processes and perhaps on other machines: it reads their records.
+
+    Use as a context. A line is logged as each cell ends; the bar is hidden where stderr is no terminal.
+
+    Args:
+        cells: all of the sweep's, finished ones too.
+    """
+
+    def __init__(self, cells: Sequence[tuple[Experiment, RunRecord]]) -> None:
+        self._cells = [_WatchedCell(experiment, record) for experiment, record in cells]
+        self._total = sum(cell.work for cell in self._cells)
+        self._before = sum(cell.done for cell in self._cells)
+        self._started = time.monotonic()
+        self._seconds = max(1.0, len(cells) / 50)  # between two looks: records may lie on a slow file system
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._bar = tqdm(total=1.0, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}", leave=False)
+
+    def __enter__(self) -> "SweepBar":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._bar.close()
+
+    def _watch(self) -> None:
+        last = False
+        while not last:
+            last = self._ended.wait(self._seconds)
+            for cell in self._cells:
+                if cell.look() and cell.status in ENDED:
+                    log.info("%d/%d  %s", self._count()["ended"], len(self._cells), cell.describe())
+            self._show()
+
+    def _count(self) -> Counter[str]:
+        counts = Counter(cell.status for cell in self._cells)
+        counts["ended"] = sum(counts[status] for status in ENDED)
+        return counts
+
+    def _show(self) -> None:
+        counts, done = self._count(), sum(cell.done for cell in self._cells)
+        lately = done - self._before
+        left = (self._total - done) * (time.monotonic() - self._started) / lately if lately > 0 else math.nan
+        bad = [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
+        text = ", ".join([f"{counts['ended']}/{len(self._cells)} cells", f"{counts['running']} running", *bad])
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.set_postfix_str(f"left {clock(left)}", refresh=False)
+        self._bar.n = done / self._total
+        self._bar.refresh()
+
+
+#: Statuses of a cell of which nothing more is to be expected.
+ENDED = ("complete", "diverged", "failed")
+
+
+class _WatchedCell:
+    """A cell as its record shows it; what an earlier sweep left there, unless finished, is not what becomes of it."""
+
+    def __init__(self, experiment: Experiment, record: RunRecord) -> None:
+        self.experiment, self.record = experiment, record
+        self.work = planned_work(experiment)
+        self._seen: dict[str, Any] = record.summary
+        self.status = str(self._seen.get("status")) if self._seen.get("status") in ENDED[:2] else "waiting"
+        self.done = self.work if self.status in ENDED else self._share() * self.work
+
+    def look(self) -> bool:
+        """Read the record; whether its status is another."""
+        if self.status in ENDED:
+            return False
+        summary, before = self.record.summary, self.status
+        if summary != self._seen or before == "running":
+            self._seen, self.status = summary, self.record.status
+        self.done = self.work if self.status in ENDED else self._share() * self.work
+        return self.status != before
+
+    def _share(self) -> float:
+        return float(self._seen.get("iteration") or 0) / self.experiment.recipe.iterations
+
+    def describe(self) -> str:
+        """A line for the log."""
+        model, error = self.experiment.model, self._seen.get("test_error")
+        text = f"{model.family}-{model.depth} seed {self.experiment.seed}: {self.status}"
+        if self.status == "failed":
+            return f"{text}: {self._seen.get('error', '')}"
+        return text if error is None else f"{text}, test error {error:.2%}"
 
 
 def planned_work(experiment: Experiment, *, train: int | None = None, test: int | None = None) -> float:

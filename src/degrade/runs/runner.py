@@ -67,7 +67,7 @@ def run(
         with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
             session = _Session(experiment, record, bar, images)
             if fresh:
-                _clear(record)  # only now, when nothing stands in the way of a new run
+                clear(record)  # only now, when nothing stands in the way of a new run
             with session.signals:
                 session.train()
     except DegradeError:
@@ -285,7 +285,8 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
         handler.close()
 
 
-def _clear(record: RunRecord) -> None:
+def clear(record: RunRecord) -> None:
+    """Remove a run's content, under its lock; train.log stays."""
     # In this order: killed in between, what is left is an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
