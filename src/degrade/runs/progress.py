@@ -97,7 +97,13 @@ class SweepBar:
         self._seconds = max(1.0, len(cells) / 50)  # between two looks: records may lie on a slow file system
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._bar = tqdm(total=1.0, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}", leave=False)
+        self._bar = tqdm(
+            total=1.0,
+            disable=None,
+            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
+            leave=False,
+            dynamic_ncols=True,
+        )
 
     def __enter__(self) -> "SweepBar":
         self._thread.start()
