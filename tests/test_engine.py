@@ -126,7 +126,7 @@ def test_memory_format_changes_nothing_but_speed(small: Make) -> None:
 
 def test_bf16_ends_where_fp32_ends_within_the_noise_of_seeds(small: Make) -> None:
     """Final clean training errors over three seeds, on images that a small network can learn a little of."""
-    recipe = ["recipe.iterations=40", "recipe.milestones=[30]", "eval.every=40", "data.train_limit=160"]
+    recipe = ["recipe.iterations=24", "recipe.milestones=[18]", "eval.every=24", "data.train_limit=80"]
     ends: dict[str, list[float]] = {}
     for precision in ("fp32", "bf16"):
         for seed in range(3):

@@ -90,7 +90,7 @@ def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
 
 @pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
 def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(launcher: list[str], tmp_path: Path) -> None:
-    words = ["seed=0,1", "recipe.iterations=400", "eval.every=4", "recipe.milestones=[12]", *launcher]
+    words = ["seed=0,1", "recipe.iterations=200", "eval.every=4", "recipe.milestones=[12]", *launcher]
     process = start(tmp_path, *words)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     os.kill(trainers(process, tmp_path)["seed-0"], signal.SIGKILL)
