@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from degrade.analysis import error_curves, error_table
+from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
-from degrade.bench import Report
 from degrade.config import network_matrix
 from degrade.runs import find_records
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from degrade.bench import Report, traffic
+from degrade.analysis.speed import Report
+from degrade.bench import traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
 from degrade.models import CifarNet, build_model, multiply_adds

@@ -13,7 +13,6 @@ from degrade.data import Batches, load_images
 from degrade.errors import ConfigError
 from degrade.models import build_model
 from degrade.training import Training, checkpoint, choose_engine, fit
-from degrade.training.engine import Engine
 from degrade.training.graph import Body, GraphEngine
 
 Make = Callable[..., Experiment]
@@ -222,8 +221,3 @@ def test_a_checkpoint_moves_between_devices(small: Make, tmp_path_factory: pytes
 
 def _with(experiment: Experiment, **runtime: Any) -> Experiment:
     return replace(experiment, runtime=replace(experiment.runtime, **runtime))
-
-
-def test_the_engine_that_was_chosen_has_a_name(small: Make) -> None:
-    assert isinstance(training(small()).engine, Engine)
-    assert training(small()).engine.name == "eager"

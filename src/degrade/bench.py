@@ -5,7 +5,6 @@ parent lets one work at a time, in turn, over several rounds: a noisy machine is
 reported are medians and the ratio to the conventional loop of the same run.
 """
 
-import json
 import logging
 import math
 import multiprocessing
@@ -15,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from degrade.analysis.table import aligned
+from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result
 from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
 from degrade.data import ImageSet
 from degrade.errors import RunFailed
@@ -35,145 +34,7 @@ from degrade.training import Training, choose_device, choose_precision
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
 BATCHES = 40
-#: Images of the evaluation that is timed.
-EVALUATED = 1000
 PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
-CONVENTIONAL = "conventional"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """What runs against what.
-
-    Attributes:
-        depth: of the plain network.
-        name: `conventional`, or the engine's name.
-        precision: `fp32` or `bf16`.
-        workers: processes that load data; conventional only.
-        batch_size: images a step.
-        device: where.
-        memory_format: `channels_last` or `contiguous`; degrade's engine only.
-        memory_format: of degrade's engine.
-    """
-
-    depth: int
-    name: str
-    precision: str
-    workers: int = 0
-    batch_size: int = PAPER_BATCH
-    device: str = "cpu"
-    memory_format: str = "channels_last"
-
-    @property
-    def label(self) -> str:
-        """As in the table."""
-        if self.name == CONVENTIONAL:
-            return f"{self.name}, {self.workers} workers"  # always fp32
-        return f"{self.name} {self.precision}{' NCHW' if self.memory_format == 'contiguous' else ''}"
-
-
-@dataclass
-class Result:
-    """What a contender reached.
-
-    Attributes:
-        images_per_second: one value a round.
-        step_ms: of a training step, by part, and of an evaluation batch of 250; degrade's engine only.
-        peak_memory: bytes resident in its process (CUDA: allocated on the device), its workers not counted.
-        start_seconds: from nothing to the third step, compilation included.
-        ratio: median over that of the fastest conventional loop at the same depth.
-        roofline: share of the multiply-adds of forward and backward in the GEMM peak of that precision.
-        bandwidth: share of the bytes that a step must move (`traffic`) in the measured speed of copying.
-        paper_hours: what the paper's recipe would take, evaluation each epoch included.
-    """
-
-    contender: Contender
-    images_per_second: list[float] = field(default_factory=list)
-    step_ms: dict[str, float] = field(default_factory=dict)
-    peak_memory: int = 0
-    start_seconds: float = 0.0
-    ratio: float = 0.0
-    roofline: float = 0.0
-    bandwidth: float = 0.0
-    paper_hours: float | None = None
-
-    @property
-    def median(self) -> float:
-        """Images per second."""
-        return statistics.median(self.images_per_second)
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole bench.
-
-    Attributes:
-        machine: device, versions, date and commit.
-        gemm_peak: multiply-adds per second by precision, the best of all rounds.
-        copy_peak: bytes read and written per second by a copy, the best of all rounds.
-    """
-
-    machine: dict[str, Any]
-    gemm_peak: dict[str, float]
-    copy_peak: float
-    results: list[Result]
-
-    def as_text(self) -> str:
-        """Two tables a depth, within 80 columns: speed of each contender, and how a step's time divides."""
-        peaks = ", ".join(f"{p} {2 * peak / 1e9:,.0f} GFLOP/s" for p, peak in sorted(self.gemm_peak.items()))
-        first = self.results[0].contender
-        lines = [
-            f"{self.machine['device']}, torch {self.machine['torch']}, batch {first.batch_size}",
-            f"matrix products {peaks}; copying {self.copy_peak / 1e9:,.0f} GB/s",
-        ]
-        for depth in sorted({r.contender.depth for r in self.results}):
-            own = [r for r in self.results if r.contender.depth == depth]
-            lines += ["", _speeds(depth, own), "", _parts([r for r in own if r.step_ms])]
-        return "\n".join(lines)
-
-    @staticmethod
-    def from_json(text: str) -> "Report":
-        """What `as_json` gave."""
-        held = json.loads(text)
-        results = []
-        for result in held.pop("results"):
-            del result["label"], result["median"]
-            results.append(Result(**{**result, "contender": Contender(**result["contender"])}))
-        return Report(**held, results=results)
-
-    def as_json(self) -> str:
-        """All of it, as JSON."""
-        results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
-        peaks = {"gemm_peak": self.gemm_peak, "copy_peak": self.copy_peak}
-        return json.dumps({"machine": self.machine, **peaks, "results": results}, indent=2)
-
-
-def _speeds(depth: int, results: Sequence[Result]) -> str:
-    head = [f"{depth} layers", "img/s", "+-", "ratio", "GEMM", "copy", "MiB", "start", "paper"]
-    rows = [
-        [
-            r.contender.label,
-            f"{r.median:,.0f}",
-            f"{(max(r.images_per_second) - min(r.images_per_second)) / 2 / r.median:.0%}",
-            f"{r.ratio:.2f}",
-            f"{r.roofline:.0%}",
-            f"{r.bandwidth:.0%}",
-            f"{r.peak_memory / 2**20:,.0f}",
-            f"{r.start_seconds:.0f} s",
-            "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
-        ]
-        for r in results
-    ]
-    return aligned(head, rows)
-
-
-def _parts(results: Sequence[Result]) -> str:
-    names = list(dict.fromkeys(name for r in results for name in r.step_ms))
-    rows = [
-        [r.contender.label, *(f"{r.step_ms[name]:.1f}" if name in r.step_ms else "-" for name in names)]
-        for r in results
-    ]
-    return aligned(["milliseconds", *names], rows)
 
 
 def contenders(
@@ -464,7 +325,7 @@ class _Engine:
         """Nothing is prepared ahead."""
 
     def split(self) -> dict[str, float]:
-        """Milliseconds of each part, medians of 5 steps."""
+        """Milliseconds of each part, medians of 3."""
         engine, batches = self.training.engine, self.training.batches
         times: dict[str, list[float]] = {}
 
@@ -476,7 +337,7 @@ class _Engine:
             times.setdefault(part, []).append(1000 * (time.perf_counter() - started))
             return result
 
-        for iteration in range(1, 6):
+        for iteration in range(1, 4):
             if engine.name.endswith("graph"):  # nothing in it can be told apart
                 clocked("whole", engine.train, batches, iteration, 0.01)
                 continue

@@ -25,6 +25,7 @@ from degrade.errors import (
     RunFailed,
     RunInterrupted,
     did_you_mean,
+    raise_stopped,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ Seed = Annotated[
     int | None, typer.Option(help="Initial weights, order and augmentation. [default: 0]", rich_help_panel=RUN)
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN)]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="auto (bf16 where the device has it), fp32 or bf16. [default: auto]", rich_help_panel=RUN),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
@@ -103,6 +108,7 @@ def train(
     recipe: Recipe = None,
     seed: Seed = None,
     device: Device = None,
+    precision: Precision = None,
     config: Annotated[
         Path | None, typer.Option(help="Run again the config.yaml of a run.", rich_help_panel=FILES)
     ] = None,
@@ -121,7 +127,7 @@ def train(
     """
     from degrade.config import compose, load_config
 
-    options = _sugar(depth, plain, recipe, seed, device, from_file=config is not None)
+    options = _sugar(depth, plain, recipe, seed, device, precision, from_file=config is not None)
     settings = [*options, *(overrides or [])]
     experiment = load_config(config, settings) if config is not None else compose(settings)
     if dry_run:
@@ -149,6 +155,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
     device: Device = None,
+    precision: Precision = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -184,7 +191,7 @@ def reproduce(
     _refuse(overrides, ("model", "model.family", "model.depth", "seed"), "the experiment sets it")
     if recipe is None and not any(override.startswith("recipe=") for override in overrides):
         recipe = "quick"
-    common = [*_sugar(None, None, recipe, None, device, from_file=False), *overrides]
+    common = [*_sugar(None, None, recipe, None, device, precision, from_file=False), *overrides]
     experiments = [
         compose([f"model={family}", f"model.depth={depth}", f"seed={seed}", *common])
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
@@ -242,10 +249,8 @@ def sweep(
     planned = plan(overrides, fresh=fresh)
     if dry_run:
         for cell in planned.cells:
-            done = (
-                "skip" if cell.finished and not fresh else "resume" if cell.record.exists and not fresh else "train"
-            )
-            print(f"{done:7} {cell.record.path}")
+            begun = "skip" if cell.finished else "resume"
+            print(f"{begun if cell.record.exists and not fresh else 'train':7} {cell.record.path}")
         print(f"{len(planned.cells)} cells, launcher {planned.launcher.name}")
         return DONE
     try:
@@ -465,23 +470,11 @@ def data_info(
     return DONE
 
 
-class _Stop(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM.
-
-    Not KeyboardInterrupt itself: where that passes through an `exec` on its way, as in torch's imports, CPython
-    remembers it and dies of SIGINT at its end, whatever the exit code.
-    """
-
-
 def entry_point() -> None:
     """The console script."""
-
-    def interrupt(*_: object) -> None:
-        raise _Stop
-
     for number in (signal.SIGINT, signal.SIGTERM):  # which stops as Ctrl-C does, while fetching and between runs too
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
-            signal.signal(number, interrupt)
+            signal.signal(number, raise_stopped)
     code = main(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
@@ -562,6 +555,7 @@ def _sugar(
     recipe: str | None,
     seed: int | None,
     device: str | None,
+    precision: str | None,
     *,
     from_file: bool,
 ) -> list[str]:
@@ -575,6 +569,7 @@ def _sugar(
         ("recipe", recipe),
         ("seed", seed),
         ("runtime.device", device),
+        ("runtime.precision", precision),
     ]
     return [f"{key}={value}" for key, value in pairs if value is not None]
 
@@ -645,23 +640,14 @@ def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, 
 
 
 def _show(records: "Sequence[RunRecord]", output: Path, *, title: str, band: str, form: str) -> None:
-    """The table, what must be said of it, the verdict and the figure."""
-    from degrade.analysis import departures, error_curves, error_table, verdict_text, verdicts
+    """The table, the verdict and the figure."""
+    from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 
     curves = error_curves((record for record in records if record.exists), band=band)
     with _aside(form):
         print()
     print(error_table(curves, form=form))
     with _aside(form):
-        if any(curve.synthetic for curve in curves):
-            print(
-                "\nSYNTHETIC data: these errors say nothing about CIFAR-10 and are not comparable with the paper's."
-            )
-        different = departures(curves[0].config)
-        if different:
-            print("\nNot the paper's recipe: " + "; ".join(different) + ".")
-        if curves[0].config["recipe"]["iterations"] < 64_000:
-            print("It shows the early part of training only; compare the order of the networks, not their errors.")
         print("\n" + verdict_text(verdicts(curves)) + "\n")
         _draw(curves, output, title=title)
 
@@ -681,23 +667,11 @@ def _print_outcome(record: "RunRecord") -> None:
 
 def _print_cells(planned: "Sweep") -> None:
     """What became of a sweep, by its records."""
-    from degrade.analysis.table import aligned
+    from degrade.analysis import runs_table
     from degrade.runs.sweep import OUTCOMES
 
     outcomes = [cell.outcome for cell in planned.cells]
-    rows = []
-    for cell, outcome in zip(planned.cells, outcomes, strict=True):
-        summary = cell.record.summary
-        iterations, error = summary.get("iteration"), summary.get("test_error")
-        rows.append(
-            [
-                str(cell.record.path) + (" (synthetic)" if summary.get("synthetic") else ""),
-                outcome,
-                "-" if iterations is None else f"{iterations:,}",
-                "-" if error is None else f"{100 * error:.2f}",
-            ]
-        )
-    print(aligned(["cell", "outcome", "iters", "test %"], rows))
+    print(runs_table([cell.record for cell in planned.cells], below=Path(), statuses=outcomes))
     for cell, outcome in zip(planned.cells, outcomes, strict=True):
         if outcome == "failed":
             print(f"{cell.record.path}: {cell.record.summary.get('error', 'no message')}")

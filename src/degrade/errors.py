@@ -46,6 +46,19 @@ class RunFailed(RunError):  # noqa: N818 - reads as what happened
     """Training ended without a result."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, raised by a signal handler; not an error, and caught as KeyboardInterrupt.
+
+    Not KeyboardInterrupt itself: where that passes through an `exec` on its way, as in torch's imports, CPython
+    remembers it and dies of SIGINT at its end, whatever the exit code.
+    """
+
+
+def raise_stopped(*_: object) -> None:
+    """A signal handler that raises Stopped."""
+    raise Stopped
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest of `known`, or lists them when none is near."""
     candidates = sorted(known)

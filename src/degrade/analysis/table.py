@@ -76,9 +76,20 @@ def _difference(curve: Curve, which: str) -> float | None:
     return None if paper is None or not curve.final_test else float(np.mean(curve.final_test)) - paper
 
 
-def runs_table(records: Sequence[RunRecord], *, below: Path, form: str = "text") -> str:
-    """One line a run: where it is below a folder, what became of it, how far it came, its last errors."""
+def runs_table(
+    records: Sequence[RunRecord], *, below: Path, form: str = "text", statuses: Sequence[str] | None = None
+) -> str:
+    """One line a run: where it is below a folder, what became of it, how far it came, its last errors.
+
+    Args:
+        records: the runs.
+        below: the folder.
+        form: one of FORMATS.
+        statuses: what became of each, for who knows better than the records.
+    """
     fields = [_run_fields(record, below) for record in records]
+    if statuses is not None:
+        fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
         return as_csv(fields)
     head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]

@@ -56,7 +56,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
-    """The resolved settings of a Hydra launcher, `hydra.launcher`.
+    """The settings of a Hydra launcher, `hydra.launcher`, interpolations as they are written.
 
     Args:
         overrides: such as `hydra/launcher=joblib hydra.launcher.n_jobs=2`.

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from degrade.config import Experiment
 from degrade.config.compose import experiment_of
-from degrade.errors import RunInterrupted, RunInUseError
+from degrade.errors import RunInterrupted, RunInUseError, Stopped, raise_stopped
 from degrade.runs.record import RunRecord, run_directory
 
 DONE, FAILED, IN_USE, INTERRUPTED = 0, 1, 75, 130
@@ -167,7 +167,7 @@ def main() -> int:
     Returns:
         0 complete or diverged, 1 failed (a line on stderr says why), 75 the record is in use, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, raise_stopped)
     try:
         experiment = experiment_of(OmegaConf.create(json.loads(_first_line())))
         threading.Thread(target=_end_with_the_job, daemon=True).start()
@@ -192,7 +192,7 @@ def _first_line() -> str:
     while not line.endswith(b"\n"):
         more = os.read(0, 65536)
         if not more:
-            raise KeyboardInterrupt
+            raise Stopped
         line += more
     return line.decode()
 
@@ -201,10 +201,6 @@ def _end_with_the_job() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

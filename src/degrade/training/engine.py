@@ -21,7 +21,7 @@ from degrade.errors import ConfigError
 #: Names of settings, and PyTorch's.
 MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
 
-#: Iterations of a run from which compiling for CUDA earns back its time: a minute, of a run of several.
+#: Iterations of a run from which it is compiled for CUDA; a guess, not measured yet.
 COMPILING_PAYS = 5_000
 
 
@@ -71,8 +71,8 @@ def keep_freed_memory() -> None:
 def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
 
-    Compiling must earn back its time. On the CPUs measured it gained nothing; a CUDA graph costs no time to speak
-    of, and compiling what goes into it pays once there are thousands of iterations.
+    Compiling must earn back its time. On the CPU measured (outputs/reference/bench) it gained 2 % at most, within
+    the noise. For CUDA the rule is a guess until scripts/gpu-check has run: a graph always, compiled in long runs.
 
     Raises:
         ConfigError: a graph is asked for, and the device is no CUDA device.

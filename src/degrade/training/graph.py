@@ -1,8 +1,7 @@
 """Training steps and evaluation as CUDA graphs: recorded once, then replayed.
 
-A step of these small networks is a thousand kernels of a few microseconds, which a CPU cannot launch as fast as a
-GPU finishes them. A graph is launched whole. What it reads and writes stays where it is: the epoch's draw, the
-place in it and the rate are tensors on the device, as weights, momentum and sums are.
+A step of these small networks is many small kernels; a graph is launched whole. What it reads and writes stays where
+it is: the epoch's draw, the place in it and the rate are tensors on the device, as weights, momentum and sums are.
 """
 
 from collections.abc import Callable, Iterator
