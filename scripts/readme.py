@@ -9,7 +9,7 @@ import numpy as np
 from degrade.analysis import error_curves, error_table
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
-from degrade.config import network_matrix
+from degrade.config import compose, network_matrix
 from degrade.runs import find_records
 
 TOP = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def cost() -> str:
     rows = []
     for name, experiment in matrices.items():
         networks = network_matrix(experiment)
-        once = sum(hours(depth) for _, depth in networks)
+        once = sum(hours(compose(network).model.depth) for network in networks)
         rows.append([name, str(len(networks)), f"{once:,.0f} h", f"{5 * once / 24:,.0f} days"])
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 

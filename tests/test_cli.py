@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from degrade import cli as cli_module
+from degrade.cli import commands, options
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
 
@@ -325,6 +325,6 @@ def test_odd_but_valid_input_is_no_error(cli: Cli) -> None:
 
 
 def test_exit_codes_are_the_contracts() -> None:
-    assert cli_module.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4}
-    codes = (cli_module.DONE, cli_module.RUN_FAILED, cli_module.BAD_INPUT, cli_module.INTERRUPTED)
+    assert commands.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4}
+    codes = (options.DONE, options.RUN_FAILED, options.BAD_INPUT, options.INTERRUPTED)
     assert codes == (0, 1, 2, 130)

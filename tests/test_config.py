@@ -92,8 +92,8 @@ def test_a_config_file_round_trips_and_takes_overrides(tmp_path: Path) -> None:
 
 
 def test_experiments_name_the_papers_networks() -> None:
-    assert network_matrix("figure1") == [("plain", 20), ("plain", 56)]
-    assert ("residual", 110) in network_matrix("figure6")
+    assert network_matrix("figure1") == [["model=plain", "model.depth=20"], ["model=plain", "model.depth=56"]]
+    assert ["model=residual", "model.depth=110"] in network_matrix("figure6")
     assert len(network_matrix("figure6")) == 9
     with pytest.raises(ConfigError, match="figure6"):
         network_matrix("figure66")

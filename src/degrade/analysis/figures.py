@@ -128,11 +128,15 @@ def _data_name(curve: Curve) -> str:
     return {"cifar10": "CIFAR-10"}.get(curve.config["data"]["name"], str(curve.config["data"]["name"]))
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(7.2 if count > 1 else 4.2, 3.5), layout="constrained")
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of some inches and its panels, row by row."""
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    return figure, list(axes)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    return new_figure(1, count, (7.2 if count > 1 else 4.2, 3.5))
 
 
 def _colours(own: Sequence[Curve], among: Sequence[Curve]) -> list[str]:
@@ -209,6 +213,11 @@ def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Figure:
+    return finished(figure, footer(curves), title)
+
+
+def finished(figure: Figure, footer: str, title: str | None) -> Figure:
+    """Sizes of letters, the title above, and below the panels what a reader must know of the runs."""
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)
@@ -220,6 +229,7 @@ def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Fig
             legend.set_frame_on(False)
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
-    wrapped = "\n".join(line for text in footer(curves).splitlines() for line in textwrap.wrap(text, 120))
+    width = round(120 * figure.get_figwidth() / 7.2)
+    wrapped = "\n".join(line for text in footer.splitlines() for line in textwrap.wrap(text, width))
     figure.supxlabel(wrapped, fontsize=6.5, color="0.35")
     return figure

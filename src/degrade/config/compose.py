@@ -141,8 +141,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         return _validated(config)
 
 
-def network_matrix(experiment: str) -> list[tuple[str, int]]:
-    """The networks of a named experiment, as (family, depth).
+def network_matrix(experiment: str) -> list[list[str]]:
+    """The networks of a named experiment, each as overrides for `compose`: `["model=plain", "model.depth=20"]`.
+
+    The file lists `networks`, each `[family, depth]` and perhaps more settings of its own, and may name `settings`
+    that all of them share.
 
     Raises:
         ConfigError: no such experiment.
@@ -151,8 +154,12 @@ def network_matrix(experiment: str) -> list[tuple[str, int]]:
     known = [f.stem for f in folder.glob("*.yaml")]
     if experiment not in known:
         raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    networks = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "networks")
-    return [(str(network[0]), int(network[1])) for network in networks]
+    file = OmegaConf.load(folder / f"{experiment}.yaml")
+    shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
+    return [
+        [f"model={family}", f"model.depth={depth}", *shared, *map(str, own)]
+        for family, depth, *own in OmegaConf.select(file, "networks")
+    ]
 
 
 def experiment_of(config: DictConfig) -> Experiment:

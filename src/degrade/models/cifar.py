@@ -7,6 +7,8 @@ Modules are named as in the widespread PyTorch form (conv1, bn1, layer1.0.conv1,
 elsewhere load. Identity shortcuts have no parameters: plain and residual networks have the same ones.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +72,17 @@ class CifarNet(nn.Module):
         else:
             out = self.layer3(self.layer2(self.layer1(out)))
         return self.linear(out.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def convolutions(self) -> Iterator[tuple[str, nn.Conv2d, nn.Module]]:
+        """The 3x3 convolutions in the order of their work: name, convolution, and what normalises its output.
+
+        The normalisation is `nn.Identity` without batch norm; its output is what Figure 7 calls the response.
+        """
+        yield "conv1", self.conv1, self.bn1
+        for stage in ("layer1", "layer2", "layer3"):
+            for k, block in enumerate(getattr(self, stage)):
+                yield f"{stage}.{k}.conv1", block.conv1, block.bn1
+                yield f"{stage}.{k}.conv2", block.conv2, block.bn2
 
 
 class PaddedIdentity(nn.Module):

@@ -221,8 +221,10 @@ class RunRecord:
 
     def begin(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
         """Write config.yaml and environment.json."""
-        _replace(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
-        _replace(self.path / "environment.json", _json({"schema_version": SCHEMA_VERSION, **environment}, indent=2))
+        replace_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
+        replace_text(
+            self.path / "environment.json", _json({"schema_version": SCHEMA_VERSION, **environment}, indent=2)
+        )
 
     def check_same(self, experiment: Experiment) -> None:
         """Refuse to go on with a record that holds other settings.
@@ -268,13 +270,13 @@ class RunRecord:
         """Drop rows after an iteration, and damaged lines; returns the number of damaged ones."""
         rows, damaged = self.rows_and_damage()
         kept = "".join(_json(row) + "\n" for row in rows if row["iteration"] <= up_to)
-        _replace(self.path / "metrics.jsonl", kept)
+        replace_text(self.path / "metrics.jsonl", kept)
         return damaged
 
     def summarise(self, **fields: Any) -> None:
         """Replace summary.json."""
         fields["updated"] = now()
-        _replace(self.path / "summary.json", _json(fields, indent=2))
+        replace_text(self.path / "summary.json", _json(fields, indent=2))
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:
@@ -337,7 +339,7 @@ def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(finite, indent=indent, allow_nan=False)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Replace a file's text atomically and durably."""
     fresh = path.with_name(path.name + ".tmp")
     with fresh.open("w") as file:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -290,5 +291,6 @@ def clear(record: RunRecord) -> None:
     # In this order: killed in between, what is left is an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
+    shutil.rmtree(record.path / "probes", ignore_errors=True)
     for name in ("metrics.jsonl", "environment.json", "config.yaml"):
         (record.path / name).unlink(missing_ok=True)

@@ -10,13 +10,41 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from degrade import __version__
+from degrade.cli.options import (
+    BAD_INPUT,
+    DONE,
+    FILES,
+    INTERRUPTED,
+    RUN,
+    RUN_FAILED,
+    Band,
+    Depth,
+    Device,
+    DryRun,
+    Family,
+    Format,
+    Fresh,
+    Overrides,
+    Precision,
+    Recipe,
+    Runs,
+    Seed,
+    aside,
+    check_suffix,
+    check_word,
+    chosen,
+    one_run,
+    readable,
+    sugar,
+)
+from degrade.cli.probe import probe_app
 from degrade.errors import (
     ConfigError,
     DatasetError,
@@ -24,7 +52,6 @@ from degrade.errors import (
     RunError,
     RunFailed,
     RunInterrupted,
-    did_you_mean,
     raise_stopped,
 )
 
@@ -34,7 +61,6 @@ if TYPE_CHECKING:
     from degrade.runs import RunRecord
     from degrade.runs.sweep import Sweep
 
-DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4}
 
 # typer bundles click in some versions and imports it in others: reach the base class through a public name.
@@ -50,45 +76,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-NETWORK, RUN, FILES = "Network", "Run", "Settings from files"
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
-]
-Depth = Annotated[int | None, typer.Option(help="Weighted layers: 6n + 2. [default: 20]", rich_help_panel=NETWORK)]
-Family = Annotated[
-    bool | None,
-    typer.Option(
-        "--plain/--residual", help="Without or with identity shortcuts. [default: plain]", rich_help_panel=NETWORK
-    ),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        help="paper, short, quick or smoke: how long and at what rate. [default: paper]", rich_help_panel=RUN
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Initial weights, order and augmentation. [default: 0]", rich_help_panel=RUN)
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN)]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="auto (bf16 where the device has it), fp32 or bf16. [default: auto]", rich_help_panel=RUN),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
-]
-Band = Annotated[str, typer.Option(help="Over seeds: std, minmax or ci95 (t interval of the mean).")]
-Format = Annotated[str, typer.Option("--format", help="Of the table: text, csv or markdown.")]
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),
-]
+app.add_typer(probe_app, name="probe")
 
 
 @app.callback(invoke_without_command=True)
@@ -127,7 +115,7 @@ def train(
     """
     from degrade.config import compose, load_config
 
-    options = _sugar(depth, plain, recipe, seed, device, precision, from_file=config is not None)
+    options = sugar(depth, plain, recipe, seed, device, precision, from_file=config is not None)
     settings = [*options, *(overrides or [])]
     experiment = load_config(config, settings) if config is not None else compose(settings)
     if dry_run:
@@ -191,16 +179,16 @@ def reproduce(
     _refuse(overrides, ("model", "model.family", "model.depth", "seed"), "the experiment sets it")
     if recipe is None and not any(override.startswith("recipe=") for override in overrides):
         recipe = "quick"
-    common = [*_sugar(None, None, recipe, None, device, precision, from_file=False), *overrides]
+    common = [*sugar(None, None, recipe, None, device, precision, from_file=False), *overrides]
     experiments = [
-        compose([f"model={family}", f"model.depth={depth}", f"seed={seed}", *common])
+        compose([*network, f"seed={seed}", *common])
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
-        for family, depth in network_matrix(experiment)
+        for network in network_matrix(experiment)
     ]
-    _check_word("--band", band, BANDS)
-    _check_word("--format", form, FORMATS)
+    check_word("--band", band, BANDS)
+    check_word("--format", form, FORMATS)
     if output is not None:
-        _check_suffix(output)
+        check_suffix(output)
     if dry_run:
         _print_plan(experiments)
         return DONE
@@ -208,13 +196,13 @@ def reproduce(
     from degrade.runs import run_directory, run_matrix
 
     _advise(experiments[0])
-    with _aside(form):
+    with aside(form):
         records = run_matrix(experiments, fresh=fresh)
     folder = run_directory(experiments[0]).parents[1]
     if any(record.rows() for record in records):
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
         _show(records, output or folder / "figure.png", title=title, band=band, form=form)
-    with _aside(form):
+    with aside(form):
         print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
@@ -294,16 +282,16 @@ def plot(
     from degrade.analysis.table import FORMATS
 
     if style is not None:
-        _check_word("--style", style, STYLES)
-    _check_word("--band", band, BANDS)
-    _check_word("--format", form, FORMATS)
+        check_word("--style", style, STYLES)
+    check_word("--band", band, BANDS)
+    check_word("--format", form, FORMATS)
     if output is not None:
-        _check_suffix(output)
+        check_suffix(output)
     from degrade.analysis import error_curves, error_table
 
-    records, folder = _chosen(runs)
+    records, folder = chosen(runs)
     curves = error_curves(records, band=band)
-    with _aside(form):
+    with aside(form):
         _draw(curves, output or folder / "figure.png", style=style, title=title)
     print(error_table(curves, form=form))
     return DONE
@@ -330,7 +318,7 @@ def verify(
     from degrade.analysis import error_curves, verdict_json, verdict_text, verdicts
     from degrade.analysis.verdict import overall
 
-    found = verdicts(error_curves(_chosen(runs)[0]))
+    found = verdicts(error_curves(chosen(runs)[0]))
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 
@@ -343,15 +331,12 @@ def evaluate(
     """Print training and test error of a run's checkpoint, and its errors by class."""
     from degrade.analysis.table import aligned
     from degrade.config import load_config
-    from degrade.runs import find_records
     from degrade.runs.evaluation import evaluate as evaluate_run
 
-    records = find_records([run])
-    if len(records) > 1:
-        raise RunError(f"{run}: holds {len(records)} runs; name one, such as {records[0].path}")
-    config = load_config(records[0].path / "config.yaml", [f"runtime.device={device or 'auto'}"])
-    train, test, iteration, images = evaluate_run(records[0], config)
-    print(f"{records[0].path}, iteration {iteration:,}{' (synthetic data)' if images.synthetic else ''}")
+    record = one_run(run)
+    config = load_config(record.path / "config.yaml", [f"runtime.device={device or 'auto'}"])
+    train, test, iteration, images = evaluate_run(record, config)
+    print(f"{record.path}, iteration {iteration:,}{' (synthetic data)' if images.synthetic else ''}")
     print(f"training error, clean  {train.error:.2%}\ntest error             {test.error:.2%}\n")
     by_class = zip(images.classes, train.by_class, test.by_class, strict=False)
     rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
@@ -427,9 +412,9 @@ def list_runs(
     from degrade.analysis.table import FORMATS
     from degrade.runs import find_records
 
-    _check_word("--format", form, FORMATS)
+    check_word("--format", form, FORMATS)
     if mean:
-        print(error_table(error_curves(_readable([directory])), form=form))
+        print(error_table(error_curves(readable([directory])), form=form))
     else:
         print(runs_table(find_records([directory]), below=directory, form=form))
     return DONE
@@ -549,84 +534,10 @@ def _configure_logging() -> None:
     log.propagate = False
 
 
-def _sugar(
-    depth: int | None,
-    plain: bool | None,
-    recipe: str | None,
-    seed: int | None,
-    device: str | None,
-    precision: str | None,
-    *,
-    from_file: bool,
-) -> list[str]:
-    """Options as the overrides they stand for."""
-    if from_file and recipe is not None:
-        raise ConfigError("--recipe: not together with --config, whose file holds a recipe; change single settings")
-    family = None if plain is None else "plain" if plain else "residual"
-    pairs: list[tuple[str, Any]] = [
-        ("model.family" if from_file else "model", family),
-        ("model.depth", depth),
-        ("recipe", recipe),
-        ("seed", seed),
-        ("runtime.device", device),
-        ("runtime.precision", precision),
-    ]
-    return [f"{key}={value}" for key, value in pairs if value is not None]
-
-
 def _refuse(overrides: Sequence[str], keys: Sequence[str], why: str) -> None:
     for override in overrides:
         if override.partition("=")[0] in keys:
             raise ConfigError(f"{override}: {why}; for single networks use `degrade train`")
-
-
-def _check_word(option: str, word: str, known: Iterable[str]) -> None:
-    if word not in known:
-        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
-
-
-def _check_suffix(output: Path) -> None:
-    from degrade.analysis.figures import SUFFIXES
-
-    if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
-        )
-
-
-def _readable(paths: Sequence[Path]) -> "list[RunRecord]":
-    """Records at or below the paths; those that cannot be read are named and left out."""
-    from degrade.runs import find_records
-
-    records = []
-    for record in find_records(paths):
-        try:
-            _ = record.config
-            records.append(record)
-        except RunError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    if not records:
-        raise RunError(f"{paths[0]}: holds no run that can be read")
-    return records
-
-
-def _chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
-    """The records asked for and the folder they lie in; without a choice, those of the newest experiment."""
-    records = _readable(runs or [Path("outputs")])
-    experiments = {record: Path(os.path.relpath(record.path.resolve().parents[1])) for record in records}
-    if runs:
-        folders = set(experiments.values())
-        return records, folders.pop() if len(folders) == 1 else Path()
-    newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
-    others = sorted(map(str, set(experiments.values()) - {newest}))
-    if others:
-        print(f"the newest experiment, {newest}; others: {', '.join(others)}", file=sys.stderr)
-    return [record for record in records if experiments[record] == newest], newest
-
-
-def _aside(form: str) -> contextlib.AbstractContextManager[Any]:
-    """What is no table goes to stderr where the table is for a program to read."""
-    return contextlib.nullcontext() if form == "text" else contextlib.redirect_stdout(sys.stderr)
 
 
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
@@ -644,10 +555,10 @@ def _show(records: "Sequence[RunRecord]", output: Path, *, title: str, band: str
     from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 
     curves = error_curves((record for record in records if record.exists), band=band)
-    with _aside(form):
+    with aside(form):
         print()
     print(error_table(curves, form=form))
-    with _aside(form):
+    with aside(form):
         print("\n" + verdict_text(verdicts(curves)) + "\n")
         _draw(curves, output, title=title)
 

@@ -1,0 +1,102 @@
+"""Each probe against a slow computation of another kind, on small networks; and its command, end to end."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from degrade.config import Experiment
+from degrade.errors import RunError
+from degrade.probes.numbers import subject
+from degrade.probes.responses import responses
+from degrade.runs import run
+from degrade.training import Training
+from tests.conftest import SMALL, Outcome
+
+Small = Callable[..., Experiment]
+Cli = Callable[..., Outcome]
+
+
+def slow_responses(training: Training) -> list[float]:
+    """The forward pass of a residual or plain network written out, one image at a time, from its weights alone."""
+    weights = training.engine.model.state_dict()
+    pixels, mean = training.test[0], training.batches.mean
+    images = pixels.float() / 255 - mean
+    residual = training.experiment.model.family == "residual"
+    outputs: list[torch.Tensor] = []
+
+    def conv_bn(x: torch.Tensor, conv: str, bn: str, stride: int) -> torch.Tensor:
+        x = F.conv2d(x, weights[f"{conv}.weight"], stride=stride, padding=1)
+        if f"{bn}.weight" in weights:
+            running = weights[f"{bn}.running_mean"], weights[f"{bn}.running_var"]
+            x = F.batch_norm(x, *running, weights[f"{bn}.weight"], weights[f"{bn}.bias"], eps=1e-5)
+        outputs.append(x)
+        return x
+
+    x = conv_bn(images, "conv1", "bn1", 1).relu()
+    for stage in (1, 2, 3):
+        stride = 2 if stage > 1 else 1
+        before, name = x, f"layer{stage}.0"
+        x = conv_bn(x, f"{name}.conv1", f"{name}.bn1", stride).relu()
+        x = conv_bn(x, f"{name}.conv2", f"{name}.bn2", 1)
+        if residual:
+            half = (x.shape[1] - before.shape[1]) // 2
+            x = x + F.pad(before[:, :, ::stride, ::stride], (0, 0, 0, 0, half, half))
+        x = x.relu()
+    return [float(output.double().std(correction=0)) for output in outputs]
+
+
+@pytest.mark.parametrize("family", ["plain", "residual"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_responses_are_those_of_the_network_written_out(small: Small, family: str, norm: str) -> None:
+    record = run(small(f"model={family}", f"model.norm={norm}", "recipe.iterations=2", "eval.batch_size=16"))
+    rows = responses(record, device="cpu")
+    assert [row["layer"] for row in rows] == list(range(1, 8))
+    assert [row["std"] for row in rows] == pytest.approx(slow_responses(subject(record, "cpu")), rel=1e-4)
+
+
+def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_must(small: Small) -> None:
+    record = run(small("recipe.iterations=2"))
+    all_images = responses(record)
+    assert responses(record, limit=10) != all_images
+    assert responses(record) == all_images
+    (record.path / "checkpoint.pt").unlink()
+    (record.path / "checkpoint.prev.pt").unlink(missing_ok=True)
+    assert responses(record) == all_images
+    assert responses(record, limit=10) == all_images  # what there is
+    (record.path / "probes" / "responses.csv").unlink()
+    with pytest.raises(RunError, match="no checkpoint"):
+        responses(record)
+    run(small("recipe.iterations=2"), fresh=True)
+    assert responses(record) == all_images
+
+
+def test_fresh_forgets_what_probes_found(small: Small) -> None:
+    record = run(small("recipe.iterations=2"))
+    responses(record)
+    run(small("recipe.iterations=2"), fresh=True)
+    assert not (record.path / "probes").exists()
+
+
+def test_the_command_draws_all_networks_and_prints_a_table(cli: Cli, tmp_path: Path) -> None:
+    for family in ("plain", "residual"):
+        assert cli("train", f"model={family}", *SMALL, "recipe.iterations=2").code == 0
+    outcome = cli("probe", "responses", "--limit", "20")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "outputs/smoke/responses.png").stat().st_size > 10_000
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:3]] == ["plain-8", "residual-8"]
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert len(list(tmp_path.rglob("probes/responses.csv"))) == 2
+
+
+def test_a_run_without_a_checkpoint_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    assert cli("train", *SMALL, "recipe.iterations=2").code == 0
+    for path in tmp_path.rglob("checkpoint*.pt"):
+        path.unlink()
+    outcome = cli("probe", "responses")
+    assert outcome.code == 2
+    assert "has no checkpoint to look into" in outcome.err
+    assert cli("probe", "responses", "--output", "x.gif").code == 2
+    assert cli("probe", "responses", "nowhere").code == 2
