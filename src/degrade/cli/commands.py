@@ -1,8 +1,8 @@
 """The command line: thin, and the only place that knows exit codes.
 
 0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" ·
-130 interrupted, checkpoint written. torch and matplotlib take
-seconds to import, so commands import what they need when they run.
+130 interrupted, checkpoint written. torch and matplotlib take seconds to import, so commands import what they need
+when they run.
 """
 
 import contextlib
