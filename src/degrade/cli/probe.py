@@ -191,10 +191,10 @@ def _initial_gradients(
 
 
 def _print_gradients(lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
-    """The norms of the gradients with respect to weights and responses, least and greatest of all layers."""
+    """The norms of gradients of weights and of responses, from the least of all layers to the greatest."""
     from degrade.analysis.table import aligned
 
-    head = ["network", "weights: least", "most", "responses: least", "most"]
+    head = ["gradient of", "weights", "to", "responses", "to"]
     rows = []
     for label, own in lines:
         weights, responses = ([float(row[key]) for row in own] for key in ("weight_gradient", "response_gradient"))

@@ -223,7 +223,9 @@ def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
         for profile in (p for p in profiles if p.panel == panels[column]):
             colour = COLOURS[kinds.index(profile.kind) % len(COLOURS)]
             stroke = ("--", "-", ":", "-.")[depths.index(profile.depth) % 4]
-            _line(each, _values(profile.rows, quantity), color=colour, linestyle=stroke, label=profile.label)
+            width = max(1.0, 2.6 - 0.7 * kinds.index(profile.kind))  # lines that others cover are seen below them
+            style = {"color": colour, "linestyle": stroke, "linewidth": width, "label": profile.label}
+            _line(each, _values(profile.rows, quantity), **style)
         each.grid(alpha=0.25, linewidth=0.5)
         each.spines[["top", "right"]].set_visible(False)
         if row == 0:
@@ -234,13 +236,12 @@ def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
             each.set_ylabel(NAMES[quantity])
         else:
             each.tick_params(labelleft=False)
-    handles = {line.get_label(): line for each in axes for line in each.get_lines()}
-    handles = {label: line for label, line in handles.items() if not str(label).startswith("_")}
-    columns = min(len(handles), max(2, len(panels)))
-    figure.legend(
-        handles=list(handles.values()), loc="outside upper center", ncols=columns, fontsize=7, frameon=False
-    )
-    return finished(figure, text + _beyond([_values(p.rows, q) for p in profiles for q in (FORWARD, SIGNALS)]), None)
+    lines = {str(line.get_label()): line for each in axes for line in each.get_lines()}
+    handles = [lines[label] for label in dict.fromkeys(p.label for p in sorted(profiles, key=lambda p: p.kind))]
+    columns = len(kinds) if 1 < len(kinds) < 5 else 4
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=7, frameon=False)
+    every = [_values(profile.rows, quantity) for profile in profiles for quantity in (FORWARD, SIGNALS)]
+    return finished(figure, text + _beyond(every, "triangles: beyond the axis, or"), None)
 
 
 def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> Figure:
@@ -270,7 +271,7 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     for each in axes[len(curves) :]:
         each.set_xlabel("iteration")
     images = {int(row["images"]) for seeds in found for row in seeds[0][:1]}
-    return finished(figure, f"{what(images)}{_beyond(every)}\n{footer(curves)}", None)
+    return finished(figure, f"{what(images)}{_beyond(every, 'grey:')}\n{footer(curves)}", None)
 
 
 def what(images: set[int]) -> str:
@@ -308,7 +309,7 @@ def _line(axes: Axes, values: Values, **style: Any) -> None:
     layers = np.arange(1, len(values) + 1)
     low, high = axes.get_ylim()
     drawn = np.isfinite(values) & (values > 0)
-    axes.plot(layers, np.where(drawn, values, np.nan), linewidth=1.3, **style)
+    axes.plot(layers, np.where(drawn, values, np.nan), **style)
     for gone, edge, mark in ((values < low, 0.02, "v"), (~(values <= high), 0.98, "^")):
         if gone.any():
             first = layers[gone]
@@ -335,12 +336,12 @@ def _heat_map(axes: Axes, iterations: Sequence[int], values: Values, norm: LogNo
     return mesh
 
 
-def _beyond(values: Sequence[Values]) -> str:
-    """Words for what no axis of powers of ten can show, where it occurs."""
+def _beyond(values: Sequence[Values], mark: str) -> str:
+    """Words for what no axis of powers of ten can show, where it occurs, behind how it is marked."""
     flat = np.concatenate([own.ravel() for own in values])
-    parts = [(flat == 0).any() and "zero (below what fp32 holds)", not np.isfinite(flat).all() and "not finite"]
+    parts = [(flat == 0).any() and "zero, too small for fp32", not np.isfinite(flat).all() and "not finite"]
     found = " or ".join(part for part in parts if part)
-    return f"; grey, or a triangle at the edge: {found}" if found else ""
+    return f"; {mark} {found}" if found else ""
 
 
 def _error(curve: Curve) -> str:
