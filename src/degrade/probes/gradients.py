@@ -223,7 +223,7 @@ def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
         for profile in (p for p in profiles if p.panel == panels[column]):
             colour = COLOURS[kinds.index(profile.kind) % len(COLOURS)]
             stroke = ("--", "-", ":", "-.")[depths.index(profile.depth) % 4]
-            width = max(1.0, 2.6 - 0.7 * kinds.index(profile.kind))  # lines that others cover are seen below them
+            width = max(1.0, 2.0 - 0.5 * kinds.index(profile.kind))  # lines that others cover are seen below them
             style = {"color": colour, "linestyle": stroke, "linewidth": width, "label": profile.label}
             _line(each, _values(profile.rows, quantity), **style)
         each.grid(alpha=0.25, linewidth=0.5)
