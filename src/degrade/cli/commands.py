@@ -40,6 +40,7 @@ from degrade.cli.options import (
     check_suffix,
     check_word,
     chosen,
+    networks_of,
     one_run,
     readable,
     sugar,
@@ -169,22 +170,14 @@ def reproduce(
     """
     from degrade.analysis.curves import BANDS
     from degrade.analysis.table import FORMATS
-    from degrade.config import compose, network_matrix
 
     names = [a for a in arguments or [] if "=" not in a]
     overrides = [a for a in arguments or [] if "=" in a]
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
-    _refuse(overrides, ("model", "model.family", "model.depth", "seed"), "the experiment sets it")
-    if recipe is None and not any(override.startswith("recipe=") for override in overrides):
-        recipe = "quick"
     common = [*sugar(None, None, recipe, None, device, precision, from_file=False), *overrides]
-    experiments = [
-        compose([*network, f"seed={seed}", *common])
-        for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
-        for network in network_matrix(experiment)
-    ]
+    experiments = networks_of(experiment, common, seeds=seeds)
     check_word("--band", band, BANDS)
     check_word("--format", form, FORMATS)
     if output is not None:
@@ -203,7 +196,8 @@ def reproduce(
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
         _show(records, output or folder / "figure.png", title=title, band=band, form=form)
     with aside(form):
-        print(f"records: {folder}\nnext:    degrade plot {folder} --output figure.pdf")
+        after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
+        print(f"records: {folder}\nnext:    degrade {after} {folder} --output figure.pdf")
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
 
@@ -532,12 +526,6 @@ def _configure_logging() -> None:
     log.handlers = [_Lines(logging.INFO)]
     log.setLevel(logging.DEBUG)
     log.propagate = False
-
-
-def _refuse(overrides: Sequence[str], keys: Sequence[str], why: str) -> None:
-    for override in overrides:
-        if override.partition("=")[0] in keys:
-            raise ConfigError(f"{override}: {why}; for single networks use `degrade train`")
 
 
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:

@@ -12,6 +12,7 @@ import typer
 from degrade.errors import ConfigError, RunError, did_you_mean
 
 if TYPE_CHECKING:
+    from degrade.config import Experiment
     from degrade.runs import RunRecord
 
 DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -79,6 +80,26 @@ def sugar(
         ("runtime.precision", precision),
     ]
     return [f"{key}={value}" for key, value in pairs if value is not None]
+
+
+def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> "list[Experiment]":
+    """The trainings of a named experiment, at the quick recipe unless the settings name another.
+
+    Raises:
+        ConfigError: no such experiment, or a setting is not the user's to change.
+    """
+    from degrade.config import compose, network_matrix
+
+    for setting in settings:
+        if setting.partition("=")[0] in ("model", "model.family", "model.depth", "seed"):
+            raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
+    if not any(setting.startswith("recipe=") for setting in settings):
+        settings = ["recipe=quick", *settings]
+    return [
+        compose([*network, f"seed={seed}", *settings])
+        for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
+        for network in network_matrix(experiment)
+    ]
 
 
 def check_word(option: str, word: str, known: Iterable[str]) -> None:

@@ -1,15 +1,18 @@
 """`degrade probe`: what a trained network looks like inside."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from degrade.cli.options import DONE, Device, Runs, check_suffix, chosen
-from degrade.errors import RunError
+from degrade.cli.options import DONE, RUN_FAILED, Device, Runs, check_suffix, chosen, networks_of
+from degrade.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from degrade.analysis import Curve
+    from degrade.probes.numbers import Row
+    from degrade.runs import RunRecord
 
 probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the story.", no_args_is_help=True)
 
@@ -36,7 +39,8 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     """
     if output is not None:
         check_suffix(output)
-    curves, folder = _curves(runs)
+    records, folder = chosen(runs)
+    curves = _curves(records)
     from degrade.analysis.figures import save
     from degrade.analysis.table import aligned
     from degrade.probes.responses import draw_responses, responses
@@ -56,16 +60,157 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     return DONE
 
 
+@probe_app.command("gradients")
+def probe_gradients(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUNS or KEY=VALUE",
+            help="Run directories (default: outputs); or networks not trained yet, as for `degrade sweep`; or "
+            "experiment=gradients, to train and draw all.",
+            show_default=False,
+        ),
+    ] = None,
+    output: FigureFile = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use so many training images. [default: 256]")] = None,
+    device: Device = None,
+) -> int:
+    """Signals forwards and gradients backwards, layer by layer, at initialisation and along training (section 4.1).
+
+    Measured in train mode on the first training images. Runs trained with checkpoint.snapshots=K are looked at along
+    training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the numbers.
+
+    Examples:
+
+    - `degrade probe gradients experiment=gradients`
+
+    - `degrade probe gradients outputs/gradients --output gradients.pdf`
+
+    - `degrade probe gradients model=plain,residual model.depth=20,56 model.norm=batch,none`
+    """
+    if output is not None:
+        check_suffix(output)
+    runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
+    settings = [word for word in arguments or [] if word not in runs]
+    if runs and settings:
+        raise ConfigError(f"{settings[0]}: name runs, or settings of networks, not both")
+    if not settings:
+        records, folder = chosen([Path(run) for run in runs] or None)
+        return _gradients_of(records, folder, output, limit, device)
+    names = [word.partition("=")[2] for word in settings if word.startswith("experiment=")]
+    settings = [word for word in settings if not word.startswith("experiment=")]
+    if not names:
+        return _initial_gradients([], settings, output, limit, device)
+    return _gradients_experiment(names[-1], settings, output, limit, device)
+
+
+def _gradients_experiment(
+    experiment: str, settings: list[str], output: Path | None, limit: int | None, device: str | None
+) -> int:
+    """Networks before their first update first, since that takes seconds; then training, then what it left."""
+    from degrade.config import untrained_matrix
+
+    planned = networks_of(experiment, [f"runtime.device={device or 'auto'}", *settings])
+    if not any(own.checkpoint.snapshots for own in planned):
+        raise ConfigError(f"experiment={experiment}: keeps no snapshots; add checkpoint.snapshots=16 and a name=...")
+    if networks := untrained_matrix(experiment):
+        beside = output and output.with_stem(f"{output.stem}-initial")
+        _initial_gradients(networks, [f"name={planned[0].name}", *settings], beside, limit, device)
+    from degrade.runs import run_directory, run_matrix
+
+    records = run_matrix(planned)
+    _gradients_of(records, run_directory(planned[0]).parents[1], output, limit, device)
+    return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
+
+
+def _gradients_of(
+    records: "list[RunRecord]", folder: Path, output: Path | None, limit: int | None, device: str | None
+) -> int:
+    """Measure and draw runs, along training where there are snapshots."""
+    curves = _curves(records)
+    from degrade.analysis.figures import footer, save
+    from degrade.probes import gradients as probe
+    from degrade.runs import RunRecord
+
+    found = [
+        [probe.gradients(RunRecord(path), limit=limit, device=device or "auto") for path in curve.paths.values()]
+        for curve in curves
+    ]
+    lines = []
+    for curve, seeds in zip(curves, found, strict=True):
+        iterations, stages = probe.stages(seeds[0])
+        for k in sorted({0, len(stages) - 1}):
+            lines.append((f"{curve.label}, iteration {iterations[k]:,}", stages[k]))
+    _print_gradients(lines)
+    if all(len(probe.stages(seeds[0])[0]) == 1 for seeds in found):
+        images = {int(seeds[0][0]["images"]) for seeds in found}
+        text = f"{probe.what(images)}\n{footer(curves)}"
+        figure = probe.draw_profiles(probe.last_profiles(curves, found), text)
+    else:
+        figure = probe.draw_heat_maps(curves, found)
+    save(figure, target := output or folder / "gradients.png")
+    print(f"figure: {target}")
+    return DONE
+
+
+def _initial_gradients(
+    networks: list[list[str]], settings: list[str], output: Path | None, limit: int | None, device: str | None
+) -> int:
+    """Measure and draw networks before their first update; of none, those that the settings alone describe."""
+    from degrade.config import compose
+    from degrade.config.compose import expand
+
+    common = ["name=gradients", f"runtime.device={device or 'auto'}", "runtime.engine=eager"]
+    experiments = [compose([*common, *network, *own]) for own in expand(settings) for network in networks or [[]]]
+    from tqdm import tqdm
+
+    from degrade.analysis.figures import save
+    from degrade.data import load_images
+    from degrade.probes import gradients as probe
+    from degrade.probes.numbers import write
+    from degrade.runs import run_directory
+
+    loaded = {repr(own.data): own.data for own in experiments}
+    images = {key: load_images(data) for key, data in loaded.items()}
+    bar = tqdm(experiments, "initialisation", leave=False, disable=None)
+    found = [probe.initial_gradients(own, images[repr(own.data)], limit=limit) for own in bar]
+    folder = run_directory(experiments[0]).parents[1]
+    profiles = probe.initial_profiles(experiments, found)
+    rows = [
+        {"family": own.model.family, "norm": own.model.norm, "network": profile.label, **row}
+        for own, profile in zip(experiments, profiles, strict=True)
+        for row in profile.rows
+    ]
+    write(folder / "gradients-initial.csv", rows)
+    _print_gradients([(f"{profile.panel}, {profile.label}", profile.rows) for profile in profiles])
+    sets = sorted({own.data.name.replace("synthetic", "SYNTHETIC").replace("cifar", "CIFAR-") for own in experiments})
+    text = f"before the first update, {'/'.join(sets)} data; {probe.what({limit or probe.IMAGES})}"
+    save(probe.draw_profiles(profiles, text), target := output or folder / "gradients-initial.png")
+    print(f"figure: {target}")
+    return DONE
+
+
+def _print_gradients(lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
+    """The norms of gradients of weights and of responses, from the least of all layers to the greatest."""
+    from degrade.analysis.table import aligned
+
+    head = ["gradient of", "weights", "to", "responses", "to"]
+    rows = []
+    for label, own in lines:
+        weights, responses = ([float(row[key]) for row in own] for key in ("weight_gradient", "response_gradient"))
+        rows.append([label, *(f"{f(each):.0e}" for each in (weights, responses) for f in (min, max))])
+    print(aligned(head, rows))
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _curves(runs: list[Path] | None) -> "tuple[list[Curve], Path]":
-    """The networks of the runs asked for, and the folder for their figure."""
+def _curves(records: "Sequence[RunRecord]") -> "list[Curve]":
+    """The networks of those runs that were begun."""
     from degrade.analysis import error_curves
 
-    records, folder = chosen(runs)
     begun = [record for record in records if record.summary.get("iteration")]
     if not begun:
         raise RunError(f"{records[0].path}: not trained yet, so there is nothing to look into")
-    return error_curves(begun), folder
+    return error_curves(begun)

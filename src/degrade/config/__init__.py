@@ -1,6 +1,6 @@
 """What an experiment is: documented, validated settings, composed by Hydra from files and shell overrides."""
 
-from degrade.config.compose import compose, load_config, network_matrix
+from degrade.config.compose import compose, load_config, network_matrix, untrained_matrix
 from degrade.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -26,4 +26,5 @@ __all__ = [
     "compose",
     "load_config",
     "network_matrix",
+    "untrained_matrix",
 ]

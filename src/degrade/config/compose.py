@@ -150,16 +150,32 @@ def network_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
-    folder = config_dir() / "experiment"
-    known = [f.stem for f in folder.glob("*.yaml")]
-    if experiment not in known:
-        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    file = OmegaConf.load(folder / f"{experiment}.yaml")
+    file = _experiment_file(experiment)
     shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
     return [
         [f"model={family}", f"model.depth={depth}", *shared, *map(str, own)]
         for family, depth, *own in OmegaConf.select(file, "networks")
     ]
+
+
+def untrained_matrix(experiment: str) -> list[list[str]]:
+    """The networks that a named experiment looks at before their first update only, as `network_matrix` has them.
+
+    The file may give `untrained`, overrides in the syntax of a sweep.
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    swept = OmegaConf.select(_experiment_file(experiment), "untrained", default=[])
+    return expand([str(setting) for setting in swept]) if swept else []
+
+
+def _experiment_file(experiment: str) -> Any:
+    folder = config_dir() / "experiment"
+    known = [f.stem for f in folder.glob("*.yaml")]
+    if experiment not in known:
+        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
+    return OmegaConf.load(folder / f"{experiment}.yaml")
 
 
 def experiment_of(config: DictConfig) -> Experiment:

@@ -165,9 +165,23 @@ class CheckpointConfig:
 
     every: int | None = None
     """In iterations. None: as often as evaluations."""
+    snapshots: int | None = None
+    """Keep the weights alone of about so many iterations, the first and the last among them. None: of none."""
 
     def __post_init__(self) -> None:
         _interval("checkpoint.every", self.every)
+        if self.snapshots is not None:
+            _within("checkpoint.snapshots", self.snapshots, 2, 1000)
+
+    def snapshot_iterations(self, last: int) -> list[int]:
+        """Where snapshots are due in a run of `last` iterations: 0, then evenly spaced in the logarithm from 1.
+
+        Early ones that round to the same iteration are one.
+        """
+        if self.snapshots is None:
+            return []
+        steps = self.snapshots - 2
+        return sorted({0, last, *(round(last ** (k / steps)) for k in range(steps))})
 
 
 @dataclass

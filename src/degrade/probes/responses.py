@@ -1,7 +1,8 @@
 """How strongly each layer responds: standard deviations of the 3x3 convolutions' outputs (paper, Figure 7)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -61,25 +62,44 @@ def standard_deviations(model: nn.Module, modules: Sequence[nn.Module], batches:
         modules: of it.
         batches: float32 N x 3 x 32 x 32 each.
     """
-    device = next(model.parameters()).device
-    sums = torch.zeros((len(modules), 3), dtype=torch.float64, device=device)  # of values, of squares, and the count
+    sums = torch.zeros((len(modules), 3), dtype=torch.float64, device=next(model.parameters()).device)
 
-    def add(place: int) -> "torch.utils.hooks.RemovableHandle":
-        def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            # Now: the ReLU that follows works in place.
-            values = output.double()
-            sums[place] += torch.stack([values.sum(), values.square().sum(), values.new_tensor(values.numel())])
+    def see(place: int, output: Tensor) -> None:
+        sums[place] += moments(output)
 
-        return modules[place].register_forward_hook(hook)
-
-    handles = [add(place) for place in range(len(modules))]
-    try:
+    with watched(modules, see):
         for batch in batches:
             model(batch)
+    return deviations(sums)
+
+
+@contextmanager
+def watched(modules: Sequence[nn.Module], see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call `see` with a module's place in the sequence and its output whenever it has given one.
+
+    It must look at once: the ReLU that follows works in place.
+    """
+
+    def watch(place: int) -> "torch.utils.hooks.RemovableHandle":
+        return modules[place].register_forward_hook(lambda _, __, output: see(place, output))
+
+    handles = [watch(place) for place in range(len(modules))]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return [math.sqrt(max(0.0, square / n - (total / n) ** 2)) for total, square, n in sums.tolist()]
+
+
+def moments(output: Tensor) -> Tensor:
+    """Sum of the values, sum of their squares, and their number: float64, to be added up over batches."""
+    values = output.detach().double()
+    return torch.stack([values.sum(), values.square().sum(), values.new_tensor(values.numel())])
+
+
+def deviations(sums: Tensor) -> list[float]:
+    """Standard deviations from sums of `moments`, K x 3; NaN where a value was not finite."""
+    return [math.sqrt(max(square / n - (total / n) ** 2, 0.0)) for total, square, n in sums.tolist()]
 
 
 def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> Figure:

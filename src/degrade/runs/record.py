@@ -32,6 +32,7 @@ SCHEMA_VERSION = 1
 INCIDENTAL = frozenset(
     {
         "checkpoint.every",
+        "checkpoint.snapshots",
         "eval.batch_size",
         "name",
         "output",

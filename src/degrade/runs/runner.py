@@ -108,6 +108,7 @@ class _Session:
         bar.expect(self.work_left - planned_work(experiment))
         every = experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
         self.checkpoint_every = every
+        self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self._shown = 0.0
 
@@ -117,6 +118,8 @@ class _Session:
         self._summarise("running")
         self.bar.describe(self.name)
         self._announce()
+        if self.training.iteration == 0:
+            self._keep_snapshot()
         try:
             for row in fit(self.training, after_step=self._stepped):
                 self.record.append(dataclasses.asdict(row))
@@ -179,6 +182,7 @@ class _Session:
     def _stepped(self, training: Training) -> None:
         images = self.experiment.recipe.batch_size * self.experiment.model.depth
         self._count(images, self.bar.advance)
+        self._keep_snapshot()  # before any checkpoint of this iteration, after which training would not return to it
         if self.signals.received:
             raise RunInterrupted
         if training.iteration % self.checkpoint_every == 0:
@@ -255,6 +259,10 @@ class _Session:
 
     def _save(self) -> None:
         checkpoint.save(self.record.path, self.training.state_dict())
+
+    def _keep_snapshot(self) -> None:
+        if self.training.iteration in self.snapshots:
+            checkpoint.save_snapshot(self.record.path, self.training.iteration, self.training.engine.model)
 
     def _summarise(self, status: str, **more: Any) -> None:
         self.record.summarise(

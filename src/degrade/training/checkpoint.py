@@ -1,27 +1,58 @@
-"""Checkpoints that a crash at any moment leaves whole: written beside, flushed to disk, renamed; one older kept."""
+"""Checkpoints that a crash at any moment leaves whole: written beside, flushed to disk, renamed; one older kept.
+
+Snapshots are the weights alone of some iterations, for looking back; training never reads them.
+"""
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
+SNAPSHOTS = "snapshots"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint in `folder`; the one before stays as a fallback."""
     fresh = folder / f"{NAME}.tmp"
-    with fresh.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    _flushed(fresh, state)
     if (folder / NAME).exists():
         (folder / NAME).replace(folder / PREVIOUS)
     fresh.replace(folder / NAME)
+    _flush_names(folder)
+
+
+def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
+    """Write a network's weights and running statistics after an iteration, in place of an earlier such snapshot."""
+    below = folder / SNAPSHOTS
+    below.mkdir(exist_ok=True)
+    fresh = below / f"{iteration}.pt.tmp"
+    _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
+    fresh.replace(below / f"{iteration}.pt")
+    _flush_names(below)
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Snapshots in `folder` by iteration, in its order."""
+    found = {int(path.stem): path for path in (folder / SNAPSHOTS).glob("*.pt") if path.stem.isdecimal()}
+    return dict(sorted(found.items()))
+
+
+def _flushed(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """A rename is on disk once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,6 +107,7 @@ def restore(
 
 
 def remove(folder: Path) -> None:
-    """Delete all checkpoints in `folder`."""
+    """Delete all checkpoints and snapshots in `folder`."""
     for name in (NAME, PREVIOUS, f"{NAME}.tmp"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)

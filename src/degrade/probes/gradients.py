@@ -1,0 +1,351 @@
+"""Signals forwards and gradients backwards, layer by layer, at first and along training (paper, section 4.1).
+
+The paper argues that plain networks do not degrade for want of gradients: with batch norm, signals forwards keep
+their variance and gradients backwards their norm. It shows no picture of it; this is one.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from degrade.analysis.curves import Curve
+from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.config import Experiment
+from degrade.data import ImageSet
+from degrade.data.batches import single_view
+from degrade.models import CifarNet
+from degrade.probes.numbers import Row, kept_or_measured, subject
+from degrade.probes.responses import deviations, moments, watched
+from degrade.runs.record import RunRecord
+from degrade.training import Training, checkpoint
+
+log = logging.getLogger("degrade.run")
+
+#: Training images that are looked at, unless told otherwise.
+IMAGES = 256
+
+#: Images a pass, over which batch norm takes its statistics: the paper's batch.
+BATCH = 128
+
+#: What is drawn, and its axis.
+WEIGHTS, SIGNALS, FORWARD = "weight_gradient", "response_gradient", "response_std"
+NAMES = {WEIGHTS: "gradient of the weights", SIGNALS: "gradient of the response", FORWARD: "std of the response"}
+
+
+def gradients(record: RunRecord, *, limit: int | None = None, device: str = "auto") -> list[Row]:
+    """A row for each weighted layer of a run's network at each of its snapshots, and at its last checkpoint.
+
+    Columns: `snapshot` (iteration), then those of `layer_gradients`.
+
+    Args:
+        record: the run; the rows are kept in its `probes/gradients.csv`.
+        limit: use only the first so many training images; None: 256.
+        device: as `runtime.device`.
+
+    Raises:
+        RunError: the run has neither a checkpoint nor such rows.
+    """
+
+    def measure() -> list[Row]:
+        training = subject(record, device)
+        stages = checkpoint.snapshots(record.path)
+        rows: list[Row] = []
+        for iteration in tqdm(sorted({*stages, training.iteration}), str(record.path), leave=False, disable=None):
+            if iteration != training.iteration:
+                try:
+                    state = checkpoint.load(stages[iteration], training.engine.device)
+                except ValueError as error:
+                    log.warning("%s: left out, %s", record.path, error)
+                    continue
+                model = copy.deepcopy(training.engine.model)
+                model.load_state_dict(state["engine"]["model"])
+            else:
+                model = training.engine.model
+            found = layer_gradients(model, *_images(training, limit))
+            rows += [{"snapshot": iteration, **row} for row in found]
+        return rows
+
+    return kept_or_measured(record, "gradients", {"images": limit or IMAGES}, measure)
+
+
+def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | None = None) -> list[Row]:
+    """The rows of `layer_gradients` for a network as it is before its first update.
+
+    Args:
+        experiment: which network, from which seed.
+        images: what it would be trained on.
+        limit: as in `gradients`.
+    """
+    training = Training(experiment, images)
+    return layer_gradients(training.engine.model, *_images(training, limit))
+
+
+def layer_gradients(model: CifarNet, images: Tensor, labels: Tensor) -> list[Row]:
+    """What goes through each weighted layer of a network, forwards and backwards, in train mode.
+
+    A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
+    Rows hold `layer` (from 1) and `name`; `weight_gradient`, the Euclidean norm of the mean loss' gradient with
+    respect to the layer's weights, and `relative_gradient`, that over the norm of the weights;
+    `response_gradient`, the norm of one image's loss' gradient with respect to its response, root mean square over
+    images; `response_std` over images, channels and places. Values that overflow are inf or nan.
+
+    Args:
+        model: the network; it is not changed, batch norm's running statistics included.
+        images: float N x 3 x 32 x 32, mean already subtracted; they pass in batches of 128.
+        labels: int64 N.
+    """
+    model = copy.deepcopy(model).train()
+    model.recompute = False  # each response is to be seen once
+    model.zero_grad(set_to_none=True)
+    layers = list(weighted_layers(model))
+    sums = torch.zeros((len(layers), 3), dtype=torch.float64, device=labels.device)
+    squares = torch.zeros(len(layers), dtype=torch.float64, device=labels.device)
+
+    def see(place: int, output: Tensor) -> None:
+        def back(gradient: Tensor) -> None:
+            squares[place] += gradient.double().square().sum()
+
+        sums[place] += moments(output)
+        output.register_hook(back)  # type: ignore[no-untyped-call] # of the values as they are now, before the ReLU
+
+    with watched([response for _, _, response in layers], see):
+        for start in range(0, len(labels), BATCH):
+            logits = model(images[start : start + BATCH])
+            loss = F.cross_entropy(logits, labels[start : start + BATCH], reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+    backwards = (squares / len(labels)).sqrt().tolist()
+    rows: list[Row] = []
+    for k, ((name, weight, _), std) in enumerate(zip(layers, deviations(sums), strict=True)):
+        assert weight.grad is not None  # noqa: S101 - for mypy
+        norm = weight.grad.double().norm() / len(labels)
+        row: Row = {"layer": k + 1, "name": name, WEIGHTS: float(norm)}
+        row["relative_gradient"] = float(norm / weight.detach().double().norm())
+        rows.append({**row, SIGNALS: backwards[k], FORWARD: std})
+    return rows
+
+
+def weighted_layers(model: CifarNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """Name, weights, and the module whose output is the response, in the order of their work; no 1x1 shortcuts."""
+    for name, convolution, norm in model.convolutions():
+        yield name, convolution.weight, norm
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module.weight, module
+
+
+def _images(training: Training, limit: int | None) -> tuple[Tensor, Tensor]:
+    batches, count = training.batches, limit or IMAGES
+    return single_view(batches.pixels[:count], batches.mean), batches.labels[:count]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One network at one moment, to be drawn as a line over its layers."""
+
+    panel: str
+    """Of whom it is to be drawn: family and norm."""
+    label: str
+    kind: str
+    """Initial weights, and what else sets it apart; gives the colour, as depth gives the stroke."""
+    depth: int
+    rows: Sequence[Row]
+
+
+def initial_profiles(experiments: Sequence[Experiment], found: Sequence[Sequence[Row]]) -> list[Profile]:
+    """Networks before their first update, each with its rows of `initial_gradients`."""
+    settings = [{k: v for k, v in own.flat().items() if k not in _TOLD} for own in experiments]
+    profiles = []
+    for experiment, own, rows in zip(experiments, settings, found, strict=True):
+        model = experiment.model
+        extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
+        kind = ", ".join([model.init, *extra])
+        profiles.append(Profile(_panel(model.family, model.norm), f"{kind}, {model.depth}", kind, model.depth, rows))
+    return profiles
+
+
+def last_profiles(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> list[Profile]:
+    """Trained networks at their last checkpoint, the first seed of each.
+
+    Args:
+        curves: the networks.
+        found: for each network, for each seed, the rows of `gradients`.
+    """
+    return [
+        Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(seeds[0])[1][-1])
+        for c, seeds in zip(curves, found, strict=True)
+    ]
+
+
+#: Settings that a profile's place and name tell already.
+_TOLD = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}
+
+
+def _panel(family: str, norm: str) -> str:
+    return f"{family}, {'batch norm' if norm == 'batch' else 'no norm'}"
+
+
+def stages(rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
+    """Iterations of the snapshots, and the rows of each."""
+    iterations = sorted({int(row["snapshot"]) for row in rows})
+    return iterations, [[row for row in rows if row["snapshot"] == iteration] for iteration in iterations]
+
+
+def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
+    """Responses forwards (top) and gradients backwards (bottom) over layers; a panel a family and norm.
+
+    Args:
+        profiles: the networks.
+        text: below the panels.
+    """
+    panels = sorted({profile.panel for profile in profiles})
+    kinds = list(dict.fromkeys(profile.kind for profile in profiles))
+    depths = sorted({profile.depth for profile in profiles})
+    figure, axes = new_figure(2, len(panels), (max(4.2, 1.2 + 1.8 * len(panels)), 5.2))
+    for place, each in enumerate(axes):
+        row, column = divmod(place, len(panels))
+        quantity = (FORWARD, SIGNALS)[row]
+        low, high = _range([_values(profile.rows, quantity) for profile in profiles])
+        each.set_yscale("log")
+        each.set_ylim(low, high)
+        for profile in (p for p in profiles if p.panel == panels[column]):
+            colour = COLOURS[kinds.index(profile.kind) % len(COLOURS)]
+            stroke = ("--", "-", ":", "-.")[depths.index(profile.depth) % 4]
+            width = max(1.0, 2.0 - 0.5 * kinds.index(profile.kind))  # lines that others cover are seen below them
+            style = {"color": colour, "linestyle": stroke, "linewidth": width, "label": profile.label}
+            _line(each, _values(profile.rows, quantity), **style)
+        each.grid(alpha=0.25, linewidth=0.5)
+        each.spines[["top", "right"]].set_visible(False)
+        if row == 0:
+            each.set_title(panels[column], fontsize=9)
+        else:
+            each.set_xlabel("layer")
+        if column == 0:
+            each.set_ylabel(NAMES[quantity])
+        else:
+            each.tick_params(labelleft=False)
+    lines = {str(line.get_label()): line for each in axes for line in each.get_lines()}
+    handles = [lines[label] for label in dict.fromkeys(p.label for p in sorted(profiles, key=lambda p: p.kind))]
+    columns = len(kinds) if 1 < len(kinds) < 5 else 4
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=7, frameon=False)
+    every = [_values(profile.rows, quantity) for profile in profiles for quantity in (FORWARD, SIGNALS)]
+    return finished(figure, text + _beyond(every, "triangles: beyond the axis, or"), None)
+
+
+def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> Figure:
+    """Gradients of each layer (upwards) along training (to the right): of responses (top) and weights (bottom).
+
+    Args:
+        curves: the networks, a column each; of several seeds the first is drawn.
+        found: for each network, for each seed, the rows of `gradients`.
+    """
+    quantities = (SIGNALS, WEIGHTS)
+    figure, axes = new_figure(2, len(curves), (max(4.2, 1.4 + 2.0 * len(curves)), 5.2))
+    every: list[Values] = []
+    for row, quantity in enumerate(quantities):
+        maps = []
+        for seeds in found:
+            iterations, rows = stages(seeds[0])
+            maps.append((iterations, np.stack([_values(own, quantity) for own in rows], axis=1)))
+        own = axes[row * len(curves) : (row + 1) * len(curves)]
+        low, high = _range([values.ravel() for _, values in maps])
+        for each, (iterations, values) in zip(own, maps, strict=True):
+            mesh = _heat_map(each, iterations, values, LogNorm(low, high, clip=False))
+        figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
+        own[0].set_ylabel("layer")
+        every += [values for _, values in maps]
+    for each, curve in zip(axes, curves, strict=False):
+        each.set_title(f"{curve.label}\n{_error(curve)}", fontsize=8)
+    for each in axes[len(curves) :]:
+        each.set_xlabel("iteration")
+    images = {int(row["images"]) for seeds in found for row in seeds[0][:1]}
+    return finished(figure, f"{what(images)}{_beyond(every, 'grey:')}\n{footer(curves)}", None)
+
+
+def what(images: set[int]) -> str:
+    """What the numbers are, for below a figure.
+
+    Args:
+        images: how many were looked at.
+    """
+    which = " or ".join(f"the first {n:,}" for n in sorted(images))
+    return (
+        "response: after batch norm, before ReLU and addition; its gradient: norm for one image's loss, root mean "
+        f"square over images; train mode, {which} training images, un-augmented, {BATCH} at a time; fp32"
+    )
+
+
+Values = npt.NDArray[np.float64]
+
+
+def _values(rows: Sequence[Row], quantity: str) -> Values:
+    return np.array([float(row[quantity]) for row in rows])
+
+
+def _range(values: Sequence[Values]) -> tuple[float, float]:
+    """Limits of an axis of powers of ten: all that is drawn, but no more than 1e-12 to 1e12."""
+    flat = np.concatenate(values)
+    shown = np.clip(flat[np.isfinite(flat) & (flat > 0)], 1e-12, 1e12)
+    if not shown.size:
+        return 1e-12, 1.0
+    low, high = 10 ** math.floor(math.log10(shown.min())), 10 ** math.ceil(math.log10(shown.max()))
+    return low, high if high > low else 10 * low
+
+
+def _line(axes: Axes, values: Values, **style: Any) -> None:
+    """A line over layers; where it leaves the axis for good, a triangle at the edge says which way."""
+    layers = np.arange(1, len(values) + 1)
+    low, high = axes.get_ylim()
+    drawn = np.isfinite(values) & (values > 0)
+    axes.plot(layers, np.where(drawn, values, np.nan), **style)
+    for gone, edge, mark in ((values < low, 0.02, "v"), (~(values <= high), 0.98, "^")):
+        if gone.any():
+            first = layers[gone]
+            axes.plot(
+                first,
+                np.full(len(first), edge),
+                mark,
+                color=style["color"],
+                markersize=2.5,
+                linestyle="none",
+                transform=axes.get_xaxis_transform(),
+            )
+
+
+def _heat_map(axes: Axes, iterations: Sequence[int], values: Values, norm: LogNorm) -> Any:
+    """Columns of equal width: snapshots are evenly spaced in the logarithm, more or less."""
+    shown = np.ma.masked_where(~(values > 0) | ~np.isfinite(values), values)
+    axes.set_facecolor("0.75")
+    places, layers = np.arange(len(iterations) + 1), np.arange(len(values) + 1) + 0.5
+    mesh = axes.pcolormesh(places, layers, shown, norm=norm, cmap="viridis", rasterized=True)
+    step = -(-len(iterations) // 6)
+    ticks = sorted({*range(0, len(iterations) - step, step), len(iterations) - 1})
+    axes.set_xticks([k + 0.5 for k in ticks], [f"{iterations[k]:,}" for k in ticks], rotation=45)
+    return mesh
+
+
+def _beyond(values: Sequence[Values], mark: str) -> str:
+    """Words for what no axis of powers of ten can show, where it occurs, behind how it is marked."""
+    flat = np.concatenate([own.ravel() for own in values])
+    parts = [(flat == 0).any() and "zero, too small for fp32", not np.isfinite(flat).all() and "not finite"]
+    found = " or ".join(part for part in parts if part)
+    return f"; {mark} {found}" if found else ""
+
+
+def _error(curve: Curve) -> str:
+    """How well it was trained."""
+    if curve.clean_train:
+        return f"training error {np.mean(curve.clean_train):.1%}"
+    return curve.remark or "unfinished"
