@@ -150,16 +150,26 @@ def network_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
-    folder = config_dir() / "experiment"
-    known = [f.stem for f in folder.glob("*.yaml")]
-    if experiment not in known:
-        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    file = OmegaConf.load(folder / f"{experiment}.yaml")
+    file = _experiment_file(experiment)
     shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
     return [
         [f"model={family}", f"model.depth={depth}", *shared, *map(str, own)]
         for family, depth, *own in OmegaConf.select(file, "networks")
     ]
+
+
+def figure_style(experiment: str) -> str | None:
+    """The style in which a named experiment's figure is drawn, if its file names one."""
+    style: str | None = OmegaConf.select(_experiment_file(experiment), "figure")
+    return style
+
+
+def _experiment_file(experiment: str) -> Any:
+    folder = config_dir() / "experiment"
+    known = [f.stem for f in folder.glob("*.yaml")]
+    if experiment not in known:
+        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
+    return OmegaConf.load(folder / f"{experiment}.yaml")
 
 
 def experiment_of(config: DictConfig) -> Experiment:
