@@ -59,7 +59,7 @@ def mean_pooled(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, nn.MaxPool2d):
-            module.forward = pool  # type: ignore[method-assign]
+            module.forward = pool  # type: ignore[assignment, method-assign]
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda c: f"{c.family}-{c.depth}-{c.shortcut}-{c.norm}")

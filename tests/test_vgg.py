@@ -52,9 +52,8 @@ def test_a_forward_pass_is_the_network_written_out() -> None:
 
 def test_convolutions_have_biases_where_no_batch_norm_has() -> None:
     for norm, bias in (("batch", False), ("none", True)):
-        assert {m.bias is not None for m in vgg(11, width=2, norm=norm).modules() if isinstance(m, nn.Conv2d)} == {
-            bias
-        }
+        model = vgg(11, width=2, norm=norm)
+        assert {m.bias is not None for m in model.modules() if isinstance(m, nn.Conv2d)} == {bias}
 
 
 @pytest.mark.parametrize(("depth", "near"), [(10, "11"), (12, "11 or 13"), (20, "19 or 22"), (36, "34 or 37")])
