@@ -9,7 +9,7 @@ from degrade.analysis.speed import Report
 from degrade.bench import traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
-from degrade.models import CifarNet, build_model, multiply_adds
+from degrade.models import CifarNet, VggNet, build_model, multiply_adds
 from degrade.training import Training, fit
 from tests.conftest import Outcome
 
@@ -41,7 +41,7 @@ def test_recomputing_changes_nothing_but_memory(family: str, small: Callable[...
         assert torch.equal(value, runs[1][1][name]), name
 
 
-def saved_bytes(model: CifarNet) -> int:
+def saved_bytes(model: CifarNet | VggNet) -> int:
     """Bytes that the forward pass keeps for the backward pass, each storage once."""
     kept: dict[int, int] = {}
 

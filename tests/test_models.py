@@ -10,7 +10,9 @@ PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962
 
 
 def seeded(config: ModelConfig, seed: int = 0) -> CifarNet:
-    return build_model(config, generator=torch.Generator().manual_seed(seed))
+    model = build_model(config, generator=torch.Generator().manual_seed(seed))
+    assert isinstance(model, CifarNet)
+    return model
 
 
 @pytest.mark.parametrize("depth", sorted(PARAMETERS))

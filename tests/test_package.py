@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PUBLIC = {
     "degrade.config": "Experiment ModelConfig DataConfig OptimConfig RecipeConfig RuntimeConfig compose",
-    "degrade.models": "BasicBlock CifarNet build_model",
+    "degrade.models": "BasicBlock CifarNet VggNet build_model",
     "degrade.data": "load_images ImageSet Batches",
     "degrade.training": "fit Metrics learning_rate",
     "degrade.runs": "RunRecord run",

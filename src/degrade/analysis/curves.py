@@ -185,6 +185,12 @@ def _band(values: Array, count: npt.NDArray[np.int64], band: str) -> tuple[Array
     return mean - half, mean, mean + half
 
 
+def edges(values: list[float], band: str) -> tuple[float, float]:
+    """The band around the mean of single values, one a seed."""
+    low, _, high = _band(np.array(values, np.float64)[:, None], np.array([len(values)]), band)
+    return float(low[0]), float(high[0])
+
+
 def _window(runs: list[list[dict[str, Any]]], config: dict[str, Any]) -> int | None:
     """Images between the last two rows, the fewest of all runs."""
     steps = [run[-1]["iteration"] - (run[-2]["iteration"] if len(run) > 1 else 0) for run in runs]

@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from degrade.analysis.curves import BANDS, Array, Curve, Series
+from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
 
@@ -19,7 +21,7 @@ from degrade.errors import ConfigError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 
 SUFFIXES = (".png", ".svg", ".pdf")
-STYLES = ("figure1", "figure6")
+STYLES = ("figure1", "figure6", "depth")
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
@@ -27,9 +29,11 @@ def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None
 
     Args:
         curves: what to draw.
-        style: `figure1`, `figure6` or None.
+        style: `figure1`, `figure6`, `depth` or None.
         title: above the panels.
     """
+    if style == "depth":
+        return draw_depth(curves, title=title)
     if style is None:
         style = "figure6" if len({curve.family for curve in curves}) > 1 else "figure1"
     return draw_figure6(curves, title=title) if style == "figure6" else draw_figure1(curves, title=title)
@@ -73,6 +77,58 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
         ]
         axes.legend(handles=[*axes.get_legend_handles_labels()[0], *kinds, *_mark_handles(marks)], loc="best")
     return _finished(figure, curves, title)
+
+
+def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
+    """Last training error (left) and test error (right) of finished networks against their depth, a line a family."""
+    figure, panels = _panels(2)
+    clean = all(curve.clean_train for curve in curves if curve.final_test)
+    train = "clean training error (%)" if clean else "training error, running (%)"
+    lines: dict[str, list[Curve]] = {}
+    for curve in curves:
+        if curve.final_test:
+            lines.setdefault(", ".join(part for part in (curve.family, curve.extra) if part), []).append(curve)
+    for axes, name in zip(panels, (train, "test error (%)"), strict=True):
+        for k, (label, own) in enumerate(lines.items()):
+            errors = [c.final_test if axes is panels[1] else c.clean_train if clean else c.final_train for c in own]
+            band = [np.subtract(edges(values, curves[0].band), np.mean(values)) for values in errors]
+            axes.errorbar(
+                [curve.depth for curve in own],
+                [100 * float(np.mean(values)) for values in errors],
+                100 * np.abs(np.transpose(band)),
+                color=COLOURS[k % len(COLOURS)],
+                marker="o",
+                markersize=4,
+                capsize=2,
+                label=label,
+            )
+        axes.set_ylabel(name)
+        axes.set_xlabel("depth (weighted layers)")
+        axes.set_xticks(sorted({curve.depth for own in lines.values() for curve in own}))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend()
+    return _finished(figure, curves, title)
+
+
+def draw_stacks(pairs: Sequence[tuple[Any, Any]], channels: int) -> Figure:
+    """Bars: a stack of 3x3 convolutions beside the large one that sees as much, for each pair of `Stack`s."""
+    figure, panels = new_figure(1, 3, (7.2, 3.0))
+    quantities = (("parameters", 1e3, "parameters (1e3)"), ("multiply_adds", 1e6, "multiply-adds (1e6)"))
+    for axes, (name, unit, label) in zip(panels, (*quantities, ("nonlinearities", 1, "ReLUs")), strict=True):
+        for side, (shift, who) in enumerate(((-0.2, "stack of 3x3"), (0.2, "one large"))):
+            heights = [getattr(pair[side], name) / unit for pair in pairs]
+            bars = axes.bar(np.arange(len(pairs)) + shift, heights, 0.38, color=COLOURS[side], label=who)
+            axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}", fontsize=6.5)
+        axes.set_xticks(range(len(pairs)), [f"{pair[0].field}x{pair[0].field}" for pair in pairs])
+        axes.set_title(label, fontsize=9)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("receptive field")
+        axes.margins(y=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="upper left")
+    return finished(figure, f"{channels} channels in and out, a ReLU after each convolution, on a 32x32 map", None)
 
 
 def save(figure: Figure, path: Path) -> None:

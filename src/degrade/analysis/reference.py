@@ -46,6 +46,7 @@ _COMPARED = {
     "optim.momentum": "momentum",
     "optim.weight_decay": "weight decay",
     "optim.nesterov": "Nesterov",
+    "model.width": "VGG's width",
     "model.shortcut": "shortcut",
     "model.norm": "norm",
     "model.init": "init",
@@ -113,7 +114,8 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         config: a record's nested settings.
     """
     paper, ours = Experiment().flat(), flatten(dict(config))
-    found = [
+    found = ["network VGG (paper plain or residual)"] if ours.get("model.family") == "vgg" else []
+    found += [
         f"{name} {_words(ours[key])} (paper {_words(paper[key])})"
         for key, name in _COMPARED.items()
         if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
@@ -140,7 +142,7 @@ def follows_paper(config: Mapping[str, Any]) -> bool:
 
 
 def _without_effect(key: str, settings: Mapping[str, Any]) -> bool:
-    plain, warms = settings.get("model.family") == "plain", settings.get("recipe.warmup") != "off"
+    plain, warms = settings.get("model.family") != "residual", settings.get("recipe.warmup") != "off"
     depth = settings.get("model.depth", 20)
     if key == "model.shortcut":
         return plain

@@ -28,9 +28,9 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
     head = ["network", "seeds", "train%", "clean%", "test%", "paper tr/te", "diff"]
-    table = _shown(head, [_error_cells(curve) for curve in curves], form)
+    errors = table(head, [_error_cells(curve) for curve in curves], form)
     remarks = [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]
-    return "\n\n".join([table, "\n".join(remarks)] if remarks else [table])
+    return "\n\n".join([errors, "\n".join(remarks)] if remarks else [errors])
 
 
 def _error_cells(curve: Curve) -> list[str]:
@@ -93,7 +93,7 @@ def runs_table(
     if form == "csv":
         return as_csv(fields)
     head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]
-    return _shown(head, [_run_cells(own) for own in fields], form)
+    return table(head, [_run_cells(own) for own in fields], form)
 
 
 def _run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def _run_cells(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _shown(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
+    """Cells as `text` of at most 80 columns, the first cut where it must be, or as `markdown`."""
     if form == "markdown":
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])

@@ -166,9 +166,9 @@ def verdict(curves: Iterable[Curve]) -> Verdict:
 
 
 def verdicts(curves: Iterable[Curve]) -> list[Verdict]:
-    """A verdict for each experiment's folder and setting, in the order of their names."""
+    """A verdict for each experiment's folder and setting, in the order of their names; no VGG is judged."""
     groups: dict[tuple[str, str], list[Curve]] = {}
-    for curve in curves:
+    for curve in (c for c in curves if c.family != "vgg"):
         groups.setdefault((str(curve.folder), _setting(curve)), []).append(curve)
     return [_judge(group) for _, group in sorted(groups.items(), key=lambda g: (g[0][0], g[1][0].extra))]
 

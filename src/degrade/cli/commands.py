@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from degrade import __version__
+from degrade.cli.anatomy import inspect
 from degrade.cli.options import (
     BAD_INPUT,
     DONE,
@@ -78,6 +79,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(probe_app, name="probe")
+app.command()(inspect)
 
 
 @app.callback(invoke_without_command=True)
@@ -137,7 +139,9 @@ def train(
 def reproduce(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT KEY=VALUE", help="story (default), figure1 or figure6; then settings."),
+        typer.Argument(
+            metavar="EXPERIMENT KEY=VALUE", help="story (default), figure1, figure6 or vgg_wall; then settings."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="quick, short or paper. [default: quick]", rich_help_panel=RUN)
@@ -167,9 +171,12 @@ def reproduce(
     - `degrade reproduce figure1 --recipe paper --device cuda`
 
     - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
+
+    - `degrade reproduce vgg_wall name=vgg_wall`
     """
     from degrade.analysis.curves import BANDS
     from degrade.analysis.table import FORMATS
+    from degrade.config.compose import figure_style
 
     names = [a for a in arguments or [] if "=" not in a]
     overrides = [a for a in arguments or [] if "=" in a]
@@ -194,7 +201,8 @@ def reproduce(
     folder = run_directory(experiments[0]).parents[1]
     if any(record.rows() for record in records):
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
-        _show(records, output or folder / "figure.png", title=title, band=band, form=form)
+        style = figure_style(experiment)
+        _show(records, output or folder / "figure.png", style=style, title=title, band=band, form=form)
     with aside(form):
         after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
         print(f"records: {folder}\nnext:    degrade {after} {folder} --output figure.pdf")
@@ -253,7 +261,9 @@ def plot(
     ] = None,
     style: Annotated[
         str | None,
-        typer.Option(help="figure1 (train | test) or figure6 (a panel per family). Default: by families."),
+        typer.Option(
+            help="figure1 (train | test), figure6 (a panel per family) or depth (last errors). Default: by families."
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
     band: Band = "std",
@@ -313,6 +323,8 @@ def verify(
     from degrade.analysis.verdict import overall
 
     found = verdicts(error_curves(chosen(runs)[0]))
+    if not found:
+        raise RunError("no plain or residual network among these runs, and only those are judged")
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 
@@ -538,7 +550,9 @@ def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, 
     print(f"figure: {output}")
 
 
-def _show(records: "Sequence[RunRecord]", output: Path, *, title: str, band: str, form: str) -> None:
+def _show(
+    records: "Sequence[RunRecord]", output: Path, *, style: str | None, title: str, band: str, form: str
+) -> None:
     """The table, the verdict and the figure."""
     from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 
@@ -547,8 +561,10 @@ def _show(records: "Sequence[RunRecord]", output: Path, *, title: str, band: str
         print()
     print(error_table(curves, form=form))
     with aside(form):
-        print("\n" + verdict_text(verdicts(curves)) + "\n")
-        _draw(curves, output, title=title)
+        print()
+        if any(curve.family == "plain" for curve in curves):  # without any there is nothing to judge
+            print(verdict_text(verdicts(curves)) + "\n")
+        _draw(curves, output, style=style, title=title)
 
 
 def _print_outcome(record: "RunRecord") -> None:

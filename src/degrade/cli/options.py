@@ -51,6 +51,10 @@ DryRun = Annotated[
 ]
 Band = Annotated[str, typer.Option(help="Over seeds: std, minmax or ci95 (t interval of the mean).")]
 Format = Annotated[str, typer.Option("--format", help="Of the table: text, csv or markdown.")]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="png, svg or pdf. Default: beside the runs, named after what it shows."),
+]
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from degrade.cli.options import DONE, RUN_FAILED, Device, Runs, check_suffix, chosen, networks_of
+from degrade.cli.options import DONE, RUN_FAILED, Device, FigureFile, Runs, check_suffix, chosen, networks_of
 from degrade.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the story.", no_args_is_help=True)
 
-FigureFile = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="png, svg or pdf. Default: beside the runs, named after the probe."),
-]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many images. [default: all]")]
 
 

@@ -170,6 +170,12 @@ def untrained_matrix(experiment: str) -> list[list[str]]:
     return expand([str(setting) for setting in swept]) if swept else []
 
 
+def figure_style(experiment: str) -> str | None:
+    """The style in which a named experiment's figure is drawn, if its file names one."""
+    style: str | None = OmegaConf.select(_experiment_file(experiment), "figure")
+    return style
+
+
 def _experiment_file(experiment: str) -> Any:
     folder = config_dir() / "experiment"
     known = [f.stem for f in folder.glob("*.yaml")]

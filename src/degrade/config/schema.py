@@ -15,12 +15,14 @@ from degrade.errors import ConfigError, did_you_mean
 
 @dataclass
 class ModelConfig:
-    """A plain or residual network (paper, section 4.2)."""
+    """A plain or residual network (paper, section 4.2), or a VGG to set beside them."""
 
     family: str = "plain"
-    """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions."""
+    """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; or `vgg`."""
     depth: int = 20
-    """Weighted layers, 6n + 2."""
+    """Weighted layers: 6n + 2; of a VGG 11, or 7 + 3k from 13."""
+    width: int = 64
+    """VGG only: channels of the first of its five stages."""
     classes: int = 10
     """Outputs of the last layer."""
     shortcut: str = "A"
@@ -35,20 +37,22 @@ class ModelConfig:
     """Added to batch norm's variance. Open in the paper."""
 
     def __post_init__(self) -> None:
-        _one_of("model.family", self.family, ("plain", "residual"))
+        _one_of("model.family", self.family, ("plain", "residual", "vgg"))
         _one_of("model.shortcut", self.shortcut, ("A", "B", "C"))
         _one_of("model.norm", self.norm, ("batch", "none"))
         _one_of("model.init", self.init, ("he", "xavier", "gaussian"))
         _at_least("model.classes", self.classes, 2)
         _within("model.bn_momentum", self.bn_momentum, 0, 1)
         _positive("model.bn_epsilon", self.bn_epsilon)
-        if self.depth < 8 or self.depth % 6 != 2:
-            n = (self.depth - 2) // 6
-            near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
-            raise ConfigError(
-                f"model.depth={self.depth}: depth is 6n + 2 (each of three stages has 2n layers); "
-                f"nearest: {' or '.join(map(str, near))}"
-            )
+        if self.family == "vgg":
+            _within("model.width", self.width, 1, 1024)
+            _vgg_depth(self.depth)
+        else:
+            if self.width != ModelConfig.width:
+                raise ConfigError(
+                    f"model.width={self.width}: only model=vgg has a width; plain and residual networks begin with 16"
+                )
+            _resnet_depth(self.depth)
 
 
 @dataclass
@@ -270,6 +274,26 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
         hint = did_you_mean(value, choices)
         listed = "" if hint.startswith("choose") else f" (one of {', '.join(choices)})"
         raise ConfigError(f"{key}={value}: {hint}{listed}")
+
+
+def _resnet_depth(depth: int) -> None:
+    if depth < 8 or depth % 6 != 2:
+        n = (depth - 2) // 6
+        near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
+        raise ConfigError(
+            f"model.depth={depth}: depth is 6n + 2 (each of three stages has 2n layers); "
+            f"nearest: {' or '.join(map(str, near))}"
+        )
+
+
+def _vgg_depth(depth: int) -> None:
+    if depth != 11 and (depth < 13 or depth % 3 != 1):
+        below = depth - (depth - 1) % 3
+        near = [11] if depth < 11 else [11, 13] if depth == 12 else [below, below + 3]
+        raise ConfigError(
+            f"model.depth={depth}: a VGG has 11, 13, 16, 19 layers, or deeper by the same rule, 7 + 3k: 22, 25, 28 "
+            f"...; nearest: {' or '.join(map(str, near))}"
+        )
 
 
 def _at_least(key: str, value: int, least: int) -> None:

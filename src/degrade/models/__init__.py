@@ -2,5 +2,6 @@
 
 from degrade.models.anatomy import conv_outputs, count_parameters, multiply_adds
 from degrade.models.cifar import BasicBlock, CifarNet, build_model
+from degrade.models.vgg import VggNet
 
-__all__ = ["BasicBlock", "CifarNet", "build_model", "conv_outputs", "count_parameters", "multiply_adds"]
+__all__ = ["BasicBlock", "CifarNet", "VggNet", "build_model", "conv_outputs", "count_parameters", "multiply_adds"]

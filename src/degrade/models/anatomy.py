@@ -1,9 +1,78 @@
-"""What can be said of a network without training it."""
+"""What can be said of a network without training it: its layers, their sizes and costs, and how far each one sees."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, pooling or linear layer, with the batch norm that follows it.
+
+    Attributes:
+        name: within the network.
+        kind: in words, such as `3x3 conv /2`.
+        weighted: whether it has weights, and so counts as depth; poolings have none.
+        shape: of its output for one image: C x H x W, or C.
+        parameters: weights, biases, and batch norm's scale and shift.
+        multiply_adds: for one image; batch norm's are not counted.
+        field: pixels a side that a value of the output depends on, were the image large enough; None: all of them.
+    """
+
+    name: str
+    kind: str
+    weighted: bool
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    field: int | None
+
+
+def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
+    """The layers of a network in the order of their work, projections in shortcuts among them.
+
+    All of it is read from one forward pass of one image; a network on the meta device computes nothing in it.
+
+    Args:
+        model: it is not changed.
+        side: pixels a side of the image.
+        channels: of the image.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    found: list[Layer] = []
+
+    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+        count = count_parameters(module)
+        if isinstance(module, nn.BatchNorm2d):
+            before = found.pop()
+            found.append(Layer(**{**vars(before), "parameters": before.parameters + count}))
+            return
+        weight = getattr(module, "weight", None)
+        shape = tuple(output.shape[1:])
+        cost = 0 if weight is None else weight.numel() * output[0, 0].numel()
+        found.append(Layer(names[module], _kind(module), weight is not None, shape, count, cost, fields.of(output)))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, _NOTED)]
+    training = model.training
+    parameter = next(model.parameters())
+    image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with torch.no_grad(), _Fields(image) as fields:
+            model.eval()(image)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+_NOTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -18,31 +87,117 @@ def multiply_adds(model: nn.Module, side: int = 32) -> int:
         model: any network of 3-channel images; it is not changed.
         side: pixels a side.
     """
-    return sum(
-        layer.weight.numel() * shape[1:].numel() for layer, shape in _outputs(model, (nn.Conv2d, nn.Linear), side)
-    )
+    return sum(layer.multiply_adds for layer in layers(model, side))
 
 
-def conv_outputs(model: nn.Module, side: int = 32) -> list[torch.Size]:
+def conv_outputs(model: nn.Module, side: int = 32) -> list[tuple[int, ...]]:
     """Shapes, C x H x W, of what the convolutions give for one image, in the order of their work."""
-    return [shape for _, shape in _outputs(model, (nn.Conv2d,), side)]
+    return [layer.shape for layer in layers(model, side) if layer.weighted and len(layer.shape) == 3]
 
 
-def _outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...], side: int) -> list[tuple[Any, torch.Size]]:
-    """Layers of some kinds, each with its output's shape for one image, in the order of their work."""
-    found: list[tuple[Any, torch.Size]] = []
+@dataclass(frozen=True)
+class Stack:
+    """Convolutions with as many channels in as out, each followed by a ReLU, that together see so many pixels a side.
 
-    def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append((module, output.shape[1:]))
+    Attributes:
+        field: receptive field of the last one, pixels a side.
+        kernels: size of each convolution's kernel.
+        parameters: weights.
+        multiply_adds: on a 32x32 map.
+        nonlinearities: ReLUs.
+    """
 
-    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, kinds)]
-    training = model.training
-    try:
-        with torch.inference_mode():
-            parameter = next(model.parameters())
-            model.eval()(torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return found
+    field: int
+    kernels: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    nonlinearities: int
+
+    @property
+    def name(self) -> str:
+        """Such as `3 of 3x3`."""
+        size = f"{self.kernels[0]}x{self.kernels[0]}"
+        return size if len(self.kernels) == 1 else f"{len(self.kernels)} of {size}"
+
+
+def stacks(size: int, channels: int) -> tuple[Stack, Stack]:
+    """A stack of 3x3 convolutions, and the one large convolution that sees as much (VGG paper, section 2.3).
+
+    Args:
+        size: of the large one, odd, 3 or more.
+        channels: in and out of each.
+    """
+    small, large = ([3] * ((size - 1) // 2), [size])
+    return _stack(small, channels), _stack(large, channels)
+
+
+def _stack(kernels: list[int], channels: int) -> Stack:
+    with torch.device("meta"):
+        modules = [(nn.Conv2d(channels, channels, k, padding=k // 2, bias=False), nn.ReLU()) for k in kernels]
+    network = nn.Sequential(*(module for pair in modules for module in pair))
+    rows = layers(network, channels=channels)
+    relus = sum(isinstance(module, nn.ReLU) for module in network)
+    cost = sum(row.multiply_adds for row in rows)
+    return Stack(rows[-1].field or 0, tuple(kernels), count_parameters(network), cost, relus)
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    assert isinstance(module, nn.Conv2d | nn.MaxPool2d)  # noqa: S101 - for mypy
+    size, step = _single(module.kernel_size), _single(module.stride)
+    name = "conv" if isinstance(module, nn.Conv2d) else "max pool"
+    return f"{size}x{size} {name}" + (f" /{step}" if step > 1 else "")
+
+
+class _Fields(TorchFunctionMode):
+    """Follows through a forward pass how far each tensor sees: a side's pixels, and those between two neighbours.
+
+    A convolution or pooling of size k widens the field by k - 1 steps, and its stride lengthens the step; so does a
+    strided slice. A sum sees as much as the widest of its terms; a mean over the map, or a matrix product, all.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        # Tensors are kept, or another could come to lie where one was.
+        self._seen: dict[int, tuple[Tensor, int | None, int]] = {id(image): (image, 1, 1)}
+
+    def of(self, tensor: Tensor) -> int | None:
+        """The receptive field of a tensor's values; None for the whole image."""
+        return self._seen[id(tensor)][1]
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Compute, and note how far the result sees."""
+        result = function(*args, **(kwargs or {}))
+        # In place means that the same tensor comes back, and what it saw before counts as well.
+        sources = [self._seen[id(x)][1:] for x in tree_leaves(args) if isinstance(x, Tensor) and id(x) in self._seen]
+        if isinstance(result, Tensor) and sources:
+            whole = any(field is None for field, _ in sources) or function in _OVER_ALL
+            field = None if whole else max(field for field, _ in sources if field is not None)
+            step = max(step for _, step in sources)
+            self._seen[id(result)] = (result, *_widened(function, args, kwargs or {}, field, step))
+        return result
+
+
+_OVER_ALL = (Tensor.mean, torch.mean, F.linear)
+
+
+def _widened(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], field: int | None, step: int
+) -> tuple[int | None, int]:
+    if function is torch.conv2d:  # input, weight, bias, stride
+        size, stride = args[1].shape[-1], _single(args[3] if len(args) > 3 else kwargs["stride"])
+    elif function is F.max_pool2d:  # input, size, and by name stride
+        size, stride = _single(args[1]), _single(kwargs["stride"])
+    elif function is Tensor.__getitem__ and isinstance(args[1], tuple):
+        size, stride = 1, max([part.step or 1 for part in args[1] if isinstance(part, slice)], default=1)
+    else:
+        return field, step
+    return None if field is None else field + (size - 1) * step, step * stride
+
+
+def _single(size: Any) -> int:
+    """A kernel's or stride's size, which PyTorch writes as a number or twice."""
+    return int(size[-1]) if isinstance(size, tuple | list) else int(size)

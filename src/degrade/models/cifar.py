@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
+from degrade.models.norm import normalisation
 from degrade.models.recompute import recomputed
+from degrade.models.vgg import VggNet
 
 
 class BasicBlock(nn.Module):
@@ -29,9 +31,9 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-        self.bn1 = _norm(channels_out, config)
+        self.bn1 = normalisation(channels_out, config)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.bn2 = _norm(channels_out, config)
+        self.bn2 = normalisation(channels_out, config)
         self.residual = config.family == "residual"
         if self.residual:
             self.shortcut = _shortcut(channels_in, channels_out, stride, config)
@@ -58,7 +60,7 @@ class CifarNet(nn.Module):
         super().__init__()
         blocks = (config.depth - 2) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = _norm(16, config)
+        self.bn1 = normalisation(16, config)
         self.layer1 = _stage(16, 16, 1, blocks, config)
         self.layer2 = _stage(16, 32, 2, blocks, config)
         self.layer3 = _stage(32, 64, 2, blocks, config)
@@ -99,7 +101,7 @@ class PaddedIdentity(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-def build_model(config: ModelConfig, *, generator: torch.Generator | None = None) -> CifarNet:
+def build_model(config: ModelConfig, *, generator: torch.Generator | None = None) -> CifarNet | VggNet:
     """Build a network on the CPU with freshly drawn weights.
 
     Args:
@@ -107,7 +109,7 @@ def build_model(config: ModelConfig, *, generator: torch.Generator | None = None
         generator: source of the weights; None uses PyTorch's global one. Weights that plain and residual networks
             share are drawn first, so both start from identical ones.
     """
-    model = CifarNet(config)
+    model = VggNet(config) if config.family == "vgg" else CifarNet(config)
     shared = [m for name, m in model.named_modules() if "shortcut" not in name]
     projections = [m for name, m in model.named_modules() if "shortcut" in name]
     for module in shared + projections:
@@ -127,18 +129,12 @@ def _draw(weight: Tensor, init: str, generator: torch.Generator | None) -> None:
         nn.init.normal_(weight, std=0.01, generator=generator)
 
 
-def _norm(channels: int, config: ModelConfig) -> nn.Module:
-    if config.norm == "none":
-        return nn.Identity()
-    return nn.BatchNorm2d(channels, eps=config.bn_epsilon, momentum=config.bn_momentum)
-
-
 def _shortcut(channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> nn.Module:
     """Options A, B and C of the paper, section 3.3."""
     same_shape = stride == 1 and channels_in == channels_out
     if config.shortcut == "C" or (config.shortcut == "B" and not same_shape):
         convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-        return nn.Sequential(convolution, _norm(channels_out, config))
+        return nn.Sequential(convolution, normalisation(channels_out, config))
     return nn.Identity() if same_shape else PaddedIdentity(channels_out - channels_in, stride)
 
 

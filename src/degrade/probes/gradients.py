@@ -26,7 +26,7 @@ from degrade.analysis.figures import COLOURS, finished, footer, new_figure
 from degrade.config import Experiment
 from degrade.data import ImageSet
 from degrade.data.batches import single_view
-from degrade.models import CifarNet
+from degrade.models import CifarNet, VggNet
 from degrade.probes.numbers import Row, kept_or_measured, subject
 from degrade.probes.responses import deviations, moments, watched
 from degrade.runs.record import RunRecord
@@ -93,7 +93,7 @@ def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | 
     return layer_gradients(training.engine.model, *_images(training, limit))
 
 
-def layer_gradients(model: CifarNet, images: Tensor, labels: Tensor) -> list[Row]:
+def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) -> list[Row]:
     """What goes through each weighted layer of a network, forwards and backwards, in train mode.
 
     A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
@@ -137,7 +137,7 @@ def layer_gradients(model: CifarNet, images: Tensor, labels: Tensor) -> list[Row
     return rows
 
 
-def weighted_layers(model: CifarNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
+def weighted_layers(model: CifarNet | VggNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
     """Name, weights, and the module whose output is the response, in the order of their work; no 1x1 shortcuts."""
     for name, convolution, norm in model.convolutions():
         yield name, convolution.weight, norm
