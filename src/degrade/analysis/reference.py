@@ -118,6 +118,8 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         for key, name in _COMPARED.items()
         if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
     ]
+    if ours.get("model.start") is not None:
+        found.append(f"begins as {ours['model.start']}")
     warmup, depth = ours.get("recipe.warmup", "auto"), ours.get("model.depth", 20)
     if (warmup == "on" and depth < 110) or (warmup == "off" and depth >= 110):
         found.append(f"warm-up {warmup} (paper {'on' if depth >= 110 else 'off'})")
