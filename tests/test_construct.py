@@ -1,4 +1,4 @@
-"""The constructed solution against the shallow network written out, and its training on, as a record like any other."""
+"""The constructed solution beside the network it is built from; and its training on, a record like any other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_in_train_mode_the_built_network_differs_by_a_batchs_noise_alone(small: 
     with torch.no_grad():
         apart = (deep(images) - training.engine.model.train()(images)).std()
         spread = deep(images).std()
-    assert apart < 0.2 * spread
+    assert apart < 0.1 * spread
     untrained = build_model(ModelConfig(depth=20)).train()
     assert (untrained(images) - deep(images)).std() > 0.5 * spread  # as others are not
 
@@ -60,17 +60,16 @@ def test_gradients_reach_the_layers_added_to_a_residual_network(small: Small) ->
     deep = constructed(training, 14).train()
     images, labels = training.batches.batch(1)
     F.cross_entropy(deep(images), labels).backward()  # type: ignore[no-untyped-call]
-    scale = deep.layer1[1].bn2.weight
-    assert isinstance(scale, torch.Tensor)
-    assert scale.grad is not None
-    assert scale.grad.abs().min() > 0
+    gradient = dict(deep.named_parameters())["layer1.1.bn2.weight"].grad
+    assert gradient is not None
+    assert gradient.abs().min() > 0
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 1e-12, 0.5, 3.0])
 def test_a_scale_that_undoes_any_variance_exactly_is_found(epsilon: float) -> None:
     given = torch.cat([torch.zeros(3), torch.logspace(-12, 6, 5000)])
     variance, scale = exact_scale(given, epsilon)
-    assert torch.allclose(variance + epsilon, given + epsilon, rtol=1e-5)
+    assert torch.allclose(variance + epsilon, given + epsilon, rtol=1e-4)
     mean = torch.linspace(-3, 3, len(given))
     images = torch.randn(2, len(given), 3, 3, generator=torch.Generator().manual_seed(0))
     out = F.batch_norm(images, mean, variance, scale, mean, eps=epsilon)
@@ -98,11 +97,14 @@ def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(
     record = run(small("recipe.iterations=6"))
     experiment = continuation(record, 14, 4, ["log.every=1", "checkpoint.every=1"])
     assert experiment.optim.lr == pytest.approx(0.05)  # the first milestone is 12
-    assert experiment.model.start == "plain-8,recipe.iterations=6.seed-0.6"
+    assert (
+        experiment.model.start
+        == "plain-8,data=synthetic,data.test_limit=40,data.train_limit=90,recipe.iterations=6.seed-0.6"
+    )
     deep = train_on(record, experiment)
     assert deep.status == "complete"
     assert deep.path.parents[1].name == "smoke-construct"
-    assert "plain-8,recipe.iterations=6" in deep.environment["open_choices"]["initial weights"]
+    assert str(experiment.model.start) in deep.environment["open_choices"]["initial weights"]
     assert train_on(record, experiment).rows() == deep.rows()  # skipped
     for path in record.path.glob("checkpoint*"):
         path.unlink()
@@ -122,7 +124,8 @@ def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -
 def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", *SMALL, "recipe.iterations=4").code == 0
     assert cli("train", *SMALL, "recipe.iterations=4", "model.depth=14").code == 0
-    command = ("probe", "construct", "outputs/smoke/plain-8,recipe.iterations=4", "--depth", "14", "--continue", "2")
+    (shallow,) = tmp_path.glob("outputs/smoke/plain-8*")
+    command = ("probe", "construct", str(shallow), "--depth", "14", "--continue", "2")
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[1].split()[-1] == "0"

@@ -6,11 +6,13 @@ map's size nor the channels change, so the shallow network's own blocks keep the
 
 - A convolution is the identity: 1 from each channel to itself at the middle of the kernel, 0 elsewhere.
 - ReLU changes nothing: what a block is given left a ReLU and is not negative.
-- Batch norm has the running mean and variance of its input, measured on training images, and their mean and
-  deviation as shift and scale: in eval mode they cancel exactly, in train mode up to how a batch differs from them.
+- Batch norm has the running mean and variance of its input, measured on batches of training images, and that
+  mean and deviation as shift and scale: in eval mode they cancel exactly (on the CPU; elsewhere up to rounding), in
+  train mode up to how a batch differs from them.
 - A residual block keeps its shortcut; the scale of its second batch norm is 0, and so is its branch, in both modes.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -139,7 +141,7 @@ def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
 
 def _cancel(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     """Let scale and shift undo what normalising an input of this mean and variance does."""
-    variance, scale = exact_scale(variance.cpu(), norm.eps)
+    variance, scale = exact_scale(variance, norm.eps)
     held = {"running_mean": mean, "running_var": variance, "weight": scale, "bias": mean}
     norm.load_state_dict(held, strict=False)
 
@@ -147,29 +149,34 @@ def _cancel(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
     """Variances a few roundings away from the given ones, and scales that in float32 undo them exactly.
 
-    The square root is rounded, and its inverse; their product with the scale is 1 for some variances only. Batch
-    norm on a CPU multiplies with that product and adds shift - mean * product, so with 1 its output is its input.
+    The square root is rounded, and its inverse; their product with the scale is 1 for some variances only. On the
+    CPU batch norm multiplies by that product and adds shift - mean * product, so with 1 its output is its input.
 
     Args:
-        variance: float32 C, on the CPU, not negative.
+        variance: float32 C, not negative.
         epsilon: batch norm's.
 
     Returns:
         Variance and scale, float32 C.
     """
+    zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
     for _ in range(1000):
         scale = (variance + epsilon).sqrt()
-        off = scale * (1 / scale) != 1
+        # Asked of batch norm itself: other square roots are rounded otherwise.
+        off = F.batch_norm(ones, zeros, variance, scale, zeros, eps=epsilon).flatten() != 1
         if not off.any():
             break
-        variance = torch.where(off, variance + (variance + epsilon) * 2.0**-22, variance)
+        variance = torch.where(off, variance + (variance + epsilon) * 2.0**-23, variance)
     return variance, scale
 
 
 @torch.inference_mode()
 def stage_statistics(training: Training) -> list[Statistics]:
-    """Mean and variance of each channel of each stage's output, in eval mode, over augmented training images."""
-    model, batches = training.engine.model.eval(), training.batches
+    """Mean and variance of each channel of each stage's output, in train mode, over augmented training images.
+
+    In train mode, because it is there that they matter: in eval mode any would cancel.
+    """
+    model, batches = copy.deepcopy(training.engine.model).train(), training.batches  # whose running statistics move
     stages = [model.layer1, model.layer2, model.layer3]
     sums: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in stages]  # become 2 x C: values, squares
     images = 0
