@@ -157,7 +157,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):
-        return "/".join(_words(v) for v in value)
+        return "/".join(_words(v) for v in value) or "none"
     if isinstance(value, int) and value >= 1000:
         return f"{value // 1000}k" if value % 1000 == 0 else f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)

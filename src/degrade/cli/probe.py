@@ -131,9 +131,9 @@ def probe_construct(
 def probe_landscape(
     runs: Runs = None,
     grid: Annotated[int, typer.Option(help="Points along each direction, odd.")] = 15,
-    span: Annotated[float, typer.Option(help="How far it reaches, in units of each filter's norm.")] = 1.0,
+    span: Annotated[float, typer.Option(help="How far it reaches, in units of each filter's norm.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Draws the two directions.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, help="Training images a point, the first so many.")] = 500,
+    limit: Annotated[int, typer.Option(min=1, help="Training images a point, the first so many.")] = 300,
     output: FigureFile = None,
     device: Device = None,
 ) -> int:

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -279,35 +280,40 @@ def draw_construct(shallow: Curve, deep: Curve | None, scratch: Curve | None, ro
     figure, panels = new_figure(1, 2, (7.2, 3.4))
     begins, depth = int(rows[0]["iteration"]), int(rows[0]["depth"])
     built = f"{shallow.family}-{depth} built from {shallow.label}"
+    if scratch is not None:
+        scratch = replace(scratch, label=f"{scratch.label} from scratch")
+    if deep is not None:
+        deep = replace(deep, label=f"{built}, trained on")
+    lines = [curve for curve in (shallow, deep, scratch) if curve is not None]
     for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
         row = next(row for row in rows if row["set"] == which)
         held = 100 * float(row["shallow_error"])
         if scratch is not None:
-            _line(axes, scratch, which, 0, label=f"{scratch.label} from scratch", color=COLOURS[1])
-        _line(axes, shallow, which, 0, label=shallow.label, color=COLOURS[0])
+            _line(axes, scratch, which, 0, COLOURS[1])
+        _line(axes, shallow, which, 0, COLOURS[0])
         if deep is not None:
-            _line(axes, deep, which, begins, label=f"{built}, trained on", color=COLOURS[2])
+            _line(axes, deep, which, begins, COLOURS[2])
         axes.axhline(held, color=COLOURS[0], linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
         place = (begins, 100 * float(row["deep_error"]))
         axes.plot(*place, color=COLOURS[2], marker="D", markersize=5, linestyle="none", label=f"{built}, eval mode")
         axes.set_xlabel("iterations")
         axes.set_ylabel(name)
         axes.set_ylim(0, 100 if held > 15 else 20)
+        axes.set_xlim(0, 1.02 * max(begins * (curve is deep) + float(curve.train.iteration[-1]) for curve in lines))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(loc="lower left")
-    lines = [curve for curve in (shallow, deep, scratch) if curve is not None]
     return finished(figure, f"{_difference(rows)}\n{footer(lines)}", None)
 
 
-def _line(axes: Axes, curve: Curve, which: str, begins: int, *, label: str, color: str) -> None:
+def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:
     series = curve.train if which == "train" else curve.test
-    marker = "." if len(series.mean) < 8 else None
-    label = f"{label} [{curve.remark}]" if curve.remark else label
-    axes.plot(begins + series.iteration, 100 * series.mean, color=color, marker=marker, linewidth=1.4, label=label)
+    style: dict[str, Any] = {"linewidth": 1.4, "marker": "." if len(series.mean) < 8 else None, "color": colour}
+    label = f"{curve.label} [{curve.remark}]" if curve.remark else curve.label
+    axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
     if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
         place = (begins + series.iteration[-1], 100 * curve.clean_train[0])
-        axes.plot(*place, color=color, marker="D", markersize=5, linestyle="none")
+        axes.plot(*place, color=colour, marker="D", markersize=5, linestyle="none")
 
 
 def _difference(rows: Sequence[Row]) -> str:

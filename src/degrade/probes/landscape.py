@@ -36,7 +36,7 @@ CEILING = 10 * math.log(10)
 
 
 def landscape(
-    record: RunRecord, *, grid: int = 15, span: float = 1.0, seed: int = 0, limit: int = 500, device: str = "auto"
+    record: RunRecord, *, grid: int = 15, span: float = 0.5, seed: int = 0, limit: int = 300, device: str = "auto"
 ) -> list[Row]:
     """Loss and error at each point of a grid around a run's network: `a`, `b`, `loss`, `error` (a fraction).
 
@@ -143,7 +143,13 @@ def draw_landscape(curves: Sequence[Curve], found: Sequence[Sequence[Row]], fact
         flat.set_title(f"{curve.label}: loss {loss[len(loss) // 2, len(loss) // 2]:.3g} in the middle", fontsize=9)
         above.append(flat)
         _surface(figure.add_subplot(2, len(curves), len(curves) + k, projection="3d"), a, b, loss, levels)
-    bar = figure.colorbar(shades, ax=above, label="loss", ticks=levels[::3], format="{x:.3g}")
+    bar = figure.colorbar(
+        shades,
+        ax=above,
+        label="loss" if highest < CEILING else f"loss ({CEILING:.3g}: or more)",
+        ticks=levels[::3],
+        format="{x:.3g}",
+    )
     bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
     return finished(figure, f"{facts}\n{footer(curves)}", None)
