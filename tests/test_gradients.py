@@ -32,6 +32,7 @@ def network(family: str, norm: str) -> tuple[CifarNet, Tensor, Tensor]:
     """A network of depth 8 in float64, and images for it."""
     chance = torch.Generator().manual_seed(1)
     model = build_model(ModelConfig(family=family, depth=8, norm=norm), generator=chance).double()
+    assert isinstance(model, CifarNet)
     images = torch.randn((4, 3, 32, 32), generator=chance, dtype=torch.float64)
     return model.train(), images, torch.arange(4)
 

@@ -115,7 +115,7 @@ def test_he_initialisation_has_the_papers_variance() -> None:
             assert float(module.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=tolerance)
 
 
-@pytest.mark.parametrize("init", ["he", "xavier", "gaussian"])
+@pytest.mark.parametrize("init", ["he", "xavier", "gaussian", "dirac"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_every_combination_gives_ten_finite_logits(init: str, norm: str) -> None:
     model = seeded(ModelConfig(family="residual", depth=8, init=init, norm=norm))

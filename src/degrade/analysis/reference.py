@@ -120,6 +120,8 @@ def departures(config: Mapping[str, Any]) -> list[str]:
         for key, name in _COMPARED.items()
         if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
     ]
+    if ours.get("model.start") is not None:
+        found.append(f"begins as {ours['model.start']}")
     warmup, depth = ours.get("recipe.warmup", "auto"), ours.get("model.depth", 20)
     if (warmup == "on" and depth < 110) or (warmup == "off" and depth >= 110):
         found.append(f"warm-up {warmup} (paper {'on' if depth >= 110 else 'off'})")
@@ -157,7 +159,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):
-        return "/".join(_words(v) for v in value)
+        return "/".join(_words(v) for v in value) or "none"
     if isinstance(value, int) and value >= 1000:
         return f"{value // 1000}k" if value % 1000 == 0 else f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)

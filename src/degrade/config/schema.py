@@ -30,7 +30,11 @@ class ModelConfig:
     norm: str = "batch"
     """`batch` or `none`."""
     init: str = "he"
-    """Initial weights: `he`, `xavier` or `gaussian` (standard deviation 0.01)."""
+    """Initial weights: `he`, `xavier`, `gaussian` (standard deviation 0.01) or `dirac`: identities where a
+    convolution has as many channels before as after, He elsewhere."""
+    start: str | None = None
+    """The run whose trained network this one begins as, in the name that `degrade probe construct` gives it; None:
+    the network begins as `init` says."""
     bn_momentum: float = 0.1
     """Share of the newest batch in batch norm's running statistics. Open in the paper."""
     bn_epsilon: float = 1e-5
@@ -40,7 +44,7 @@ class ModelConfig:
         _one_of("model.family", self.family, ("plain", "residual", "vgg"))
         _one_of("model.shortcut", self.shortcut, ("A", "B", "C"))
         _one_of("model.norm", self.norm, ("batch", "none"))
-        _one_of("model.init", self.init, ("he", "xavier", "gaussian"))
+        _one_of("model.init", self.init, ("he", "xavier", "gaussian", "dirac"))
         _at_least("model.classes", self.classes, 2)
         _within("model.bn_momentum", self.bn_momentum, 0, 1)
         _positive("model.bn_epsilon", self.bn_epsilon)

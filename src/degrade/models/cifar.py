@@ -121,7 +121,9 @@ def build_model(config: ModelConfig, *, generator: torch.Generator | None = None
 
 
 def _draw(weight: Tensor, init: str, generator: torch.Generator | None) -> None:
-    if init == "he":
+    if init == "dirac" and weight.dim() == 4 and weight.shape[0] == weight.shape[1]:
+        nn.init.dirac_(weight)
+    elif init in ("he", "dirac"):
         nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu", generator=generator)
     elif init == "xavier":
         nn.init.xavier_normal_(weight, generator=generator)

@@ -10,7 +10,7 @@ import numpy
 import torch
 
 import degrade
-from degrade.config import Experiment
+from degrade.config import Experiment, ModelConfig
 from degrade.data import ImageSet
 from degrade.models import count_parameters
 from degrade.training import Engine
@@ -49,10 +49,18 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
             "train_error_clean": "eval mode, un-augmented, whole training set",
             "option A padding": "pixels ::2; new channels half before, half after",
             "pixel scale": "0 to 1, then mean subtracted",
-            "initial weights": f"{model.init}, fan-in, linear layer too; biases 0",
+            "initial weights": _initial_weights(model),
             "warm-up": warmup if recipe.warms_up(model.depth) else "off",
         },
     }
+
+
+def _initial_weights(model: ModelConfig) -> str:
+    if model.start is not None:
+        return f"those of {model.start}, trained; added layers the identity"
+    if model.init == "dirac":
+        return "identity; where channels change, and in the linear layer, he, fan-in; biases 0"
+    return f"{model.init}, fan-in, linear layer too; biases 0"
 
 
 def git_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
-from degrade.errors import DegradeError, RunFailed, RunInterrupted
+from degrade.errors import ConfigError, DegradeError, RunFailed, RunInterrupted
 from degrade.models import count_parameters
 from degrade.runs.environment import describe, device_name
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
@@ -36,6 +36,7 @@ def run(
     fresh: bool = False,
     images: Images | None = None,
     progress: Progress | None = None,
+    begin: Callable[[Training], None] | None = None,
 ) -> RunRecord:
     """Train one experiment into its record; a finished run is returned as it is, an interrupted one goes on.
 
@@ -44,6 +45,7 @@ def run(
         fresh: start over, whatever the directory holds.
         images: gives the images; None loads what the experiment names.
         progress: a matrix's bar; None shows one of this run's own.
+        begin: gives a training at iteration 0 other weights than those drawn; `model.start` names them.
 
     Returns:
         The record; its status is `complete` or `diverged`.
@@ -53,6 +55,7 @@ def run(
         RunConflictError: the directory holds a run of other settings.
         RunInUseError: another process is writing it.
         RunFailed: training raised; the record says what.
+        ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights.
     """
     record = RunRecord(run_directory(experiment))
     if record.exists and not fresh:
@@ -62,6 +65,9 @@ def run(
             if progress is not None:
                 progress.skip(planned_work(experiment))
             return record
+    if experiment.model.start is not None and begin is None and (fresh or not checkpoint.candidates(record.path)):
+        start = experiment.model.start
+        raise ConfigError(f"model.start={start}: `degrade probe construct` begins such runs; start it there")
     bar = progress or Progress([experiment])
     session: _Session | None = None
     try:
@@ -70,7 +76,7 @@ def run(
             if fresh:
                 clear(record)  # only now, when nothing stands in the way of a new run
             with session.signals:
-                session.train()
+                session.train(begin)
     except DegradeError:
         raise
     except Exception as error:  # whatever it is, the record says so, and a matrix goes on
@@ -112,8 +118,10 @@ class _Session:
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self._shown = 0.0
 
-    def train(self) -> None:
+    def train(self, begin: Callable[[Training], None] | None) -> None:
         resumed = self._resume()
+        if begin is not None and not resumed:
+            begin(self.training)
         self.record.begin(self.experiment, self._environment(resumed))
         self._summarise("running")
         self.bar.describe(self.name)

@@ -1,0 +1,332 @@
+"""The constructed solution: a trained network made deeper by layers that are the identity (paper, introduction).
+
+The deeper network computes what the shallower one does, so a deeper network with no higher training error exists;
+whether SGD finds one as good is another question. The added blocks stand at the end of each stage, where neither the
+map's size nor the channels change, so the shallow network's own blocks keep the stage boundaries. Within one:
+
+- A convolution is the identity: 1 from each channel to itself at the middle of the kernel, 0 elsewhere.
+- ReLU changes nothing: what a block is given left a ReLU and is not negative.
+- Batch norm has the running mean and variance of its input, measured on batches of training images, and that
+  mean and deviation as shift and scale: in eval mode they cancel exactly (on the CPU; elsewhere up to rounding), in
+  train mode up to how a batch differs from them.
+- A residual block keeps its shortcut; the scale of its second batch norm is 0, and so is its branch, in both modes.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from degrade.analysis.curves import Curve, error_curves
+from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.config import Experiment, load_config
+from degrade.data.batches import single_view
+from degrade.errors import ConfigError, RunError
+from degrade.models import BasicBlock, CifarNet, build_model
+from degrade.probes.numbers import Row, kept_or_measured, subject
+from degrade.runs import RunRecord, run, run_directory
+from degrade.training import Training, learning_rate
+
+log = logging.getLogger("degrade.run")
+
+#: Training images, augmented, over which the input of the added layers is measured.
+CALIBRATION = 4000
+
+#: Mean and variance of each channel, float32.
+Statistics = tuple[Tensor, Tensor]
+
+
+def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: str = "auto") -> list[Row]:
+    """The trained network and the deeper one built from it, side by side, in eval mode: a row for each set of images.
+
+    A row holds `set` (`train`, un-augmented, or `test`), `count`, `shallow_error` and `deep_error` (fractions), and
+    `largest_difference` of a logit between the two.
+
+    Args:
+        record: the trained network; the rows are kept in its `probes/construct-<depth>.csv`.
+        depth: of the deeper one, 6n + 2.
+        limit: use only the first so many images of each set; None: all.
+        device: as `runtime.device`.
+
+    Raises:
+        ConfigError: the depth is not greater, or not 6n + 2.
+        RunError: the run has neither a checkpoint nor such rows.
+    """
+    deeper(record, depth)
+
+    def measure() -> list[Row]:
+        training = subject(record, device)
+        deep = constructed(training, depth)
+        images = {"train": (training.batches.pixels, training.batches.labels), "test": training.test}
+        return [
+            {"set": name, **_side_by_side(training, deep, pixels[:limit], labels[:limit], f"{record.path} {name}")}
+            for name, (pixels, labels) in images.items()
+        ]
+
+    return kept_or_measured(record, f"construct-{depth}", {"depth": depth, "images": limit or 0}, measure)
+
+
+@torch.inference_mode()
+def _side_by_side(training: Training, deep: CifarNet, pixels: Tensor, labels: Tensor, name: str) -> Row:
+    networks = [training.engine.model.eval(), deep.eval()]
+    wrong, largest, size = [0, 0], 0.0, training.engine.evaluation_size
+    with tqdm(total=len(labels), desc=name, unit="img", leave=False, disable=None) as bar:
+        for start in range(0, len(labels), size):
+            batch, own = pixels[start : start + size], labels[start : start + size]
+            logits = [network(single_view(batch, training.batches.mean)) for network in networks]
+            wrong = [count + int((found.argmax(1) != own).sum()) for count, found in zip(wrong, logits, strict=True)]
+            largest = max(largest, float((logits[0] - logits[1]).abs().max()))
+            bar.update(len(own))
+    shallow, deeper_one = (count / len(labels) for count in wrong)
+    return {
+        "count": len(labels),
+        "shallow_error": shallow,
+        "deep_error": deeper_one,
+        "largest_difference": largest,
+    }
+
+
+def constructed(training: Training, depth: int) -> CifarNet:
+    """The deeper network that computes what a trained one does, on the same device.
+
+    Args:
+        training: the trained one, as it stands.
+        depth: of the deeper one, 6n + 2.
+    """
+    experiment = training.experiment
+    generator = torch.Generator().manual_seed(experiment.seed)
+    deep = build_model(replace(experiment.model, depth=depth), generator=generator)
+    assert isinstance(deep, CifarNet)  # noqa: S101 - `deeper` refuses other families
+    engine = training.engine
+    deep.to(engine.device, memory_format=engine.memory_format)  # type: ignore[call-overload]
+    grow(engine.model, deep, stage_statistics(training))
+    return deep
+
+
+@torch.no_grad()
+def grow(shallow: nn.Module, deep: nn.Module, statistics: Sequence[Statistics]) -> None:
+    """Give a deeper network a shallower one's weights, and make its other blocks the identity.
+
+    Args:
+        shallow: the trained network.
+        deep: the deeper one of the same family, as it was drawn; changed in place.
+        statistics: of each stage's output in the trained network.
+    """
+    deep.load_state_dict(shallow.state_dict(), strict=False)
+    for stage, (mean, variance) in zip(("layer1", "layer2", "layer3"), statistics, strict=True):
+        for block in list(getattr(deep, stage))[len(getattr(shallow, stage)) :]:
+            _become_identity(block, mean, variance)
+
+
+def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
+    if block.residual:
+        # The rest of the branch stays as it was drawn, or no gradient would reach it.
+        nn.init.zeros_(block.bn2.weight if isinstance(block.bn2, nn.BatchNorm2d) else block.conv2.weight)
+        path = list(block.shortcut.children())  # none but in option C
+    else:
+        path = [block.conv1, block.bn1, block.conv2, block.bn2]
+    for module in path:
+        if isinstance(module, nn.Conv2d):
+            nn.init.dirac_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            _cancel(module, mean, variance)
+
+
+def _cancel(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Let scale and shift undo what normalising an input of this mean and variance does."""
+    variance, scale = exact_scale(variance, norm.eps)
+    held = {"running_mean": mean, "running_var": variance, "weight": scale, "bias": mean}
+    norm.load_state_dict(held, strict=False)
+
+
+def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
+    """Variances a few roundings away from the given ones, and scales that in float32 undo them exactly.
+
+    The square root is rounded, and its inverse; their product with the scale is 1 for some variances only. On the
+    CPU batch norm multiplies by that product and adds shift - mean * product, so with 1 its output is its input.
+
+    Args:
+        variance: float32 C, not negative.
+        epsilon: batch norm's.
+
+    Returns:
+        Variance and scale, float32 C.
+    """
+    zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
+    for _ in range(1000):
+        scale = (variance + epsilon).sqrt()
+        # Asked of batch norm itself: other square roots are rounded otherwise.
+        off = F.batch_norm(ones, zeros, variance, scale, zeros, eps=epsilon).flatten() != 1
+        if not off.any():
+            break
+        variance = torch.where(off, variance + (variance + epsilon) * 2.0**-23, variance)
+    return variance, scale
+
+
+@torch.inference_mode()
+def stage_statistics(training: Training) -> list[Statistics]:
+    """Mean and variance of each channel of each stage's output, in train mode, over augmented training images.
+
+    In train mode, because it is there that they matter: in eval mode any would cancel.
+    """
+    model, batches = copy.deepcopy(training.engine.model).train(), training.batches  # whose running statistics move
+    stages = [model.layer1, model.layer2, model.layer3]
+    sums: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in stages]  # become 2 x C: values, squares
+    images = 0
+    for iteration in range(1, 1 + min(batches.per_epoch, -(-CALIBRATION // batches.batch_size))):
+        out = F.relu(model.bn1(model.conv1(batches.batch(iteration)[0])))
+        images += len(out)
+        for place, stage in enumerate(stages):
+            out = stage(out)
+            values = out.double()
+            sums[place] = sums[place] + torch.stack([values.mean((2, 3)).sum(0), values.square().mean((2, 3)).sum(0)])
+    means = [total / images for total in sums]
+    return [(mean.float(), (square - mean.square()).clamp(min=0).float()) for mean, square in means]
+
+
+def deeper(record: RunRecord, depth: int) -> Experiment:
+    """The run's settings at a greater depth, in the folder where it lies: what the same depth from scratch would be.
+
+    Raises:
+        ConfigError: the depth is not greater, or not 6n + 2.
+        RunError: the network is neither plain nor residual.
+    """
+    held = record.config["model"]
+    if held["family"] not in ("plain", "residual"):
+        raise RunError(f"{record.path}: family {held['family']}; only plain and residual networks are made deeper")
+    if depth <= int(held["depth"]):
+        raise ConfigError(f"--depth {depth}: {record.path} has depth {held['depth']}; give a greater one")
+    experiment = record.path.resolve().parents[1]
+    settings = [f"model.depth={depth}", f"name={experiment.name}"]
+    return replace(load_config(record.path / "config.yaml", settings), output=_short(experiment.parent))
+
+
+def continuation(record: RunRecord, depth: int, iterations: int, overrides: Sequence[str] = ()) -> Experiment:
+    """How the constructed network trains on: by the run's settings, at the rate at which it ended, from iteration 0.
+
+    Args:
+        record: the run that it is built from.
+        depth: of the constructed network.
+        iterations: updates.
+        overrides: other settings, such as `optim.lr=0.01`.
+
+    Raises:
+        ConfigError: the depth or a setting is wrong.
+    """
+    scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")
+    recipe = held.recipe
+    rate = learning_rate(recipe.iterations, base=held.optim.lr, milestones=recipe.milestones)
+    place = record.path.resolve()
+    start = f"{place.parent.name}.{place.name}.{record.summary.get('iteration') or 0}"
+    settings = [
+        f"model.depth={depth}",
+        f"name={scratch.name}-construct",
+        f"recipe.iterations={iterations}",
+        "recipe.milestones=[]",
+        "recipe.warmup=off",
+        f"optim.lr={rate!r}",
+        *overrides,
+    ]
+    experiment = load_config(record.path / "config.yaml", settings)
+    return replace(experiment, output=scratch.output, model=replace(experiment.model, start=start))
+
+
+def train_on(record: RunRecord, experiment: Experiment, *, fresh: bool = False) -> RunRecord:
+    """Train the constructed network on, into a record of its own; as `degrade.runs.run` does, resumed or skipped.
+
+    Args:
+        record: the run that it is built from; needs its checkpoint only where training begins.
+        experiment: from `continuation`.
+        fresh: start over.
+    """
+
+    def begin(training: Training) -> None:
+        shallow = subject(record, experiment.runtime.device)
+        grow(shallow.engine.model, training.engine.model, stage_statistics(shallow))
+        log.info("begins as %s, deeper by identity layers", experiment.model.start)
+
+    return run(experiment, fresh=fresh, begin=begin)
+
+
+def scratch_record(record: RunRecord, depth: int) -> RunRecord | None:
+    """The run beside a given one that differs from it in depth alone, if it was begun."""
+    found = RunRecord(run_directory(deeper(record, depth)))
+    return found if found.exists and found.rows() else None
+
+
+def network_curve(record: RunRecord) -> Curve:
+    """A single run's curve, labelled by family and depth alone."""
+    (curve,) = error_curves([record])
+    return curve
+
+
+def draw_construct(shallow: Curve, deep: Curve | None, scratch: Curve | None, rows: Sequence[Row]) -> Figure:
+    """Training error left, test error right, over all updates that went into the weights.
+
+    Args:
+        shallow: the run that was built upon.
+        deep: the constructed network as it trained on; it begins where the shallow run ended.
+        scratch: the same depth from scratch.
+        rows: of `compare`: the constructed network before it trained on.
+    """
+    figure, panels = new_figure(1, 2, (7.2, 3.4))
+    begins, depth = int(rows[0]["iteration"]), int(rows[0]["depth"])
+    built = f"{shallow.family}-{depth} built from {shallow.label}"
+    if scratch is not None:
+        scratch = replace(scratch, label=f"{scratch.label} from scratch")
+    if deep is not None:
+        deep = replace(deep, label=f"{built}, trained on")
+    lines = [curve for curve in (shallow, deep, scratch) if curve is not None]
+    for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
+        row = next(row for row in rows if row["set"] == which)
+        held = 100 * float(row["shallow_error"])
+        if scratch is not None:
+            _line(axes, scratch, which, 0, COLOURS[1])
+        _line(axes, shallow, which, 0, COLOURS[0])
+        if deep is not None:
+            _line(axes, deep, which, begins, COLOURS[2])
+        axes.axhline(held, color=COLOURS[0], linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
+        place = (begins, 100 * float(row["deep_error"]))
+        axes.plot(*place, color=COLOURS[2], marker="D", markersize=5, linestyle="none", label=f"{built}, eval mode")
+        axes.set_xlabel("iterations")
+        axes.set_ylabel(name)
+        axes.set_ylim(0, 100 if held > 15 else 20)
+        axes.set_xlim(0, 1.02 * max(begins * (curve is deep) + float(curve.train.iteration[-1]) for curve in lines))
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="lower left")
+    return finished(figure, f"{_difference(rows)}\n{footer(lines)}", None)
+
+
+def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:
+    series = curve.train if which == "train" else curve.test
+    style: dict[str, Any] = {"linewidth": 1.4, "marker": "." if len(series.mean) < 8 else None, "color": colour}
+    label = f"{curve.label} [{curve.remark}]" if curve.remark else curve.label
+    axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
+    if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
+        place = (begins + series.iteration[-1], 100 * curve.clean_train[0])
+        axes.plot(*place, color=colour, marker="D", markersize=5, linestyle="none")
+
+
+def _difference(rows: Sequence[Row]) -> str:
+    largest = max(float(row["largest_difference"]) for row in rows)
+    images = ", ".join(f"{row['count']:,} {row['set']}" for row in rows)
+    return (
+        f"diamonds: eval mode, un-augmented · built network before training on: largest difference of a logit "
+        f"{largest:g} ({images} images)"
+    )
+
+
+def _short(path: Path) -> str:
+    """A folder as seen from here, where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,152 @@
+"""The constructed solution beside the network it is built from; and its training on, a record like any other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from degrade.config import Experiment, ModelConfig
+from degrade.errors import ConfigError
+from degrade.models import CifarNet, build_model
+from degrade.probes.construct import compare, constructed, continuation, exact_scale, train_on
+from degrade.probes.numbers import subject
+from degrade.runs import run
+from tests.conftest import SMALL, Outcome
+
+Small = Callable[..., Experiment]
+Cli = Callable[..., Outcome]
+
+CASES = [
+    ("plain", "batch", "A"),
+    ("plain", "none", "A"),
+    ("residual", "batch", "A"),
+    ("residual", "none", "A"),
+    ("residual", "batch", "C"),
+]
+
+
+@pytest.mark.parametrize(("family", "norm", "shortcut"), CASES)
+def test_the_built_network_has_the_very_logits_of_the_trained_one(
+    small: Small, family: str, norm: str, shortcut: str
+) -> None:
+    settings = [f"model={family}", f"model.norm={norm}", f"model.shortcut={shortcut}", "recipe.iterations=6"]
+    training = subject(run(small(*settings)), "cpu")
+    deep = constructed(training, 20).eval()
+    shallow = training.engine.model.eval()
+    images = (training.batches.pixels.float() / 255 - training.batches.mean)[:50]
+    with torch.inference_mode():
+        expected, found = shallow(images), deep(images)
+    assert torch.equal(found, expected)
+    assert len(torch.unique(expected, dim=0)) > 40  # the images are told apart, so equality says something
+    assert len(list(deep.convolutions())) == 19
+
+
+def test_in_train_mode_the_built_network_differs_by_a_batchs_noise_alone(small: Small) -> None:
+    training = subject(run(small("recipe.batch_size=45")), "cpu")
+    deep = constructed(training, 20).train()
+    images, _ = training.batches.batch(1)
+    with torch.no_grad():
+        apart = (deep(images) - training.engine.model.train()(images)).std()
+        spread = deep(images).std()
+    assert apart < 0.1 * spread
+    untrained = build_model(ModelConfig(depth=20)).train()
+    assert (untrained(images) - deep(images)).std() > 0.5 * spread  # as others are not
+
+
+def test_gradients_reach_the_layers_added_to_a_residual_network(small: Small) -> None:
+    training = subject(run(small("model=residual", "recipe.iterations=2")), "cpu")
+    deep = constructed(training, 14).train()
+    images, labels = training.batches.batch(1)
+    F.cross_entropy(deep(images), labels).backward()  # type: ignore[no-untyped-call]
+    gradient = dict(deep.named_parameters())["layer1.1.bn2.weight"].grad
+    assert gradient is not None
+    assert gradient.abs().min() > 0
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 1e-12, 0.5, 3.0])
+def test_a_scale_that_undoes_any_variance_exactly_is_found(epsilon: float) -> None:
+    given = torch.cat([torch.zeros(3), torch.logspace(-12, 6, 5000)])
+    variance, scale = exact_scale(given, epsilon)
+    assert torch.allclose(variance + epsilon, given + epsilon, rtol=1e-4)
+    mean = torch.linspace(-3, 3, len(given))
+    images = torch.randn(2, len(given), 3, 3, generator=torch.Generator().manual_seed(0))
+    out = F.batch_norm(images, mean, variance, scale, mean, eps=epsilon)
+    assert torch.equal(out, images)
+
+
+def test_errors_are_those_of_the_networks_one_image_at_a_time(small: Small) -> None:
+    record = run(small("recipe.iterations=6"))
+    train, test = compare(record, 14, device="cpu")
+    training = subject(record, "cpu")
+    model = training.engine.model.eval()
+    for row, (pixels, labels) in (
+        (train, (training.batches.pixels, training.batches.labels)),
+        (test, training.test),
+    ):
+        answers = [int(model((image[None].float() / 255) - training.batches.mean).argmax()) for image in pixels]
+        wrong = sum(a != b for a, b in zip(answers, labels.tolist(), strict=True)) / len(labels)
+        assert row["shallow_error"] == row["deep_error"] == pytest.approx(wrong)
+        assert row["largest_difference"] == 0
+        assert row["count"] == len(labels)
+    assert compare(record, 14, limit=10)[0]["count"] == 10
+
+
+def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(small: Small) -> None:
+    record = run(small("recipe.iterations=6"))
+    experiment = continuation(record, 14, 4, ["log.every=1", "checkpoint.every=1"])
+    assert experiment.optim.lr == pytest.approx(0.05)  # the first milestone is 12
+    assert (
+        experiment.model.start
+        == "plain-8,data=synthetic,data.test_limit=40,data.train_limit=90,recipe.iterations=6.seed-0.6"
+    )
+    deep = train_on(record, experiment)
+    assert deep.status == "complete"
+    assert deep.path.parents[1].name == "smoke-construct"
+    assert str(experiment.model.start) in deep.environment["open_choices"]["initial weights"]
+    assert train_on(record, experiment).rows() == deep.rows()  # skipped
+    for path in record.path.glob("checkpoint*"):
+        path.unlink()
+    assert run(experiment).status == "complete"  # nothing left to do, so nothing to begin
+    with pytest.raises(ConfigError, match="degrade probe construct"):
+        run(experiment, fresh=True)
+
+
+def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -> None:
+    record = run(small("recipe.iterations=2"))
+    with pytest.raises(ConfigError, match="depth 8; give a greater one"):
+        compare(record, 8)
+    with pytest.raises(ConfigError, match="6n \\+ 2"):
+        compare(record, 15)
+
+
+def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cli, tmp_path: Path) -> None:
+    assert cli("train", *SMALL, "recipe.iterations=4").code == 0
+    assert cli("train", *SMALL, "recipe.iterations=4", "model.depth=14").code == 0
+    (shallow,) = tmp_path.glob("outputs/smoke/plain-8*")
+    command = ("probe", "construct", str(shallow), "--depth", "14", "--continue", "2")
+    outcome = cli(*command)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[1].split()[-1] == "0"
+    assert all(len(line) <= 80 for line in outcome.out.splitlines()[:3])
+    figure = tmp_path / "outputs/smoke-construct/construct.png"
+    drawn = figure.read_bytes()
+    for path in tmp_path.rglob("checkpoint*.pt"):
+        path.unlink()
+    assert cli(*command).code == 0
+    assert figure.read_bytes() == drawn
+    assert cli("probe", "construct", "outputs/smoke", "--depth", "14").code == 2
+    assert cli(*command[:-2], "optim.lr=1").code == 2
+
+
+def test_identity_initialisation_passes_a_normalised_image_on() -> None:
+    config = ModelConfig(depth=14, init="dirac", norm="none")
+    model = build_model(config, generator=torch.Generator().manual_seed(0)).eval()
+    assert isinstance(model, CifarNet)
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(model.layer1(x), x)
+    assert torch.equal(model.layer2[1](torch.cat([x, x], 1)), torch.cat([x, x], 1))
+    first = model.layer2[0].conv1
+    assert isinstance(first, torch.nn.Conv2d)
+    assert first.weight.std().item() == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
