@@ -1,12 +1,13 @@
 """Writes the README's tables from the records in outputs/reference, between its `<!-- name -->` marks."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from degrade.analysis import error_curves, error_table
+from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
@@ -17,8 +18,20 @@ REFERENCE = TOP / "outputs" / "reference"
 
 
 def quick() -> str:
-    """The table of errors that `scripts/reproduce` ends in."""
-    return error_table(error_curves(find_records([REFERENCE / "quick"])))
+    """The table of errors that `scripts/reproduce` ends in, and where, when and from which commit its records are."""
+    records = find_records([REFERENCE / "quick"])
+    made = {
+        (str(own["sessions"][0]["started"])[:10], str(own["device"]), f"commit {str(own['git']['commit'])[:7]}")
+        for own in (record.environment for record in records)
+    }
+    return "\n".join([*(", ".join(each) for each in sorted(made)), "", error_table(error_curves(records))])
+
+
+def verdict() -> str:
+    """What `degrade verify` says of the same records."""
+    command = "degrade verify outputs/reference/quick"
+    found = verdicts(error_curves(find_records([Path("outputs/reference/quick")])))
+    return f"$ {command}\n{verdict_text(found)}"
 
 
 def newest_bench() -> Report:
@@ -51,7 +64,7 @@ def cost() -> str:
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 
 
-TABLES = {"quick": quick, "cost": cost, "bench": bench}
+TABLES = {"quick": quick, "verdict": verdict, "cost": cost, "bench": bench}
 
 
 def filled(text: str) -> str:
@@ -66,6 +79,7 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
+    os.chdir(TOP)
     readme = TOP / "README.md"
     before = readme.read_text()
     after = filled(before)
