@@ -1,5 +1,6 @@
 """`degrade probe`: what a trained network looks like inside."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +48,7 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     if output is not None:
         check_suffix(output)
     records, folder = chosen(runs)
-    curves = _curves(records)
+    curves = _curves(records, "responses")
     from degrade.analysis.figures import save
     from degrade.analysis.table import aligned
     from degrade.probes.responses import draw_responses, responses
@@ -134,7 +135,7 @@ def _gradients_of(
     records: "list[RunRecord]", folder: Path, output: Path | None, limit: int | None, device: str | None
 ) -> int:
     """Measure and draw runs, along training where there are snapshots."""
-    curves = _curves(records)
+    curves = _curves(records, "gradients")
     from degrade.analysis.figures import footer, save
     from degrade.probes import gradients as probe
     from degrade.runs import RunRecord
@@ -306,7 +307,7 @@ def probe_landscape(
     if output is not None:
         check_suffix(output)
     records, folder = chosen(runs)
-    curves = _curves(records)
+    curves = _curves(records, "landscape")
     from degrade.analysis.figures import save
     from degrade.analysis.table import aligned
     from degrade.probes.landscape import draw_landscape, landscape
@@ -340,11 +341,18 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _curves(records: "Sequence[RunRecord]") -> "list[Curve]":
-    """The networks of those runs that were begun."""
+def _curves(records: "Sequence[RunRecord]", probe: str) -> "list[Curve]":
+    """The networks of those runs that can be looked into: by a checkpoint, or by what the probe found before."""
     from degrade.analysis import error_curves
+    from degrade.training import checkpoint
 
-    begun = [record for record in records if record.summary.get("iteration")]
-    if not begun:
-        raise RunError(f"{records[0].path}: not trained yet, so there is nothing to look into")
-    return error_curves(begun)
+    def open_to(record: "RunRecord") -> bool:
+        return bool(checkpoint.candidates(record.path) or [*record.path.glob(f"probes/{probe}*.csv")])
+
+    found = [record for record in records if record.summary.get("iteration") and open_to(record)]
+    if not found:
+        raise RunError(f"{records[0].path}: has no checkpoint to look into; train it, or again with --fresh")
+    for record in records:
+        if record not in found:
+            print(f"left out: {record.path} has no checkpoint to look into", file=sys.stderr)
+    return error_curves(found)

@@ -84,10 +84,11 @@ def git_state() -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """The model of a GPU, or of the CPU with the number of threads in use."""
+    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return f"{models[0].partition(':')[2].strip()}, {torch.get_num_threads()} threads"
+        return f"{models[0].partition(':')[2].strip()}, {threads}"
     except (OSError, IndexError):
-        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        return f"{platform.processor() or platform.machine()}, {threads}"
