@@ -9,7 +9,6 @@ from degrade.cli.options import (
     DONE,
     Depth,
     Family,
-    FigureFile,
     Format,
     Overrides,
     aside,
@@ -37,7 +36,9 @@ def inspect(
     plain: Family = None,
     compare: Compare = None,
     channels: Annotated[int, typer.Option(min=1, max=4096, help="With --compare: channels in and out.")] = 64,
-    output: FigureFile = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --compare: png, svg or pdf. Default: compare.png.")
+    ] = None,
     form: Format = "text",
 ) -> int:
     """List a network's layers: shape of the output, parameters, multiply-adds, receptive field; nothing is trained.

@@ -79,7 +79,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(probe_app, name="probe")
-app.command()(inspect)
 
 
 @app.callback(invoke_without_command=True)
@@ -394,6 +393,9 @@ def bench(
     report = benching.bench(contenders, rounds=rounds, seconds=seconds)
     print(report.as_json() if as_json else report.as_text())
     return DONE
+
+
+app.command()(inspect)
 
 
 @app.command(name="runs")

@@ -23,7 +23,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
 ]
-Depth = Annotated[int | None, typer.Option(help="Weighted layers: 6n + 2. [default: 20]", rich_help_panel=NETWORK)]
+Depth = Annotated[
+    int | None,
+    typer.Option(help="Weighted layers: 6n + 2; of a VGG 11 or 7 + 3k. [default: 20]", rich_help_panel=NETWORK),
+]
 Family = Annotated[
     bool | None,
     typer.Option(
