@@ -151,15 +151,15 @@ def save(figure: Figure, path: Path) -> None:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
 
 
-def footer(curves: Sequence[Curve]) -> str:
-    """Recipe, data, precision, seeds and band, and whatever departs from the paper."""
+def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
+    """Recipe, data, precision, seeds and band if there is one, and whatever departs from the paper."""
     recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
     data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
     precisions = sorted({c.precision for c in curves if c.precision})
     counts = sorted({len(c.seeds) for c in curves})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seeds += " seed" if counts == [1] else f" seeds, band: {BANDS[curves[0].band]}"
-    if any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
+    seeds += " seed" if counts == [1] else f" seeds, band: {BANDS[curves[0].band]}" if banded else " seeds"
+    if banded and any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
         seeds += " (n/N: of so many seeds from there on)"
     facts = [f"recipe {'/'.join(recipes)}", "/".join(data), "/".join(precisions), seeds, "last iterate"]
     lines = [" · ".join(fact for fact in facts if fact)]

@@ -152,7 +152,7 @@ def _gradients_of(
     _print_gradients(lines)
     if all(len(probe.stages(seeds[0])[0]) == 1 for seeds in found):
         images = {int(seeds[0][0]["images"]) for seeds in found}
-        text = f"{probe.what(images)}\n{footer(curves)}"
+        text = f"{probe.what(images)}\n{footer(curves, banded=False)}"
         figure = probe.draw_profiles(probe.last_profiles(curves, found), text)
     else:
         figure = probe.draw_heat_maps(curves, found)

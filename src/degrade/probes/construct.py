@@ -304,7 +304,7 @@ def draw_construct(shallow: Curve, deep: Curve | None, scratch: Curve | None, ro
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(loc="lower left")
-    return finished(figure, f"{_difference(rows)}\n{footer(lines)}", None)
+    return finished(figure, f"{_difference(rows)}\n{footer(lines, banded=False)}", None)
 
 
 def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:

@@ -271,7 +271,7 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     for each in axes[len(curves) :]:
         each.set_xlabel("iteration")
     images = {int(row["images"]) for seeds in found for row in seeds[0][:1]}
-    return finished(figure, f"{what(images)}{_beyond(every, 'grey:')}\n{footer(curves)}", None)
+    return finished(figure, f"{what(images)}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}", None)
 
 
 def what(images: set[int]) -> str:

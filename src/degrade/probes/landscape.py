@@ -152,7 +152,7 @@ def draw_landscape(curves: Sequence[Curve], found: Sequence[Sequence[Row]], fact
     )
     bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
-    return finished(figure, f"{facts}\n{footer(curves)}", None)
+    return finished(figure, f"{facts}\n{footer(curves, banded=False)}", None)
 
 
 def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:

@@ -120,7 +120,11 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     by_size.set_xlabel("layers, sorted by size")
     for axes in (ordered, by_size):
         axes.set_ylabel("std of the response")
-        axes.set_ylim(bottom=0)
+        low, high = axes.dataLim.intervaly
+        if high > 10 * low:  # or those near one could not be told apart
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -128,4 +132,4 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     images = {int(row["images"]) for seeds in found for rows in seeds for row in rows[:1]}
     which = " or ".join("all test images" if n == ALL else f"the first {n:,} test images" for n in sorted(images))
     what = f"3x3 convolutions after batch norm, before ReLU and addition; eval mode, {which}"
-    return finished(figure, f"{what}\n{footer(curves)}", None)
+    return finished(figure, f"{what}\n{footer(curves, banded=False)}", None)
