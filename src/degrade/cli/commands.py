@@ -47,6 +47,7 @@ from degrade.cli.options import (
     sugar,
 )
 from degrade.cli.probe import probe_app
+from degrade.cli.report import report
 from degrade.errors import (
     ConfigError,
     DatasetError,
@@ -80,6 +81,7 @@ data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_he
 app.add_typer(data_app, name="data")
 app.add_typer(probe_app, name="probe")
 app.command()(inspect)
+app.command()(report)
 
 
 @app.callback(invoke_without_command=True)
@@ -553,8 +555,9 @@ def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, 
 def _show(
     records: "Sequence[RunRecord]", output: Path, *, style: str | None, title: str, band: str, form: str
 ) -> None:
-    """The table, the verdict and the figure."""
+    """The table, the verdict, the figure, and the page beside it."""
     from degrade.analysis import error_curves, error_table, verdict_text, verdicts
+    from degrade.analysis.page import save_page
 
     curves = error_curves((record for record in records if record.exists), band=band)
     with aside(form):
@@ -565,6 +568,8 @@ def _show(
         if any(curve.family == "plain" for curve in curves):  # without any there is nothing to judge
             print(verdict_text(verdicts(curves)) + "\n")
         _draw(curves, output, style=style, title=title)
+        save_page(curves, target := output.with_name("report.html"))
+        print(f"page: {target}")
 
 
 def _print_outcome(record: "RunRecord") -> None:
