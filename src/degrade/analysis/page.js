@@ -7,7 +7,9 @@
   const find = (selector) => [...document.querySelectorAll(selector)];
   // plotly reads markup in names; what comes from records is text.
   const text = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const shade = (colour) => (dark.matches && colour === "#000000" ? "#f4f4f4" : colour);
+  // Too dark on a dark page; page.html has the same for the swatches.
+  const LIGHTER = { "#000000": "#f4f4f4", "#0072B2": "#2f8fd6" };
+  const shade = (colour) => (dark.matches && LIGHTER[colour]) || colour;
   const faded = (colour) => shade(colour) + "30";
 
   const trace = (meta, line, more) => ({
@@ -55,8 +57,9 @@
 
   const rates = data.networks.map((network, k) => trace(
     { network: k, role: "rate", colour: network.colour }, network.rate,
-    // A row's rate held since the row before.
-    { line: { shape: "vh", width: 1.8 }, name: text(network.label),
+    // A row's rate held since the row before, the first's since the beginning.
+    { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
+      line: { shape: "vh", width: 1.8 }, name: text(network.label),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
   const speeds = data.networks.flatMap((network, k) => network.seeds.map((seed) => trace(
     { network: k, role: "speed", colour: network.colour }, seed.speed,
@@ -104,21 +107,21 @@
   function draw(id, traces, title, y) {
     const layout = {
       autosize: true, hovermode: "closest", dragmode: small.matches ? false : "zoom", uirevision: id,
-      margin: { l: 52, r: 12, t: 8, b: 44 }, hoverlabel: { namelength: -1, align: "left" },
+      margin: { l: 56, r: 12, t: 32, b: 46 }, hoverlabel: { namelength: -1, align: "left" },
       font: { family: "system-ui, sans-serif", size: 13 },
       xaxis: { title: { text: "iterations" }, rangemode: "tozero", tickformat: "~s", nticks: 8 },
-      yaxis: { title: { text: title }, ...y },
+      yaxis: { title: { text: title }, automargin: true, ...y },
     };
     const box = document.getElementById(id);
     box.replaceChildren();
     return Plotly.newPlot(box, coloured(traces), layout, {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+      responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
     }).then(() => Plotly.relayout(box, colours()));
   }
 
   const graphs = [
     ["errors", data.networks.flatMap(errorTraces), "error (%)", yLinear],
-    ["rates", rates, "learning rate", { type: "log", exponentformat: "power" }],
+    ["rates", rates, "learning rate", { type: "log", tickformat: "~g", dtick: "D2" }],
     ["speeds", speeds, "images per second", { rangemode: "tozero" }],
   ];
   const boxes = graphs.map(([id]) => document.getElementById(id));

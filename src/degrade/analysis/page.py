@@ -25,7 +25,7 @@ from degrade.analysis.reference import departures, follows_paper, open_choices, 
 from degrade.analysis.report import METHODS, contrast_text, headline, inside, others_test, title
 from degrade.analysis.table import error_cells, run_cells, run_fields
 from degrade.analysis.verdict import Claim, Verdict, verdicts
-from degrade.config import compose
+from degrade.config import Experiment, compose
 from degrade.config.schema import flatten
 from degrade.errors import ConfigError
 from degrade.runs.record import RunRecord
@@ -48,6 +48,29 @@ PICTURES = {
     "construct": "Errors of a trained shallow network and of the deeper one built from it, which computes the same",
     "landscape": "Loss around a trained network along two random directions, as contours",
 }
+
+
+ERROR_HEAD = (
+    "network",
+    "finished seeds",
+    "training, running",
+    "training, clean",
+    "test",
+    "paper: training/test",
+    "test less paper",
+    "parameters",
+    "others' test",
+)
+RUN_HEAD = (
+    "run",
+    "status",
+    "iterations",
+    "training, running",
+    "training, clean",
+    "test",
+    "time",
+    "remark",
+)
 
 
 def save_page(curves: Sequence[Curve], path: Path) -> None:
@@ -91,7 +114,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     judged = verdicts(curves)
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
     networks = [_network(curve, COLOURS[k % len(COLOURS)], lines) for k, curve in enumerate(curves)]
-    environments = [(f"{curve.label}, seed {seed}", record.environment) for curve, seed, record in runs]
+    environments = [(curve.label, seed, record.environment) for curve, seed, record in runs]
     return {
         "version": __version__,
         "folders": folders,
@@ -100,7 +123,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "synthetic": [curve.label for curve in curves if curve.synthetic],
         "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
         "verdicts": [_verdict(found) for found in judged],
-        "errors": [[*error_cells(curve), *_beside(curve)] for curve in curves],
+        "errors": _without_empty(ERROR_HEAD, [[*error_cells(curve), *_beside(curve)] for curve in curves]),
         "data": {
             "networks": networks,
             "grids": lines.grids,
@@ -111,7 +134,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "several_seeds": len(runs) > len(curves),
         "follows_paper": all(follows_paper(curve.config) for curve in curves),
         "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
-        "runs": [_run(record) for *_, record in runs],
+        "runs": _without_empty(RUN_HEAD, [_run(record) for *_, record in runs]),
         "departures": _told_apart(curves, departures),
         "choices": _told_apart(curves, open_choices),
         "settings": _differing_settings(curves),
@@ -295,7 +318,14 @@ def _interval_in_words(claim: Claim) -> str:
 def _beside(curve: Curve) -> list[str]:
     """Parameters, and the range of other reproductions."""
     mean = float(np.mean(curve.final_test)) if curve.final_test else None
-    return ["-" if curve.parameters is None else f"{curve.parameters:,}", inside(others_test(curve), mean)]
+    others = inside(others_test(curve), mean)
+    return ["-" if curve.parameters is None else f"{curve.parameters:,}", "" if others == "-" else others]
+
+
+def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A table without the columns that are empty in all rows."""
+    kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    return {"head": [head[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
 
 
 def _run(record: RunRecord) -> list[str]:
@@ -314,27 +344,35 @@ def _told_apart(curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[
 
 def _differing_settings(curves: Sequence[Curve]) -> dict[str, Any]:
     """Settings that are not the same in all runs: their names, and a row a network."""
-    own = [[flatten(RunRecord(path).config) for path in curve.paths.values()] for curve in curves]
-    runs = [settings for group in own for settings in group]
+    usual = Experiment().flat()  # a record older than a setting was made with what is now its default
+    own = [{seed: usual | flatten(RunRecord(path).config) for seed, path in c.paths.items()} for c in curves]
+    runs = [settings for group in own for settings in group.values()]
     keys = sorted(set().union(*runs) - {"seed"})
     differing = [key for key in keys if len({_value(settings.get(key)) for settings in runs}) > 1]
     rows = [
-        [curve.label, *(" / ".join(dict.fromkeys(_value(s.get(key)) for s in group)) for key in differing)]
-        for curve, group in zip(curves, own, strict=True)
+        [curve.label, *(_values(group, key) for key in differing)] for curve, group in zip(curves, own, strict=True)
     ]
     return {"names": differing, "rows": rows}
 
 
-def _environment(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _values(group: Mapping[int, Mapping[str, Any]], key: str) -> str:
+    """A setting of a network's seeds; of which, if they differ."""
+    whose: dict[str, list[int]] = {}
+    for seed, settings in group.items():
+        whose.setdefault(_value(settings.get(key)), []).append(seed)
+    return next(iter(whose)) if len(whose) == 1 else "; ".join(f"{v} ({_seeds(own)})" for v, own in whose.items())
+
+
+def _environment(found: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Each fact of the runs' environments: its name, and (value, of which runs; empty if of all)."""
-    flat = [(label, _flat(environment)) for label, environment in found]
+    flat = [(label, seed, _flat(environment)) for label, seed, environment in found]
     facts = []
-    for name in dict.fromkeys(name for _, own in flat for name in own):
-        whose: dict[str, list[str]] = {}
-        for label, own in flat:
-            whose.setdefault(own.get(name, "not recorded"), []).append(label)
+    for name in dict.fromkeys(name for *_, own in flat for name in own):
+        whose: dict[str, dict[str, list[int]]] = {}
+        for label, seed, own in flat:
+            whose.setdefault(own.get(name, "not recorded"), {}).setdefault(label, []).append(seed)
         several = len(whose) > 1
-        facts.append((name, [(value, _some(labels) if several else "") for value, labels in whose.items()]))
+        facts.append((name, [(value, _whose(seeds) if several else "") for value, seeds in whose.items()]))
     return facts
 
 
@@ -351,8 +389,14 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name.replace("_", " "): value for name, value in facts.items()}
 
 
-def _some(labels: list[str]) -> str:
-    return "; ".join(labels[:6]) + (f"; and {len(labels) - 6} more" if len(labels) > 6 else "")
+def _whose(seeds: Mapping[str, list[int]]) -> str:
+    """Some runs, by network: `plain-20, seeds 1, 2; plain-56, seed 1`."""
+    told = [f"{label}, {_seeds(own)}" for label, own in seeds.items()]
+    return "; ".join(told[:8]) + (f"; and {len(told) - 8} more networks" if len(told) > 8 else "")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _value(value: Any) -> str:
@@ -406,7 +450,12 @@ def _word(value: Any) -> str | None:
 
 
 def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]], list[str]]:
-    """Pictures beside the runs and in their folders of probes, and the names of those for which no room is left."""
+    """Pictures beside the runs and in their folders of probes, and the names of those for which no room is left.
+
+    Args:
+        curves: of which runs.
+        room: bytes of the page.
+    """
     folders = sorted({curve.folder for curve in curves})
     probes = [path / "probes" for curve in curves for path in curve.paths.values()]
     shown, left_out = [], []

@@ -162,7 +162,7 @@ def reproduce(
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Train an experiment's networks, draw its figure, print a table beside the paper's errors, and the verdict.
+    """Train an experiment's networks, draw figure and page, print a table beside the paper's errors, and the verdict.
 
     Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
 
