@@ -116,6 +116,11 @@ def test_departures_differences_and_commands_are_on_the_page(tmp_path: Path) -> 
         *words, seeds = shlex.split(command)[2:]
         assert seeds == "seed=" + ",".join(map(str, curve.paths))
         assert compose([*words, "seed=0"]).flat() == flatten(curve.config)
+    # What a seed alone has is not in the command, and is no reason to name a file.
+    config = records[1].path / "config.yaml"
+    config.write_text(config.read_text().replace("threads: null", "threads: 7"))
+    changed = page(error_curves(records))
+    assert changed[changed.index('id="commands"') :] == text[text.index('id="commands"') :]
 
 
 def test_what_records_hold_is_text_and_never_markup(tmp_path: Path) -> None:

@@ -155,8 +155,10 @@
       Plotly.relayout(boxes[0], { "xaxis.autorange": true, ...errorAxis() }));
     dark.addEventListener("change", repaint);
     // Paper is narrower than most screens.
-    addEventListener("beforeprint", () => boxes.forEach((box) => Plotly.relayout(box, { width: box.id === "errors" ? 680 : 330 })));
-    addEventListener("afterprint", () => boxes.forEach((box) => Plotly.relayout(box, { width: null, autosize: true })));
+    const sheet = (box) => (box.id === "errors" ? { width: 680, height: 400 } : { width: 330, height: 250 });
+    addEventListener("beforeprint", () => boxes.forEach((box) => Plotly.relayout(box, sheet(box))));
+    addEventListener("afterprint", () => boxes.forEach((box) =>
+      Plotly.relayout(box, { width: null, height: null, autosize: true })));
     document.documentElement.dataset.ready = "yes";
   });
 })();

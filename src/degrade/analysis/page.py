@@ -112,6 +112,8 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     folders = sorted({os.path.relpath(curve.folder) for curve in curves})
     runs = [(curve, seed, RunRecord(path)) for curve in curves for seed, path in curve.paths.items()]
     judged = verdicts(curves)
+    settings = [_settings(curve) for curve in curves]
+    below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
     networks = [_network(curve, COLOURS[k % len(COLOURS)], lines) for k, curve in enumerate(curves)]
     environments = [(curve.label, seed, record.environment) for curve, seed, record in runs]
@@ -134,12 +136,12 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "several_seeds": len(runs) > len(curves),
         "follows_paper": all(follows_paper(curve.config) for curve in curves),
         "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
-        "runs": _without_empty(RUN_HEAD, [_run(record) for *_, record in runs]),
+        "runs": _without_empty(RUN_HEAD, [_run(record, below) for *_, record in runs]),
         "departures": _told_apart(curves, departures),
         "choices": _told_apart(curves, open_choices),
-        "settings": _differing_settings(curves),
+        "settings": _differing_settings(curves, settings),
         "environment": _environment(environments),
-        "commands": [(curve.label, _command(curve)) for curve in curves],
+        "commands": [_command(curve, own) for curve, own in zip(curves, settings, strict=True)],
         "after": [shlex.join(["degrade", verb, *folders]) for verb in ("verify", "plot", "report")],
     }
 
@@ -328,8 +330,8 @@ def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[s
     return {"head": [head[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
 
 
-def _run(record: RunRecord) -> list[str]:
-    fields = run_fields(record, Path())
+def _run(record: RunRecord, below: Path) -> list[str]:
+    fields = run_fields(record, below)
     error = record.summary.get("error") if fields["status"] in ("failed", "diverged") else None
     return [*run_cells(fields), str(error or "")]
 
@@ -342,10 +344,14 @@ def _told_apart(curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[
     return [(whom, what) for whom, what in [("all networks", common), *apart] if what]
 
 
-def _differing_settings(curves: Sequence[Curve]) -> dict[str, Any]:
+def _settings(curve: Curve) -> dict[int, dict[str, Any]]:
+    """The settings of each seed; a record older than a setting was made with what is now its default."""
+    usual = Experiment().flat()
+    return {seed: usual | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
+
+
+def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
     """Settings that are not the same in all runs: their names, and a row a network."""
-    usual = Experiment().flat()  # a record older than a setting was made with what is now its default
-    own = [{seed: usual | flatten(RunRecord(path).config) for seed, path in c.paths.items()} for c in curves]
     runs = [settings for group in own for settings in group.values()]
     keys = sorted(set().union(*runs) - {"seed"})
     differing = [key for key in keys if len({_value(settings.get(key)) for settings in runs}) > 1]
@@ -406,10 +412,12 @@ def _value(value: Any) -> str:
 # Commands
 
 
-def _command(curve: Curve) -> str:
+def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
     """What trains a network again, all its seeds, from nothing but degrade; or from its record, where words fail."""
     first, *others = curve.paths
-    words = _overrides(flatten(curve.config))
+    # Seeds may differ in what computes nothing, such as threads; that is left to the machine.
+    shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
+    words = _overrides(shared)
     if words is None:
         return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
     verb = "sweep" if others else "train"
