@@ -226,6 +226,8 @@ def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> 
 
     assert cli("plot").code == 0
     assert (tmp_path / "outputs/smoke/figure.png").stat().st_size > 10_000
+    assert cli("report").out == "page: outputs/smoke/report.html\n"
+    assert "SYNTHETIC DATA" in (tmp_path / "outputs/smoke/report.html").read_text()
     for name in ("figure.svg", "figure.pdf"):
         assert cli("plot", "outputs/smoke", "--style", "figure1", "--output", name).code == 0
         assert (tmp_path / name).exists()

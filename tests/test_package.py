@@ -39,7 +39,7 @@ def test_a_wheel_holds_the_configs_and_finds_them(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"degrade/configs/{path.relative_to(ROOT / 'configs')}" in names
-    assert "degrade/py.typed" in names
+    assert {"degrade/py.typed", "degrade/analysis/page.html", "degrade/analysis/page.js"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     probe = "from degrade.config.compose import config_dir, compose; print(config_dir()); compose(['recipe=quick'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

@@ -26,7 +26,7 @@ def verdict_text(found: Sequence[Verdict]) -> str:
     judged = [verdict for verdict in found if verdict.judged]
     reports = [_report(verdict) for verdict in judged or found]
     others = [
-        f"not judged: {_title(verdict)}: {', '.join(map(name, verdict.curves))}"
+        f"not judged: {title(verdict)}: {', '.join(map(name, verdict.curves))}"
         for verdict in found
         if judged and not verdict.judged
     ]
@@ -46,14 +46,15 @@ def headline(verdict: Verdict) -> str:
     return f"{verdict.outcome}{qualifiers}"
 
 
-def _title(verdict: Verdict) -> str:
+def title(verdict: Verdict) -> str:
+    """The experiment's folder, and the setting where there are several."""
     return verdict.folder + (f", {verdict.extra}" if verdict.extra else "")
 
 
 def _report(verdict: Verdict) -> str:
     kind = "eval mode, un-augmented images" if verdict.clean else "running, train mode, augmented images"
     methods = sorted({claim.method for claim in verdict.claims if claim.method})
-    parts = [_title(verdict), _networks(verdict), f"training error: {kind}; last iterate"]
+    parts = [title(verdict), _networks(verdict), f"training error: {kind}; last iterate"]
     parts += [f"{CONFIDENCE:.0%} intervals {METHODS[method]}" for method in methods]
     different = departures(verdict.curves[0].config)
     if different:
@@ -72,18 +73,19 @@ def _report(verdict: Verdict) -> str:
 
 
 def _networks(verdict: Verdict) -> str:
-    ranges = any(_others(curve) for curve in verdict.curves)
+    ranges = any(others_test(curve) for curve in verdict.curves)
     head = ["network", "parameters", "seeds", "train%", "test%"] + ["others' test%"] * ranges
     rows = []
     for curve in verdict.curves:
         count = "-" if curve.parameters is None else f"{curve.parameters:,}"
         train = training_errors(curve, clean=verdict.clean)
         cells = [name(curve), count, str(len(curve.final_test)), spread(train), spread(curve.final_test)]
-        rows.append(cells + [_inside(_others(curve), _mean(curve.final_test))] * ranges)
+        rows.append(cells + [inside(others_test(curve), _mean(curve.final_test))] * ranges)
     return "\n" + aligned(head, rows) + "\n"
 
 
-def _others(curve: Curve) -> tuple[float, float] | None:
+def others_test(curve: Curve) -> tuple[float, float] | None:
+    """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
     return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.config) else None
 
 
@@ -93,21 +95,23 @@ def _claim(claim: Claim) -> list[str]:
     if claim.interval is not None:
         estimate, low, high = (f"{100 * value:+.2f}" for value in claim.interval)
         values = f"= {estimate} points, {low} to {high}"
-        one = f"{' ' * _INDENT}{_contrast(claim)} {values}"
-        lines += [one] if len(one) <= _WIDTH else _indented(_contrast(claim)) + _indented(values)
+        one = f"{' ' * _INDENT}{contrast_text(claim)} {values}"
+        lines += [one] if len(one) <= _WIDTH else _indented(contrast_text(claim)) + _indented(values)
     if claim.paper is not None:
         lines += _indented(f"the paper: {100 * claim.paper:+.2f}")
     if claim.others is not None and claim.interval is not None:
-        lines += _indented(f"other reproductions: {_inside(claim.others, claim.interval.estimate)}")
+        lines += _indented(f"other reproductions: {inside(claim.others, claim.interval.estimate)}")
     return lines + (_indented(claim.remark) if claim.remark else [])
 
 
-def _contrast(claim: Claim) -> str:
+def contrast_text(claim: Claim) -> str:
+    """The signed networks: `plain-56 - plain-20`."""
     terms = [f"{'+' if sign > 0 else '-'} {network}" for sign, network in claim.contrast]
     return " ".join(terms).removeprefix("+ ")
 
 
-def _inside(others: tuple[float, float] | None, value: float | None) -> str:
+def inside(others: tuple[float, float] | None, value: float | None) -> str:
+    """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
     if others is None or value is None:
         return "-"
     low, high = (100 * edge for edge in others)
@@ -149,7 +153,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
-    others, error = _others(curve), _mean(curve.final_test)
+    others, error = others_test(curve), _mean(curve.final_test)
     return {
         "network": name(curve),
         "parameters": curve.parameters,

@@ -28,12 +28,13 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
     head = ["network", "seeds", "train%", "clean%", "test%", "paper tr/te", "diff"]
-    errors = table(head, [_error_cells(curve) for curve in curves], form)
+    errors = table(head, [error_cells(curve) for curve in curves], form)
     remarks = [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]
     return "\n\n".join([errors, "\n".join(remarks)] if remarks else [errors])
 
 
-def _error_cells(curve: Curve) -> list[str]:
+def error_cells(curve: Curve) -> list[str]:
+    """Network, seeds, last errors in percent (running, clean, test), the paper's, and test less the paper's."""
     finished, total = len(curve.final_test), len(curve.seeds)
     difference, papers = _difference(curve, "test"), [_papers(curve, which) for which in ("train", "test")]
     return [
@@ -87,23 +88,25 @@ def runs_table(
         form: one of FORMATS.
         statuses: what became of each, for who knows better than the records.
     """
-    fields = [_run_fields(record, below) for record in records]
+    fields = [run_fields(record, below) for record in records]
     if statuses is not None:
         fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
         return as_csv(fields)
     head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]
-    return table(head, [_run_cells(own) for own in fields], form)
+    return table(head, [run_cells(own) for own in fields], form)
 
 
-def _run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
+def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
+    """Where a run is below a folder, what became of it, how far it came; errors are fractions."""
     summary = record.summary
     keys = ("iteration", "iterations", "train_error", "train_error_clean", "test_error", "seconds", "synthetic")
     path = os.path.relpath(record.path, below)
     return {"run": path, "status": record.status_of(summary)} | {key: summary.get(key) for key in keys}
 
 
-def _run_cells(fields: Mapping[str, Any]) -> list[str]:
+def run_cells(fields: Mapping[str, Any]) -> list[str]:
+    """The same for readers: run, status, iterations, three errors in percent, time."""
     return [
         fields["run"] + (" (synthetic)" if fields["synthetic"] else ""),
         fields["status"],

@@ -47,6 +47,7 @@ from degrade.cli.options import (
     sugar,
 )
 from degrade.cli.probe import probe_app
+from degrade.cli.report import report
 from degrade.errors import (
     ConfigError,
     DatasetError,
@@ -159,7 +160,7 @@ def reproduce(
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Train an experiment's networks, draw its figure, print a table beside the paper's errors, and the verdict.
+    """Train an experiment's networks, draw figure and page, print a table beside the paper's errors, and the verdict.
 
     Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
 
@@ -395,6 +396,7 @@ def bench(
     return DONE
 
 
+app.command()(report)
 app.command()(inspect)
 
 
@@ -555,8 +557,9 @@ def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, 
 def _show(
     records: "Sequence[RunRecord]", output: Path, *, style: str | None, title: str, band: str, form: str
 ) -> None:
-    """The table, the verdict and the figure."""
+    """The table, the verdict, the figure, and the page beside it."""
     from degrade.analysis import error_curves, error_table, verdict_text, verdicts
+    from degrade.analysis.page import save_page
 
     curves = error_curves((record for record in records if record.exists), band=band)
     with aside(form):
@@ -567,6 +570,8 @@ def _show(
         if any(curve.family == "plain" for curve in curves):  # without any there is nothing to judge
             print(verdict_text(verdicts(curves)) + "\n")
         _draw(curves, output, style=style, title=title)
+        save_page(curves, target := output.with_name("report.html"))
+        print(f"page: {target}")
 
 
 def _print_outcome(record: "RunRecord") -> None:

@@ -1,0 +1,164 @@
+"use strict";
+// Draws the page's graphs and keeps them in step with its controls, which are native inputs.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+  const KINDS = { train: "training error", test: "test error" };
+  const find = (selector) => [...document.querySelectorAll(selector)];
+  // plotly reads markup in names; what comes from records is text.
+  const text = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  // Too dark on a dark page; page.html has the same for the swatches.
+  const LIGHTER = { "#000000": "#f4f4f4", "#0072B2": "#2f8fd6" };
+  const shade = (colour) => (dark.matches && LIGHTER[colour]) || colour;
+  const faded = (colour) => shade(colour) + "30";
+
+  const trace = (meta, line, more) => ({
+    type: "scatter", mode: "lines", x: data.grids[line.grid], y: line.values, meta, showlegend: false,
+    line: { width: 1.5 }, hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %<extra></extra>", ...more,
+  });
+
+  function marked(line, ended) {
+    const last = line.values.length - 1;
+    const few = line.values.length < 8 ? 5 : 0;
+    if (last < 0 || (!few && !ended)) return {};
+    const at = (end, usual) => line.values.map((_, k) => (ended && k === last ? end : usual));
+    return { mode: "lines+markers", marker: { size: at(10, few), symbol: at(ended, "circle") } };
+  }
+
+  function errorTraces(network, k) {
+    const made = [];
+    for (const [which, words] of Object.entries(KINDS)) {
+      const meta = { network: k, which, colour: network.colour };
+      const style = which === "train" ? { dash: "dash", width: 1.4 } : { dash: "solid", width: 2.4 };
+      const mean = network.mean[which];
+      const name = `${text(network.label)}, ${words}`;
+      if (mean.low) {
+        const edge = { line: { width: 0 }, hoverinfo: "skip", hovertemplate: null, name };
+        made.push(trace({ ...meta, role: "band" }, { ...mean, values: mean.low }, edge));
+        made.push(trace({ ...meta, role: "band" }, { ...mean, values: mean.high }, { ...edge, fill: "tonexty" }));
+      }
+      const hover = "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %, seeds: %{customdata}<extra></extra>";
+      const more = { line: style, name, customdata: mean.count, hovertemplate: hover };
+      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended) }));
+      for (const seed of network.seeds) {
+        const own = { line: { ...style, width: style.width / 1.6 }, name: `${name}, seed ${seed.seed}` };
+        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "") }));
+      }
+      const paper = network.paper[which];
+      if (paper !== undefined && paper !== null && mean.values.length) {
+        const x = [0, Math.max(...data.grids[mean.grid])];
+        const own = { x, y: [paper, paper], line: { dash: "dot", width: 1.2 }, name: `the paper, ${name}` };
+        const hover = "%{fullData.name}: %{y} %<extra></extra>";
+        made.push({ ...trace({ ...meta, role: "paper" }, mean, own), hovertemplate: hover });
+      }
+    }
+    return made;
+  }
+
+  const rates = data.networks.map((network, k) => trace(
+    { network: k, role: "rate", colour: network.colour }, network.rate,
+    // A row's rate held since the row before, the first's since the beginning.
+    { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
+      line: { shape: "vh", width: 1.8 }, name: text(network.label),
+      hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
+  const speeds = data.networks.flatMap((network, k) => network.seeds.map((seed) => trace(
+    { network: k, role: "speed", colour: network.colour }, seed.speed,
+    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`,
+      hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:,} images/s<extra></extra>" })));
+
+  const value = (name) => document.querySelector(`[name="${name}"]:checked`)?.value;
+  const on = (id) => document.getElementById(id)?.checked ?? false;
+
+  function shown(meta) {
+    if (!on(`network-${meta.network}`)) return false;
+    if (meta.which && !on(`which-${meta.which}`)) return false;
+    if (meta.role === "paper") return on("paper");
+    if (meta.role === "seed") return value("seeds") === "each";
+    if (meta.role === "mean" || meta.role === "band") return value("seeds") !== "each";
+    return true;
+  }
+
+  function coloured(traces) {
+    for (const own of traces) {
+      own.visible = shown(own.meta);
+      own.line = { ...own.line, color: shade(own.meta.colour) };
+      if (own.fill) own.fillcolor = faded(own.meta.colour);
+      if (own.marker) own.marker = { ...own.marker, color: shade(own.meta.colour) };
+    }
+    return traces;
+  }
+
+  function colours() {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, grid, paper] = ["--ink", "--rule", "--paper"].map((name) => style.getPropertyValue(name).trim());
+    const axis = (name) => ({ [`${name}.gridcolor`]: grid, [`${name}.zerolinecolor`]: grid, [`${name}.linecolor`]: grid });
+    return { "font.color": ink, paper_bgcolor: paper, plot_bgcolor: paper, "hoverlabel.bgcolor": paper,
+      "hoverlabel.font.color": ink, ...axis("xaxis"), ...axis("yaxis") };
+  }
+
+  const yLinear = data.ceiling ? { range: [0, data.ceiling], autorange: false } : { rangemode: "tozero", autorange: true };
+  function errorAxis() {
+    return on("log") ? { "yaxis.type": "log", "yaxis.autorange": true }
+      : data.ceiling ? { "yaxis.type": "linear", "yaxis.range": yLinear.range }
+      : { "yaxis.type": "linear", "yaxis.autorange": true };
+  }
+
+  const small = matchMedia("(max-width: 40rem)");
+  function draw(id, traces, title, y) {
+    const layout = {
+      autosize: true, hovermode: "closest", dragmode: small.matches ? false : "zoom", uirevision: id,
+      margin: { l: 56, r: 12, t: 32, b: 46 }, hoverlabel: { namelength: -1, align: "left" },
+      font: { family: "system-ui, sans-serif", size: 13 },
+      xaxis: { title: { text: "iterations" }, rangemode: "tozero", tickformat: "~s", nticks: 8 },
+      yaxis: { title: { text: title }, automargin: true, ...y },
+    };
+    const box = document.getElementById(id);
+    box.replaceChildren();
+    return Plotly.newPlot(box, coloured(traces), layout, {
+      responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+    }).then(() => Plotly.relayout(box, colours()));
+  }
+
+  const graphs = [
+    ["errors", data.networks.flatMap(errorTraces), "error (%)", yLinear],
+    ["rates", rates, "learning rate", { type: "log", tickformat: "~g", dtick: "D2" }],
+    ["speeds", speeds, "images per second", { rangemode: "tozero" }],
+  ];
+  const boxes = graphs.map(([id]) => document.getElementById(id));
+  const ready = Promise.all(graphs.map((graph) => draw(...graph)));
+
+  function update() {
+    for (const box of boxes) Plotly.restyle(box, { visible: box.data.map((own) => shown(own.meta)) });
+  }
+  function repaint() {
+    for (const box of boxes) {
+      Plotly.react(box, coloured(box.data), box.layout);
+      Plotly.relayout(box, colours());
+    }
+  }
+  function zoom(factor) {
+    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    // Towards the end and downwards, where the networks part.
+    const [left, right] = xaxis.range;
+    const [low, high] = yaxis.range;
+    Plotly.relayout(boxes[0], {
+      "xaxis.range": [Math.max(0, right - (right - left) * factor), right], "yaxis.range": [low, low + (high - low) * factor],
+    });
+  }
+
+  ready.then(() => {
+    for (const input of find("#controls input")) input.addEventListener("change", input.id === "log"
+      ? () => Plotly.relayout(boxes[0], errorAxis()) : update);
+    document.getElementById("zoom-in").addEventListener("click", () => zoom(0.7));
+    document.getElementById("zoom-out").addEventListener("click", () => zoom(1 / 0.7));
+    document.getElementById("zoom-reset").addEventListener("click", () =>
+      Plotly.relayout(boxes[0], { "xaxis.autorange": true, ...errorAxis() }));
+    dark.addEventListener("change", repaint);
+    // Paper is narrower than most screens.
+    const sheet = (box) => (box.id === "errors" ? { width: 680, height: 400 } : { width: 330, height: 250 });
+    addEventListener("beforeprint", () => boxes.forEach((box) => Plotly.relayout(box, sheet(box))));
+    addEventListener("afterprint", () => boxes.forEach((box) =>
+      Plotly.relayout(box, { width: null, height: null, autosize: true })));
+    document.documentElement.dataset.ready = "yes";
+  });
+})();

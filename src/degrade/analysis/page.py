@@ -1,0 +1,483 @@
+"""One HTML page of some runs: curves to explore, verdict, tables, settings, pictures, commands.
+
+The page holds all that it needs, plotly's script included, and opens from disk without a network. page.html is its
+template, page.js its script. Everything that comes from a record is escaped: by jinja2 in the page, by page.js where
+plotly would read it as markup.
+"""
+
+import base64
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from degrade import __version__
+from degrade.analysis.curves import BANDS, Array, Curve, Series
+from degrade.analysis.intervals import CONFIDENCE
+from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
+from degrade.analysis.report import METHODS, contrast_text, headline, inside, others_test, title
+from degrade.analysis.table import error_cells, run_cells, run_fields
+from degrade.analysis.verdict import Claim, Verdict, verdicts
+from degrade.config import Experiment, compose
+from degrade.config.schema import flatten
+from degrade.errors import ConfigError
+from degrade.runs.record import RunRecord
+
+#: Okabe and Ito's colours, as in figures.py, which would import matplotlib; a test holds them equal.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+
+#: Bytes of a page: pictures that would exceed them are named and left out. plotly's script takes 4.7 million.
+LIMIT = 6_000_000
+
+#: Numbers that the curves of all runs may have together, some seven bytes each; beyond it they are thinned.
+NUMBERS = 100_000
+
+#: What a picture beside the runs shows, by the beginning of its name, for who cannot see it.
+PICTURES = {
+    "figure": "Training and test error against iterations, one line a network; the table of last errors has its end",
+    "responses": "Standard deviation of each layer's response, one line a network",
+    "gradients-initial": "Norm of the loss' gradient at each layer before the first update, one line a network",
+    "gradients": "Norm of the loss' gradient, layer by iteration, one panel a network",
+    "construct": "Errors of a trained shallow network and of the deeper one built from it, which computes the same",
+    "landscape": "Loss around a trained network along two random directions, as contours",
+}
+
+
+ERROR_HEAD = (
+    "network",
+    "finished seeds",
+    "training, running",
+    "training, clean",
+    "test",
+    "paper: training/test",
+    "test less paper",
+    "parameters",
+    "others' test",
+)
+RUN_HEAD = (
+    "run",
+    "status",
+    "iterations",
+    "training, running",
+    "training, clean",
+    "test",
+    "time",
+    "remark",
+)
+
+
+def save_page(curves: Sequence[Curve], path: Path) -> None:
+    """Write the page of some networks.
+
+    Args:
+        curves: the networks, of one experiment or several.
+        path: the file.
+
+    Raises:
+        ConfigError: the path cannot be written.
+    """
+    text = page(curves)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+
+
+def page(curves: Sequence[Curve]) -> str:
+    """The page of some networks, less than `LIMIT` bytes of HTML unless there are thousands of runs."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    rooms = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=rooms, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("page.html")
+    content = _content(curves) | {"plotly": get_plotlyjs()}
+    bare = template.render(content, pictures=[], left_out=[])
+    shown, left_out = _pictures(curves, LIMIT - len(bare.encode()) - 20_000)  # 20 kB: their captions and names
+    return template.render(content, pictures=shown, left_out=left_out)
+
+
+def _content(curves: Sequence[Curve]) -> dict[str, Any]:
+    """All that the template shows, but for plotly and the pictures."""
+    folders = sorted({os.path.relpath(curve.folder) for curve in curves})
+    runs = [(curve, seed, RunRecord(path)) for curve in curves for seed, path in curve.paths.items()]
+    judged = verdicts(curves)
+    settings = [_settings(curve) for curve in curves]
+    below = Path(folders[0]) if len(folders) == 1 else Path()
+    lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
+    networks = [_network(curve, COLOURS[k % len(COLOURS)], lines) for k, curve in enumerate(curves)]
+    environments = [(curve.label, seed, record.environment) for curve, seed, record in runs]
+    return {
+        "version": __version__,
+        "folders": folders,
+        "title": ", ".join(Path(folder).resolve().name for folder in folders),
+        "facts": _facts(curves),
+        "synthetic": [curve.label for curve in curves if curve.synthetic],
+        "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
+        "verdicts": [_verdict(found) for found in judged],
+        "errors": _without_empty(ERROR_HEAD, [[*error_cells(curve), *_beside(curve)] for curve in curves]),
+        "data": {
+            "networks": networks,
+            "grids": lines.grids,
+            "ceiling": _ceiling(curves),
+            "band": BANDS[curves[0].band],
+        },
+        "networks": networks,
+        "several_seeds": len(runs) > len(curves),
+        "follows_paper": all(follows_paper(curve.config) for curve in curves),
+        "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
+        "runs": _without_empty(RUN_HEAD, [_run(record, below) for *_, record in runs]),
+        "departures": _told_apart(curves, departures),
+        "choices": _told_apart(curves, open_choices),
+        "settings": _differing_settings(curves, settings),
+        "environment": _environment(environments),
+        "commands": [_command(curve, own) for curve, own in zip(curves, settings, strict=True)],
+        "after": [shlex.join(["degrade", verb, *folders]) for verb in ("verify", "plot", "report")],
+    }
+
+
+# Curves
+
+
+class _Lines:
+    """Curves for the page's script: thinned, rounded, and those over the same iterations sharing them.
+
+    Attributes:
+        most: points of a curve, at most.
+        grids: lists of iterations; a curve names its own by number.
+        drawn, thinned: how many curves there are, and how many of them lost points.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.grids: list[list[int]] = []
+        self.drawn = self.thinned = 0
+        self._known: dict[tuple[int, ...], int] = {}
+
+    def line(self, iterations: Sequence[float] | Array, **values: Sequence[float] | Array) -> dict[str, Any]:
+        """A curve of one or several quantities over the same iterations."""
+        arrays = {name: np.asarray(own, np.float64) for name, own in values.items()}
+        kept = kept_points(list(arrays.values()), self.most)
+        self.drawn += 1
+        self.thinned += len(kept) < len(iterations)
+        grid = tuple(int(iterations[k]) for k in kept)
+        if grid not in self._known:
+            self._known[grid] = len(self.grids)
+            self.grids.append(list(grid))
+        return {"grid": self._known[grid]} | {name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()}
+
+
+def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
+    """Indices of the points to draw: all, or the first, the last, and the extremes of each of several stretches.
+
+    Args:
+        values: quantities over the same points; the extremes of each are kept.
+        most: points to keep, at least 16.
+    """
+    count = len(values[0])
+    if count <= most:
+        return np.arange(count)
+    kept = {0, count - 1}
+    for stretch in np.array_split(np.arange(count), max(1, (most - 2) // (2 * len(values)))):
+        for own in values:
+            kept |= {int(stretch[own[stretch].argmin()]), int(stretch[own[stretch].argmax()])}
+    return np.array(sorted(kept), np.int64)
+
+
+def _rounded(value: float) -> float | int:
+    """Five significant digits."""
+    short = float(f"{value:.5g}")
+    return int(short) if short.is_integer() else short
+
+
+def _network(curve: Curve, colour: str, lines: _Lines) -> dict[str, Any]:
+    """A network's curves, errors in percent."""
+    rows = {seed: RunRecord(path).rows() for seed, path in curve.paths.items()}
+    statuses = set(curve.seeds.values())
+    first = next(iter(rows.values()))
+    return {
+        "label": curve.label + (" (SYNTHETIC)" if curve.synthetic else ""),
+        "remark": curve.remark,
+        "colour": colour,
+        "ended": "" if "complete" in statuses else "x" if "diverged" in statuses else "circle-open",
+        "mean": {which: _mean(series, lines) for which, series in (("train", curve.train), ("test", curve.test))},
+        "seeds": [_seed(seed, own, lines) for seed, own in rows.items()],
+        "rate": _line(first, "lr", 1, lines),
+        "paper": {} if curve.synthetic else {w: _paper(curve, w) for w in ("train", "test")},
+    }
+
+
+def _seed(seed: int, rows: list[dict[str, Any]], lines: _Lines) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "train": _line(rows, "train_error", 100, lines),
+        "test": _line(rows, "test_error", 100, lines),
+        "speed": _line(rows, "images_per_second", 1, lines),
+    }
+
+
+def _line(rows: list[dict[str, Any]], key: str, unit: float, lines: _Lines) -> dict[str, Any]:
+    """What a run measured of one quantity."""
+    points = [(row["iteration"], unit * row[key]) for row in rows if _is_number(row.get(key))]
+    return lines.line([x for x, _ in points], values=[y for _, y in points])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _mean(series: Series, lines: _Lines) -> dict[str, Any]:
+    """The mean over seeds, its band where there are several, and how many each point stands on."""
+    band = {"low": 100 * series.low, "high": 100 * series.high} if (series.seeds > 1).any() else {}
+    return lines.line(series.iteration, values=100 * series.mean, count=series.seeds.astype(np.float64), **band)
+
+
+def _paper(curve: Curve, which: str) -> float | None:
+    error = paper_error(curve.family, curve.depth, which)
+    return None if error is None else _rounded(100 * error)
+
+
+def _ceiling(curves: Sequence[Curve]) -> int | None:
+    """Where the paper's axis ends, if curves of a long recipe come down to it; None: where the curves do."""
+    long = all(curve.config["recipe"]["iterations"] >= 8000 for curve in curves)
+    ends = [float(s.mean.min()) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
+    return 20 if long and min(ends, default=1) < 0.15 else None
+
+
+# Words
+
+
+def _facts(curves: Sequence[Curve]) -> list[str]:
+    """Recipe, data, precision, seeds, band."""
+    data = {c.config["data"]["name"] for c in curves}
+    named = {"cifar10": "CIFAR-10", "synthetic": "SYNTHETIC data"}
+    counts = sorted({len(curve.seeds) for curve in curves})
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    facts = [
+        "recipe " + " / ".join(sorted({str(c.config["recipe"]["name"]) for c in curves})),
+        " / ".join(sorted(named.get(name, str(name)) for name in data)),
+        " / ".join(sorted({c.precision for c in curves if c.precision})),
+        f"{len(curves)} networks" if len(curves) > 1 else "1 network",
+        f"{seeds} seed" if counts == [1] else f"{seeds} seeds each",
+        "last iterate",
+    ]
+    return [fact for fact in facts if fact]
+
+
+def _verdict(found: Verdict) -> dict[str, Any]:
+    methods = sorted({claim.method for claim in found.claims if claim.method})
+    kind = "in eval mode on un-augmented images" if found.clean else "running, in train mode on augmented images"
+    return {
+        "title": title(found),
+        "outcome": found.outcome,
+        "headline": headline(found),
+        "judged": found.judged,
+        "notes": [f"Training error is measured {kind}."]
+        + [f"{CONFIDENCE:.0%} intervals {METHODS[method]}." for method in methods],
+        "claims": [_claim(claim) for claim in found.claims if claim.decides or claim.interval],
+        "wants": [("Not counted", want) for want in found.left_out]
+        + [("Not trained", want) for want in found.lacking],
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "text": claim.text,
+        "outcome": claim.outcome,
+        "decides": claim.decides,
+        "words": _interval_in_words(claim),
+        "remark": claim.remark,
+        "paper": None if claim.paper is None else f"{100 * claim.paper:+.2f} points",
+        "others": None
+        if claim.others is None or claim.interval is None
+        else inside(claim.others, claim.interval.estimate),
+    }
+
+
+def _interval_in_words(claim: Claim) -> str:
+    if claim.interval is None:
+        return ""
+    estimate, low, high = (f"{100 * value:+.2f}" for value in claim.interval)
+    below, above = claim.interval.low, claim.interval.high
+    place = "wholly above zero" if below > 0 else "wholly below zero" if above < 0 else "with zero inside"
+    which = "training" if claim.error == "train" else "test"
+    return (
+        f"{contrast_text(claim)} = {estimate} points of {which} error; "
+        f"the {CONFIDENCE:.0%} interval runs from {low} to {high}, {place}."
+    )
+
+
+def _beside(curve: Curve) -> list[str]:
+    """Parameters, and the range of other reproductions."""
+    mean = float(np.mean(curve.final_test)) if curve.final_test else None
+    others = inside(others_test(curve), mean)
+    return ["-" if curve.parameters is None else f"{curve.parameters:,}", "" if others == "-" else others]
+
+
+def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A table without the columns that are empty in all rows."""
+    kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    return {"head": [head[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
+
+
+def _run(record: RunRecord, below: Path) -> list[str]:
+    fields = run_fields(record, below)
+    error = record.summary.get("error") if fields["status"] in ("failed", "diverged") else None
+    return [*run_cells(fields), str(error or "")]
+
+
+def _told_apart(curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]) -> list[tuple[str, list[str]]]:
+    """What is so of all networks, then what is so of some: (of whom, what)."""
+    found = [(curve.label, of(curve.config)) for curve in curves]
+    common = [item for item in found[0][1] if all(item in own for _, own in found)]
+    apart = [(label, [item for item in own if item not in common]) for label, own in found]
+    return [(whom, what) for whom, what in [("all networks", common), *apart] if what]
+
+
+def _settings(curve: Curve) -> dict[int, dict[str, Any]]:
+    """The settings of each seed; a record older than a setting was made with what is now its default."""
+    usual = Experiment().flat()
+    return {seed: usual | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
+
+
+def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Settings that are not the same in all runs: their names, and a row a network."""
+    runs = [settings for group in own for settings in group.values()]
+    keys = sorted(set().union(*runs) - {"seed"})
+    differing = [key for key in keys if len({_value(settings.get(key)) for settings in runs}) > 1]
+    rows = [
+        [curve.label, *(_values(group, key) for key in differing)] for curve, group in zip(curves, own, strict=True)
+    ]
+    return {"names": differing, "rows": rows}
+
+
+def _values(group: Mapping[int, Mapping[str, Any]], key: str) -> str:
+    """A setting of a network's seeds; of which, if they differ."""
+    whose: dict[str, list[int]] = {}
+    for seed, settings in group.items():
+        whose.setdefault(_value(settings.get(key)), []).append(seed)
+    return next(iter(whose)) if len(whose) == 1 else "; ".join(f"{v} ({_seeds(own)})" for v, own in whose.items())
+
+
+def _environment(found: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each fact of the runs' environments: its name, and (value, of which runs; empty if of all)."""
+    flat = [(label, seed, _flat(environment)) for label, seed, environment in found]
+    facts = []
+    for name in dict.fromkeys(name for *_, own in flat for name in own):
+        whose: dict[str, dict[str, list[int]]] = {}
+        for label, seed, own in flat:
+            whose.setdefault(own.get(name, "not recorded"), {}).setdefault(label, []).append(seed)
+        several = len(whose) > 1
+        facts.append((name, [(value, _whose(seeds) if several else "") for value, seeds in whose.items()]))
+    return facts
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
+    """One name a fact; a run's sessions become their number."""
+    facts: dict[str, str] = {}
+    for name, value in environment.items():
+        if name == "sessions" and isinstance(value, list):
+            facts["sessions"] = f"{len(value)}"
+        elif isinstance(value, dict):
+            facts |= {f"{name}, {inner}": _value(own) for inner, own in value.items()}
+        elif name not in ("schema_version", "parameters"):
+            facts[str(name)] = _value(value)
+    return {name.replace("_", " "): value for name, value in facts.items()}
+
+
+def _whose(seeds: Mapping[str, list[int]]) -> str:
+    """Some runs, by network: `plain-20, seeds 1, 2; plain-56, seed 1`."""
+    told = [f"{label}, {_seeds(own)}" for label, own in seeds.items()]
+    return "; ".join(told[:8]) + (f"; and {len(told) - 8} more networks" if len(told) > 8 else "")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+# Commands
+
+
+def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
+    """What trains a network again, all its seeds, from nothing but degrade; or from its record, where words fail."""
+    first, *others = curve.paths
+    # Seeds may differ in what computes nothing, such as threads; that is left to the machine.
+    shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
+    words = _overrides(shared)
+    if words is None:
+        return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
+    verb = "sweep" if others else "train"
+    return shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])
+
+
+def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
+    """The recipe and what differs from it, as the shell takes it; None where a value cannot be told so."""
+    recipe = f"recipe={settings['recipe.name']}"
+    try:
+        usual = compose([recipe]).flat()
+    except ConfigError:
+        return None
+    named = ("model.family", "model.depth")  # whatever the default: a reader looks for them
+    told = {k: v for k, v in settings.items() if k in named or k not in usual or usual[k] != v}
+    words = {key: _word(value) for key, value in told.items() if key != "seed"}
+    return None if None in words.values() else [recipe, *(f"{key}={word}" for key, word in words.items())]
+
+
+def _word(value: Any) -> str | None:
+    """A value in Hydra's grammar; None for text that would need its quotes."""
+    if isinstance(value, list):
+        words = [_word(item) for item in value]
+        return None if None in words else f"[{','.join(word for word in words if word is not None)}]"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and value.lower() not in (
+            "null",
+            "true",
+            "false",
+            "nan",
+            "inf",
+        )
+        return value if plain else None
+    return json.dumps(value)
+
+
+# Pictures
+
+
+def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]], list[str]]:
+    """Pictures beside the runs and in their folders of probes, and the names of those for which no room is left.
+
+    Args:
+        curves: of which runs.
+        room: bytes of the page.
+    """
+    folders = sorted({curve.folder for curve in curves})
+    probes = [path / "probes" for curve in curves for path in curve.paths.values()]
+    shown, left_out = [], []
+    for path in (p for folder in [*folders, *probes] for p in sorted(folder.glob("*")) if p.is_file()):
+        kind = {".png": "png", ".svg": "svg+xml"}.get(path.suffix.lower())
+        if kind is None:
+            continue
+        name = os.path.relpath(path)
+        # As an image's address and nothing else: scripts in an SVG do not run there.
+        address = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        if len(address) > room:
+            left_out.append(name)
+            continue
+        room -= len(address)
+        words = next((text for start, text in PICTURES.items() if path.stem.startswith(start)), "A picture")
+        shown.append({"name": name, "address": address, "alt": f"{words} ({path.name})."})
+    return shown, left_out

@@ -1,0 +1,392 @@
+"""The page of `degrade report`: what it holds, and, where there is a chromium, what it does."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from degrade.analysis import error_curves
+from degrade.analysis.figures import COLOURS
+from degrade.analysis.page import COLOURS as PAGE_COLOURS
+from degrade.analysis.page import LIMIT, kept_points, page, save_page
+from degrade.config import compose
+from degrade.config.schema import flatten
+from degrade.errors import ConfigError
+from degrade.runs import RunRecord, find_records
+from tests.conftest import Outcome
+from tests.records import finished, story
+
+Errors = dict[str, tuple[Sequence[float], Sequence[float]]]
+
+ERRORS: Errors = {"plain-20": ([2.0, 2.1], [9.6, 9.8]), "plain-56": ([5.0, 5.2], [12.4, 12.6])}
+RESIDUAL: Errors = {"residual-20": ([1.5, 1.6], [8.6, 8.7]), "residual-56": ([0.3, 0.4], [7.1, 7.3])}
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+
+
+def data_of(text: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def own_part(text: str) -> str:
+    """The page without plotly's script."""
+    start = text.index("<script>", text.index('id="data"')) + len("<script>")
+    return text[:start] + text[text.index("</script>", start) :]
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the cells of all tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self._inside = False
+        self.feed(own_part(text))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("td", "th"):
+            self._inside = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.cells[-1] += data
+
+
+def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
+    records = story(tmp_path, ERRORS | RESIDUAL, rows=40)
+    text = page(error_curves(records))
+    data, cells = data_of(text), Elements(text).cells
+    by_label = {network["label"]: network for network in data["networks"]}
+    for record in records:
+        config, rows = record.config, record.rows()
+        network = by_label[f"{config['model']['family']}-{config['model']['depth']}"]
+        own = network["seeds"][config["seed"]]
+        for which, key, unit in (
+            ("train", "train_error", 100),
+            ("test", "test_error", 100),
+            ("speed", "images_per_second", 1),
+        ):
+            assert data["grids"][own[which]["grid"]] == [row["iteration"] for row in rows]
+            assert own[which]["values"] == pytest.approx([unit * row[key] for row in rows], rel=1e-4)
+        assert f"{100 * rows[-1]['test_error']:.2f}" in cells
+    assert by_label["plain-56"]["mean"]["test"]["values"][-1] == pytest.approx(12.5)
+    assert by_label["plain-56"]["paper"] == {"train": 5.8, "test": 13.3}
+    assert "5.10±0.14" in cells
+    assert "5.80/13.30" in cells
+    assert "curves were thinned" not in text
+
+
+def test_the_verdict_is_told_in_words(tmp_path: Path) -> None:
+    text = page(error_curves(story(tmp_path, ERRORS | RESIDUAL)))
+    assert "plain-56 has higher test error than plain-20" in text
+    assert re.search(r"plain-56 - plain-20 = \+2\.80 points of test error; the 95% interval runs from \+\d", text)
+    assert "wholly above zero" in text
+    assert "The paper: +3.60 points" in text
+    assert "None: the paper&#39;s recipe" in text or "None: the paper's recipe" in text
+
+
+def test_departures_differences_and_commands_are_on_the_page(tmp_path: Path) -> None:
+    records = story(tmp_path, ERRORS, "recipe=quick")
+    records += story(tmp_path, {"plain-20": ([3.0], [11.0])}, "recipe=quick", "optim.lr=0.02", "model.norm=none")
+    text = page(error_curves(records))
+    assert "all networks: iterations 900 (paper 64k)" in text
+    assert "norm none (paper batch)" in text
+    assert {"optim.lr", "0.02", "0.05"} <= set(Elements(text).cells)
+    curves = error_curves(records)
+    commands = re.findall(r"degrade (?:train|sweep) [^\n<]+", text[text.index('id="commands"') :])
+    assert len(commands) == len(curves) == 3
+    for curve, command in zip(curves, commands, strict=True):
+        *words, seeds = shlex.split(command)[2:]
+        assert seeds == "seed=" + ",".join(map(str, curve.paths))
+        assert compose([*words, "seed=0"]).flat() == flatten(curve.config)
+    # What a seed alone has is not in the command, and is no reason to name a file.
+    config = records[1].path / "config.yaml"
+    config.write_text(config.read_text().replace("threads: null", "threads: 7"))
+    changed = page(error_curves(records))
+    assert changed[changed.index('id="commands"') :] == text[text.index('id="commands"') :]
+
+
+def test_what_records_hold_is_text_and_never_markup(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
+    config = (record.path / "config.yaml").read_text()
+    (record.path / "config.yaml").write_text(config.replace("\nname: paper\n", f"\nname: '{HOSTILE}'\n"))
+    environment = record.environment | {"device": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}}
+    (record.path / "environment.json").write_text(json.dumps(environment))
+    (record.path / "summary.json").write_text(json.dumps(record.summary | {"status": HOSTILE}))
+    folder = tmp_path / "<b onclick=x>&amp;"
+    other = folder / "plain-20,<img src=x>" / "seed-1"
+    shutil.copytree(record.path, other)
+    (other / "config.yaml").write_text(config.replace("\nseed: 0\n", "\nseed: 1\n"))
+    (folder / "<img src=x>.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' onload='alert(3)'/>")
+    text = page(error_curves([record, RunRecord(other)]))
+    for tag, attributes in Elements(text).tags:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert HOSTILE not in text
+    assert sum(tag == "script" for tag, _ in Elements(text).tags) == 3
+
+
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    text = page(error_curves([finished(tmp_path, "plain-20", 0, 0.02, 0.1)]))
+    assert "default-src 'none'" in text
+    for tag, attributes in Elements(text).tags:
+        for name in ("src", "href", "action", "data", "poster"):
+            value = attributes.get(name) or ""
+            assert value == "" or value.startswith(("#", "data:")), (tag, name, value)
+    assert not re.search(r"url\(|@import", own_part(text))
+
+
+def test_sixty_runs_with_pictures_stay_below_six_megabytes(tmp_path: Path) -> None:
+    errors: Errors = {name: (20 * [2.0], 20 * [9.0]) for name in ("plain-20", "plain-56", "residual-20")}
+    records = story(tmp_path, errors, rows=164)
+    noise = np.random.default_rng(0).bytes(400_000)
+    for name in ("figure.png", "responses.png", "landscape.png", "notes.txt"):
+        (records[0].path.parents[1] / name).write_bytes(noise)
+    text = page(error_curves(records))
+    assert len(text.encode()) < LIMIT == 6_000_000
+    assert "curves were thinned" not in text
+    pictures = [attributes for tag, attributes in Elements(text).tags if tag == "img"]
+    assert len(pictures) in (0, 1)
+    assert all(str(picture["alt"]) and str(picture["src"]).startswith("data:image/png;") for picture in pictures)
+    assert "Left out, to keep this page below 6 MB" in text
+    assert "landscape.png" in text
+    assert "notes.txt" not in text
+
+
+def test_a_picture_of_each_kind_has_words(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
+    (record.path.parents[1] / "gradients-initial.png").write_bytes(b"png")
+    (record.path / "probes").mkdir()
+    (record.path / "probes" / "own.svg").write_text("<svg/>")
+    pictures = [own for tag, own in Elements(page(error_curves([record]))).tags if tag == "img"]
+    assert [own["src"] for own in pictures] == [
+        "data:image/png;base64,cG5n",
+        "data:image/svg+xml;base64,PHN2Zy8+",
+    ]
+    assert "before the first update" in str(pictures[0]["alt"])
+    assert "own.svg" in str(pictures[1]["alt"])
+
+
+def test_thinning_keeps_ends_and_extremes() -> None:
+    values = np.random.default_rng(0).normal(size=5000)
+    values[1234], values[4321] = 50, -50
+    kept = kept_points([values, -values], 100)
+    assert len(kept) <= 100
+    assert {0, 1234, 4321, 4999} <= set(kept.tolist())
+    assert kept_points([values[:100]], 100).tolist() == list(range(100))
+
+
+def test_thinned_curves_are_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("degrade.analysis.page.NUMBERS", 400)
+    text = page(error_curves([finished(tmp_path, "plain-20", 0, 0.02, 0.1, rows=300)]))
+    assert "6 of 6 curves were thinned to 40 points" in text
+    data = data_of(text)
+    (own,) = data["networks"][0]["seeds"]
+    grid = data["grids"][own["test"]["grid"]]
+    assert len(grid) <= 40
+    assert grid[-1] == 64_000
+    assert own["test"]["values"][-1] == pytest.approx(10.0)
+
+
+def test_unfinished_and_synthetic_runs_are_marked(tmp_path: Path) -> None:
+    records = [
+        finished(tmp_path, "plain-20", 0, 0.02, 0.1, "data=synthetic"),
+        finished(tmp_path, "plain-56", 0, 0.9, 0.9, "data=synthetic", status="diverged"),
+        finished(tmp_path, "plain-56", 1, 0.9, 0.9, "data=synthetic", status="interrupted"),
+    ]
+    text = page(error_curves(records))
+    assert "SYNTHETIC DATA: plain-20; plain-56" in text
+    assert "Not all runs are complete. plain-56: 1 diverged, 1 interrupted" in text
+    assert "plain-56 [1 diverged, 1 interrupted]" in re.sub(r"\s+", " ", text).replace(" (SYNTHETIC)", "")
+    assert data_of(text)["networks"][1]["ended"] == "x"
+    assert data_of(text)["networks"][0]["paper"] == {}
+
+
+def test_a_run_without_rows_or_environment_has_a_page(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1, status="failed")
+    (record.path / "metrics.jsonl").unlink()
+    (record.path / "environment.json").unlink()
+    text = page(error_curves([record]))
+    assert "plain-20: failed" in text
+    assert "Nothing is recorded." in text
+
+
+def test_what_differs_between_seeds_names_them(tmp_path: Path) -> None:
+    records = story(tmp_path, ERRORS)
+    changed = records[1].environment | {"threads": 7}
+    (records[1].path / "environment.json").write_text(json.dumps(changed))
+    config = records[1].path / "config.yaml"
+    config.write_text(config.read_text().replace("threads: null", "threads: 7"))
+    text = page(error_curves(records))
+    assert "null (seed 0); 7 (seed 1)" in Elements(text).cells
+    (cell,) = (cell for cell in Elements(text).cells if cell.startswith("not recorded"))
+    assert cell == "not recorded (plain-20, seed 0; plain-56, seeds 0, 1)7 (plain-20, seed 1)"
+
+
+def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
+    curves = error_curves(story(tmp_path, ERRORS))
+    save_page(curves, tmp_path / "deep" / "one.html")
+    assert (tmp_path / "deep" / "one.html").read_text() == page(curves)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        save_page(curves, tmp_path)
+
+
+def test_colours_are_the_figures() -> None:
+    assert PAGE_COLOURS == COLOURS
+
+
+def test_report_command(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    story(tmp_path / "outputs", ERRORS)
+    done = cli("report")
+    assert (done.code, done.out) == (0, "page: outputs/paper/report.html\n")
+    assert cli("report", "outputs", "-o", "here.html", "--band", "ci95").code == 0
+    assert "95 % t interval of the mean" in (tmp_path / "here.html").read_text()
+    for arguments, words in (
+        (["--output", "page.pdf"], "--output page.pdf: the page is written as .html; use this suffix"),
+        (["--band", "stdd"], "--band stdd: did you mean std"),
+        (["nowhere"], "nowhere: no such directory"),
+        (["outputs", "--output", "outputs/paper/plain-20/seed-0/config.yaml/x.html"], "choose another --output"),
+    ):
+        failed = cli("report", *arguments)
+        assert failed.code == 2
+        assert words in failed.err
+        assert failed.err.count("\n") == 1
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless chromium, 1200 pixels wide."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver on PATH")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)  # no sandbox: as root there is none
+    options.add_argument("--window-size=1200,1000")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    own = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield own
+    own.quit()
+
+
+@pytest.fixture(scope="module")
+def records_in_browser(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    root = tmp_path_factory.mktemp("page")
+    records = story(root, ERRORS | RESIDUAL, rows=40)
+    hostile = records[0].path.parents[1] / "plain-20,<img src=x onerror=document.title=1>&lt;b>" / "seed-0"
+    shutil.copytree(records[0].path, hostile)
+    save_page(error_curves(find_records([root])), root / "report.html")
+    return records
+
+
+@pytest.fixture
+def opened(browser: Any, records_in_browser: list[RunRecord]) -> Any:
+    """The page, freshly opened and drawn."""
+    browser.get_log("browser")
+    browser.get((records_in_browser[0].path.parents[2] / "report.html").as_uri())
+    wait_until_drawn(browser)
+    return browser
+
+
+def wait_until_drawn(browser: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+
+
+TRACES = "return document.getElementById('errors').data.map(t => [t.name, t.visible, t.meta.role, t.y])"
+
+
+def traces(browser: Any) -> dict[str, tuple[bool, str, list[float]]]:
+    """The curves that are no bands: name -> (visible, role, percent)."""
+    return {name: (on, role, y) for name, on, role, y in browser.execute_script(TRACES) if role != "band"}
+
+
+def test_in_a_browser_the_page_draws_the_records_without_an_error(
+    opened: Any, records_in_browser: list[RunRecord]
+) -> None:
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    drawn = traces(opened)
+    for record in records_in_browser:
+        config = record.config
+        network = f"{config['model']['family']}-{config['model']['depth']}"
+        for which, key in (("training", "train_error"), ("test", "test_error")):
+            _, _, percent = drawn[f"{network}, {which} error, seed {config['seed']}"]
+            assert percent == pytest.approx([100 * row[key] for row in record.rows()], rel=1e-4)
+    cells = [cell.text for cell in opened.find_elements("css selector", "#table ~ .scroll td")]
+    assert "12.50±0.14" in cells
+    assert opened.title == "paper: degrade report"  # no hostile name has run
+    assert opened.find_elements("css selector", "img[src=x], .graph b") == []
+
+
+def test_in_a_browser_controls_work_by_mouse_and_keyboard(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def drawn_lines() -> int:
+        return len(opened.find_elements("css selector", "#errors .scatterlayer .trace .js-line"))
+
+    before, shown = drawn_lines(), traces(opened)
+    assert shown["residual-56, test error"][0]
+    last = len(opened.find_elements("css selector", "#networks input")) - 1
+    opened.find_element("id", f"network-{last}").click()
+    hidden = traces(opened)
+    assert not any(on for name, (on, *_) in hidden.items() if "residual-56" in name)
+    assert drawn_lines() < before
+    assert hidden["residual-20, test error"][0]
+    opened.find_element("id", f"network-{last}").send_keys(Keys.SPACE)
+    assert traces(opened)["residual-56, test error"][0]
+    opened.find_element("id", "which-train").send_keys(Keys.SPACE)
+    assert not traces(opened)["plain-20, training error"][0]
+    opened.find_element("css selector", "[name=seeds][value=mean]").send_keys(Keys.ARROW_RIGHT)
+    each = traces(opened)
+    assert each["residual-20, test error, seed 1"][0]
+    assert not each["residual-20, test error"][0]
+    axis = "return document.getElementById('errors')._fullLayout.yaxis.type"
+    assert opened.execute_script(axis) == "linear"
+    opened.find_element("id", "log").send_keys(Keys.SPACE)
+    assert opened.execute_script(axis) == "log"
+    reach = "return document.getElementById('errors')._fullLayout.xaxis.range[0]"
+    opened.find_element("id", "zoom-in").send_keys(Keys.ENTER)
+    assert opened.execute_script(reach) > 10_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_the_page_fits_a_phone_in_both_schemes(opened: Any, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        opened.refresh()
+        wait_until_drawn(opened)
+        width, colour = opened.execute_script(
+            "const gd = document.getElementById('errors');"
+            "return [document.documentElement.scrollWidth, gd._fullLayout.paper_bgcolor]"
+        )
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert width <= 390
+    assert colour == {"light": "#ffffff", "dark": "#14171a"}[scheme]
