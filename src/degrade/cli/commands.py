@@ -172,7 +172,7 @@ def reproduce(
 
     - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
 
-    - `degrade reproduce vgg_wall name=vgg_wall`
+    - `degrade reproduce vgg_wall`
     """
     from degrade.analysis.curves import BANDS
     from degrade.analysis.table import FORMATS
