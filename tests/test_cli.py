@@ -263,6 +263,8 @@ def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path
     outcome = cli(*arguments, "recipe.iterations=4", "eval.every=2", "--output", "f.svg")
     assert outcome.code == 0
     assert (tmp_path / "f.svg").exists()
+    assert "page: report.html" in outcome.out  # beside the figure
+    assert "SYNTHETIC DATA" in (tmp_path / "report.html").read_text()
     table = outcome.out[outcome.out.index("network ") :]
     assert "plain-20" in table
     assert "plain-56" in table
