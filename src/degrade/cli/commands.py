@@ -18,6 +18,7 @@ import typer
 
 from degrade import __version__
 from degrade.cli.anatomy import inspect
+from degrade.cli.export import export
 from degrade.cli.options import (
     BAD_INPUT,
     DONE,
@@ -80,6 +81,7 @@ data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_he
 app.add_typer(data_app, name="data")
 app.add_typer(probe_app, name="probe")
 app.command()(inspect)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)
