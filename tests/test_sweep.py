@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from degrade.errors import ConfigError
+from degrade.extras import installed
 from degrade.runs import RunRecord, find_records
 from degrade.runs import launchers as launchers_module
 from degrade.runs.launchers import NEEDS, choose_launcher
@@ -22,7 +23,7 @@ Cli = Callable[..., Outcome]
 JOBLIB = pytest.param(
     ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     id="joblib",
-    marks=pytest.mark.skipif(not launchers_module.installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]"),  # type: ignore[index]
+    marks=pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]"),  # type: ignore[index]
 )
 
 
@@ -253,7 +254,7 @@ def test_fresh_starts_every_cell_over(cli: Cli, tmp_path: Path) -> None:
     assert len(record.environment["sessions"]) == 1
 
 
-@pytest.mark.skipif(not launchers_module.installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
+@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
 def test_joblib_divides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     joblib = "hydra/launcher=joblib"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from degrade.cli import completion
 from degrade.cli.options import DONE, Runs, check_word, chosen, one_run
 from degrade.errors import ConfigError
 
@@ -14,11 +15,20 @@ def export(
     runs: Runs = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="csv, json or parquet. Default: by the suffix of --output, else csv."),
+        typer.Option(
+            "--format",
+            autocompletion=completion.export_formats,
+            help="csv, json or parquet. Default: by the suffix of --output, else csv.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file. Default: the terminal; of weights, RUN/weights.safetensors."),
+        typer.Option(
+            "--output",
+            "-o",
+            autocompletion=completion.files,
+            help="The file. Default: the terminal; of weights, RUN/weights.safetensors.",
+        ),
     ] = None,
     weights: Annotated[
         bool, typer.Option("--weights", help="Instead: the trained weights of one run, as safetensors.")
