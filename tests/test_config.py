@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from degrade.config import Experiment, RecipeConfig, compose, load_config, network_matrix
-from degrade.config.compose import group_options
+from degrade.config.groups import config_dir, group_options
 from degrade.errors import ConfigError
 
 
@@ -101,8 +101,6 @@ def test_experiments_name_the_papers_networks() -> None:
 
 def test_every_field_of_every_config_file_is_commented() -> None:
     """By a comment above or beside it, or by the file's head where the file sets one thing."""
-    from degrade.config.compose import config_dir
-
     sections = {"defaults", "optim", "recipe", "eval", "checkpoint", "log", "ray", "init", "remote"}
     for path in config_dir().rglob("*.yaml"):
         lines = path.read_text().splitlines()

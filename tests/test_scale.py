@@ -73,3 +73,9 @@ def test_verify_judges_a_thousand(thousand: Path) -> None:
     assert low < 0.037 < high
     assert high - low < 0.002
     assert memory < 400
+
+
+def test_export_writes_a_thousand(thousand: Path) -> None:
+    text, memory = measured(thousand, "export")
+    assert text.count("\n") == 1 + (200 * 164 + 800 * 20) * 7 + 1000
+    assert memory < 400

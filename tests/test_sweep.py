@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from degrade.errors import ConfigError
+from degrade.extras import installed
 from degrade.runs import RunRecord, find_records
 from degrade.runs import launchers as launchers_module
 from degrade.runs.launchers import NEEDS, choose_launcher
@@ -22,7 +23,7 @@ Cli = Callable[..., Outcome]
 JOBLIB = pytest.param(
     ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     id="joblib",
-    marks=pytest.mark.skipif(not launchers_module._installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]"),  # type: ignore[index]
+    marks=pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]"),  # type: ignore[index]
 )
 
 
@@ -218,7 +219,7 @@ def test_settings_that_conflict_with_a_record_are_refused_before_any_starts(cli:
 
 @pytest.mark.parametrize("name", ["joblib", "submitit_local", "slurm", "ray"])
 def test_a_missing_extra_gives_the_pip_line(name: str, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    monkeypatch.setattr(launchers_module, "_installed", lambda _: False)
+    monkeypatch.setattr(launchers_module, "installed", lambda _: False)
     outcome = cli("sweep", f"hydra/launcher={name}", "seed=0,1")
     assert outcome.code == 2
     assert f"pip install {NEEDS[name][1]}" in outcome.err  # type: ignore[index]
@@ -253,7 +254,7 @@ def test_fresh_starts_every_cell_over(cli: Cli, tmp_path: Path) -> None:
     assert len(record.environment["sessions"]) == 1
 
 
-@pytest.mark.skipif(not launchers_module._installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
+@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
 def test_joblib_divides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     joblib = "hydra/launcher=joblib"

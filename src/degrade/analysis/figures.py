@@ -21,7 +21,6 @@ from degrade.errors import ConfigError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 
 SUFFIXES = (".png", ".svg", ".pdf")
-STYLES = ("figure1", "figure6", "depth")
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:

@@ -6,18 +6,21 @@ when they run.
 """
 
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from degrade import __version__
+from degrade.cli import completion
 from degrade.cli.anatomy import inspect
+from degrade.cli.export import export
 from degrade.cli.options import (
     BAD_INPUT,
     DONE,
@@ -85,6 +88,12 @@ app.add_typer(probe_app, name="probe")
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    quiet: Annotated[  # noqa: ARG001 - main heeds them, wherever in the command line they stand
+        bool, typer.Option("--quiet", help="Answers and errors only: no log lines, no bars. Behind a command too.")
+    ] = False,
+    verbose: Annotated[  # noqa: ARG001
+        bool, typer.Option("--verbose", help="Log lines that go to train.log only too. Behind a command too.")
+    ] = False,
 ) -> None:
     if version:
         print(f"degrade {__version__}")
@@ -101,7 +110,10 @@ def train(
     device: Device = None,
     precision: Precision = None,
     config: Annotated[
-        Path | None, typer.Option(help="Run again the config.yaml of a run.", rich_help_panel=FILES)
+        Path | None,
+        typer.Option(
+            autocompletion=completion.files, help="Run again the config.yaml of a run.", rich_help_panel=FILES
+        ),
     ] = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
@@ -129,6 +141,7 @@ def train(
 
     _advise(experiment)
     record = run(experiment, fresh=fresh)
+    _to_board([(experiment, record)])
     _print_outcome(record)
     print(f"record: {run_directory(experiment)}")
     print(f"next:   degrade plot {run_directory(experiment).parents[1]}")
@@ -140,11 +153,16 @@ def reproduce(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="EXPERIMENT KEY=VALUE", help="story (default), figure1, figure6 or vgg_wall; then settings."
+            metavar="EXPERIMENT KEY=VALUE",
+            autocompletion=completion.experiment_or_settings,
+            help="story (default), figure1, figure6 or vgg_wall; then settings.",
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="quick, short or paper. [default: quick]", rich_help_panel=RUN)
+        str | None,
+        typer.Option(
+            autocompletion=completion.recipes, help="quick, short or paper. [default: quick]", rich_help_panel=RUN
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
     device: Device = None,
@@ -152,7 +170,10 @@ def reproduce(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The figure. Default: figure.png beside the runs.", rich_help_panel=RUN, show_default=False
+            autocompletion=completion.files,
+            help="The figure. Default: figure.png beside the runs.",
+            rich_help_panel=RUN,
+            show_default=False,
         ),
     ] = None,
     band: Band = "std",
@@ -198,6 +219,7 @@ def reproduce(
     _advise(experiments[0])
     with aside(form):
         records = run_matrix(experiments, fresh=fresh)
+    _to_board(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
     if any(record.rows() for record in records):
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
@@ -213,7 +235,11 @@ def reproduce(
 def sweep(
     overrides: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE,...", help="Settings; of several values, every combination is trained."),
+        typer.Argument(
+            metavar="KEY=VALUE,...",
+            autocompletion=completion.swept_settings,
+            help="Settings; of several values, every combination is trained.",
+        ),
     ],
     fresh: Fresh = False,
     dry_run: Annotated[
@@ -248,6 +274,7 @@ def sweep(
     except RunInterrupted:
         _print_cells(planned)
         raise
+    _to_board([(cell.experiment, cell.record) for cell in planned.cells])
     _print_cells(planned)
     return DONE if all(cell.outcome == "complete" for cell in planned.cells) else RUN_FAILED
 
@@ -257,12 +284,18 @@ def plot(
     runs: Runs = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="png, svg or pdf. Default: figure.png beside the runs."),
+        typer.Option(
+            "--output",
+            "-o",
+            autocompletion=completion.files,
+            help="png, svg or pdf. Default: figure.png beside the runs.",
+        ),
     ] = None,
     style: Annotated[
         str | None,
         typer.Option(
-            help="figure1 (train | test), figure6 (a panel per family) or depth (last errors). Default: by families."
+            autocompletion=completion.styles,
+            help="figure1 (train | test), figure6 (a panel per family) or depth (last errors). Default: by families.",
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
@@ -281,8 +314,7 @@ def plot(
 
     - `degrade plot --format csv > errors.csv`
     """
-    from degrade.analysis.curves import BANDS
-    from degrade.analysis.figures import STYLES
+    from degrade.analysis.curves import BANDS, STYLES
     from degrade.analysis.table import FORMATS
 
     if style is not None:
@@ -331,7 +363,10 @@ def verify(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", autocompletion=completion.runs, help="A run's directory.", show_default=False),
+    ],
     device: Device = None,
 ) -> int:
     """Print training and test error of a run's checkpoint, and its errors by class."""
@@ -363,7 +398,12 @@ def bench(
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured, as JSON.")] = False,
     trace: Annotated[
-        Path | None, typer.Option("--profile", help="Write a torch.profiler trace of the engine at the first depth.")
+        Path | None,
+        typer.Option(
+            "--profile",
+            autocompletion=completion.files,
+            help="Write a torch.profiler trace of the engine at the first depth.",
+        ),
     ] = None,
 ) -> int:
     """Measure training speed: the usual scripts' loop against degrade's engine at each setting, side by side.
@@ -397,12 +437,15 @@ def bench(
 
 
 app.command()(report)
+app.command()(export)
 app.command()(inspect)
 
 
 @app.command(name="runs")
 def list_runs(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("outputs"),
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", autocompletion=completion.runs, help="Folder of runs.")
+    ] = Path("outputs"),
     mean: Annotated[
         bool, typer.Option("--mean", help="A line a network: mean ± std over its seeds, beside the paper's errors.")
     ] = False,
@@ -432,7 +475,9 @@ def list_runs(
 
 @data_app.command("fetch")
 def data_fetch(
-    root: Annotated[Path | None, typer.Option(help="Folder to keep it in.", show_default=False)] = None,
+    root: Annotated[
+        Path | None, typer.Option(autocompletion=completion.files, help="Folder to keep it in.", show_default=False)
+    ] = None,
 ) -> int:
     """Fetch CIFAR-10 from the first source that has it, and check its content."""
     from degrade.config import DataConfig
@@ -446,7 +491,9 @@ def data_fetch(
 
 @data_app.command("info")
 def data_info(
-    root: Annotated[Path | None, typer.Option(help="Folder to look in.", show_default=False)] = None,
+    root: Annotated[
+        Path | None, typer.Option(autocompletion=completion.files, help="Folder to look in.", show_default=False)
+    ] = None,
 ) -> int:
     """Say where CIFAR-10 is looked for, and what is there."""
     from degrade.config import DataConfig
@@ -470,6 +517,8 @@ def entry_point() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # which stops as Ctrl-C does, while fetching and between runs too
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
             signal.signal(number, raise_stopped)
+    if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
+        os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")  # Typer takes a job on GitHub for a terminal
     code = main(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
@@ -483,9 +532,49 @@ def entry_point() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors are one line on stderr (DEGRADE_DEBUG=1: a traceback)."""
-    _configure_logging()
+    if completion.QUESTION in os.environ:
+        return completion.answer(lambda: app(args=[], prog_name="degrade", standalone_mode=False))
+    manners, words = _manners(arguments)
+    _configure_logging(manners)
+    with contextlib.redirect_stderr(_NoTerminal(sys.stderr)) if "--quiet" in manners else contextlib.nullcontext():
+        return _run(words, manners)
+
+
+def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--quiet` and `--verbose`, which may stand anywhere, and the other words."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    manners = [word for word in arguments[:end] if word in ("--quiet", "--verbose")]
+    return manners, [*(word for word in arguments[:end] if word not in manners), *arguments[end:]]
+
+
+class _NoTerminal(io.TextIOBase):
+    """A stream that is no terminal: progress bars hide themselves."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        """Never."""
+        return False
+
+    def write(self, text: str) -> int:
+        """Pass on."""
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Pass on."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """That of the stream."""
+        return self._stream.fileno()
+
+
+def _run(words: list[str], manners: list[str]) -> int:
     try:
-        code = app(args=list(arguments), prog_name="degrade", standalone_mode=False)
+        if len(set(manners)) > 1:
+            raise ConfigError("--quiet --verbose: leave one of them out")
+        code = app(args=words, prog_name="degrade", standalone_mode=False)
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
             return _failed(KeyboardInterrupt(), "interrupted", INTERRUPTED)
         return code if isinstance(code, int) else DONE
@@ -537,9 +626,10 @@ class _Lines(logging.Handler):
             sys.stdout.flush()
 
 
-def _configure_logging() -> None:
+def _configure_logging(manners: Sequence[str] = ()) -> None:
     log = logging.getLogger("degrade")
-    log.handlers = [_Lines(logging.INFO)]
+    level = logging.ERROR if "--quiet" in manners else logging.DEBUG if "--verbose" in manners else logging.INFO
+    log.handlers = [_Lines(level)]
     log.setLevel(logging.DEBUG)
     log.propagate = False
 
@@ -572,6 +662,17 @@ def _show(
         _draw(curves, output, style=style, title=title)
         save_page(curves, target := output.with_name("report.html"))
         print(f"page: {target}")
+
+
+def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
+    """Hand TensorBoard the final figure of each run that writes for it; here, since runs know nothing of drawing."""
+    for experiment, record in runs:
+        if experiment.log.tensorboard and record.status in ("complete", "diverged") and record.rows():
+            from degrade.analysis import draw, error_curves
+            from degrade.runs.board import add_figure
+
+            figure = draw(error_curves([record]), title=None)
+            add_figure(record.path, figure, int(record.summary["iteration"]))
 
 
 def _print_outcome(record: "RunRecord") -> None:
@@ -621,7 +722,8 @@ def _advise(experiment: "Experiment") -> None:
     from degrade.training import choose_device
 
     if choose_device(experiment.runtime.device).type == "cpu" and experiment.recipe.iterations >= 8000:
-        print(
-            f"recipe {experiment.recipe.name}: {experiment.recipe.iterations:,} iterations on a CPU take hours; "
-            "--recipe quick takes minutes. Ctrl-C keeps what is done."
+        logging.getLogger("degrade.cli").info(
+            "recipe %s: %s iterations on a CPU take hours; --recipe quick takes minutes. Ctrl-C keeps what is done.",
+            experiment.recipe.name,
+            f"{experiment.recipe.iterations:,}",
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from degrade.cli import completion
 from degrade.errors import ConfigError, RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ NETWORK, RUN, FILES = "Network", "Run", "Settings from files"
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        autocompletion=completion.settings,
+        help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run.",
+    ),
 ]
 Depth = Annotated[
     int | None,
@@ -36,31 +41,58 @@ Family = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="paper, short, quick or smoke: how long and at what rate. [default: paper]", rich_help_panel=RUN
+        autocompletion=completion.recipes,
+        help="paper, short, quick or smoke: how long and at what rate. [default: paper]",
+        rich_help_panel=RUN,
     ),
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Initial weights, order and augmentation. [default: 0]", rich_help_panel=RUN)
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.devices, help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN
+    ),
+]
 Precision = Annotated[
     str | None,
-    typer.Option(help="auto (bf16 where the device has it), fp32 or bf16. [default: auto]", rich_help_panel=RUN),
+    typer.Option(
+        autocompletion=completion.precisions,
+        help="auto (bf16 where the device has it), fp32 or bf16. [default: auto]",
+        rich_help_panel=RUN,
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
-Band = Annotated[str, typer.Option(help="Over seeds: std, minmax or ci95 (t interval of the mean).")]
-Format = Annotated[str, typer.Option("--format", help="Of the table: text, csv or markdown.")]
+Band = Annotated[
+    str,
+    typer.Option(autocompletion=completion.bands, help="Over seeds: std, minmax or ci95 (t interval of the mean)."),
+]
+Format = Annotated[
+    str,
+    typer.Option("--format", autocompletion=completion.table_formats, help="Of the table: text, csv or markdown."),
+]
 FigureFile = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="png, svg or pdf. Default: beside the runs, named after what it shows."),
+    typer.Option(
+        "--output",
+        "-o",
+        autocompletion=completion.files,
+        help="png, svg or pdf. Default: beside the runs, named after what it shows.",
+    ),
 ]
 Runs = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="RUNS", help="Run directories, or folders of them. Default: outputs.", show_default=False),
+    typer.Argument(
+        metavar="RUNS",
+        autocompletion=completion.runs,
+        help="Run directories, or folders of them. Default: outputs.",
+        show_default=False,
+    ),
 ]
 
 

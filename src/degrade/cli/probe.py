@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from degrade.cli import completion
 from degrade.cli.options import (
     DONE,
     RUN_FAILED,
@@ -74,6 +75,7 @@ def probe_gradients(
         list[str] | None,
         typer.Argument(
             metavar="RUNS or KEY=VALUE",
+            autocompletion=completion.runs_or_settings,
             help="Run directories (default: outputs); or networks not trained yet, as for `degrade sweep`; or "
             "experiment=gradients, to train and draw all.",
             show_default=False,
@@ -212,17 +214,31 @@ def _print_gradients(lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
 
 @probe_app.command("construct")
 def probe_construct(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained plain or residual network's directory.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", autocompletion=completion.runs, help="A trained plain or residual network's directory."
+        ),
+    ],
     depth: Annotated[int, typer.Option(help="Of the network built from it: 6n + 2.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of --continue, such as optim.lr=0.01.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            autocompletion=completion.settings,
+            help="Settings of --continue, such as optim.lr=0.01.",
+        ),
     ] = None,
     iterations: Annotated[
         int | None, typer.Option("--continue", min=1, metavar="N", help="Train the built network N iterations on.")
     ] = None,
     scratch: Annotated[
         Path | None,
-        typer.Option(help="The same depth from scratch. Default: the run beside RUN, if any.", show_default=False),
+        typer.Option(
+            autocompletion=completion.runs,
+            help="The same depth from scratch. Default: the run beside RUN, if any.",
+            show_default=False,
+        ),
     ] = None,
     output: FigureFile = None,
     limit: Limit = None,

@@ -1,45 +1,25 @@
-"""Hydra composes groups and shell overrides into an `Experiment`; whatever is misspelt becomes a one-line error."""
+"""Hydra composes groups and shell overrides into an `Experiment`; whatever is misspelt becomes a one-line error.
+
+Hydra and OmegaConf take a third of a second to import, and completion of a command line does without them: functions
+import what they need.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from degrade.config.groups import config_dir, experiment_names, group_options
 from degrade.config.schema import Experiment
 from degrade.errors import ConfigError, did_you_mean
 
-
-@cache
-def config_dir() -> Path:
-    """The folder `configs`: inside the package in a wheel, at the top level of a source checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "configs", package.parents[1] / "configs"):
-        if (candidate / "config.yaml").is_file():
-            return candidate
-    raise ConfigError(f"no configs/config.yaml beside {package} nor two levels up: reinstall degrade")
-
-
-@cache
-def group_options() -> dict[str, tuple[str, ...]]:
-    """Config groups and their options, as the files in `configs/` name them."""
-    groups: dict[str, tuple[str, ...]] = {}
-    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")):
-        groups[folder.name] = tuple(sorted(f.stem for f in folder.glob("*.yaml")))
-    return groups
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 
 def compose(overrides: Sequence[str] = ()) -> Experiment:
@@ -48,6 +28,9 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: an override is malformed, misspelt or out of range; one line that names it and the mend.
     """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
     overrides = [str(override) for override in overrides]
     for override in _parse(overrides):
         _check_key(override)
@@ -64,6 +47,10 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one of them is malformed or misspelt.
     """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
     with hydra_state_kept(), _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
         # Unresolved: some refer to the job, which there is none of yet.
@@ -74,6 +61,10 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def hydra_state_kept() -> Iterator[None]:
     """Hydra keeps its state in globals: leave a caller's own Hydra application as it was."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.core.singleton import Singleton
+
     Plugins.instance()  # found once; those that were found again would lack what they register on their import
     outer = Singleton.get_state()
     GlobalHydra.instance().clear()
@@ -97,7 +88,9 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     return [list(cell) for cell in itertools.product(*choices.values())]
 
 
-def _choices(override: Override) -> list[str]:
+def _choices(override: "Override") -> list[str]:
+    from hydra.core.override_parser.types import ValueType
+
     text = str(override.input_line)
     if not override.is_sweep_override():
         return [text]
@@ -116,6 +109,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: the file cannot be read, or it or an override holds what no experiment has.
     """
+    from omegaconf import DictConfig, OmegaConf
+
     with _one_line_errors():
         try:
             config = OmegaConf.load(path)
@@ -150,6 +145,8 @@ def network_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
+    from omegaconf import OmegaConf
+
     file = _experiment_file(experiment)
     shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
     return [
@@ -166,25 +163,30 @@ def untrained_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
+    from omegaconf import OmegaConf
+
     swept = OmegaConf.select(_experiment_file(experiment), "untrained", default=[])
     return expand([str(setting) for setting in swept]) if swept else []
 
 
 def figure_style(experiment: str) -> str | None:
     """The style in which a named experiment's figure is drawn, if its file names one."""
+    from omegaconf import OmegaConf
+
     style: str | None = OmegaConf.select(_experiment_file(experiment), "figure")
     return style
 
 
 def _experiment_file(experiment: str) -> Any:
-    folder = config_dir() / "experiment"
-    known = [f.stem for f in folder.glob("*.yaml")]
+    from omegaconf import OmegaConf
+
+    known = experiment_names()
     if experiment not in known:
         raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    return OmegaConf.load(folder / f"{experiment}.yaml")
+    return OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
 
 
-def experiment_of(config: DictConfig) -> Experiment:
+def experiment_of(config: "DictConfig") -> Experiment:
     """The experiment that a composed config describes, validated.
 
     Raises:
@@ -194,8 +196,10 @@ def experiment_of(config: DictConfig) -> Experiment:
         return _validated(config)
 
 
-def _validated(config: DictConfig) -> Experiment:
+def _validated(config: "DictConfig") -> Experiment:
     """Merge plain data into the schema, which refuses unknown keys and wrong types, and build the dataclasses."""
+    from omegaconf import OmegaConf
+
     plain = OmegaConf.to_container(config, resolve=True)
     merged = OmegaConf.merge(OmegaConf.structured(Experiment), plain)
     experiment = OmegaConf.to_object(merged)
@@ -204,7 +208,10 @@ def _validated(config: DictConfig) -> Experiment:
     return experiment
 
 
-def _parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
+def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]":
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     parsed = []
     for text in overrides:
         if text.startswith("-"):
@@ -225,7 +232,7 @@ def _parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
     return parsed
 
 
-def _check_key(override: Override) -> str:
+def _check_key(override: "Override") -> str:
     """Return the override's key, or raise with the nearest key that exists."""
     key, value = override.key_or_group, override.value()
     groups = group_options()
@@ -247,6 +254,9 @@ def _known_keys() -> frozenset[str]:
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise into a ConfigError of one line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         yield
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
@@ -255,6 +265,8 @@ def _one_line_errors() -> Iterator[None]:
 
 def _useful_line(error: BaseException) -> str:
     """The line of an error's chain that names the key and the value."""
+    from omegaconf.errors import OmegaConfBaseException
+
     cause: Any = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

@@ -12,6 +12,21 @@ from typing import Any
 
 from degrade.errors import ConfigError, did_you_mean
 
+#: Settings of a few words, and the words.
+CHOICES = {
+    "model.family": ("plain", "residual", "vgg"),
+    "model.shortcut": ("A", "B", "C"),
+    "model.norm": ("batch", "none"),
+    "model.init": ("he", "xavier", "gaussian", "dirac"),
+    "data.name": ("cifar10", "synthetic", "folder"),
+    "data.split": ("full", "45k/5k"),
+    "data.mean": ("per_pixel", "per_channel"),
+    "recipe.warmup": ("auto", "on", "off"),
+    "runtime.precision": ("auto", "fp32", "bf16"),
+    "runtime.engine": ("auto", "eager", "compiled", "graph", "compiled-graph"),
+    "runtime.memory_format": ("channels_last", "contiguous"),
+}
+
 
 @dataclass
 class ModelConfig:
@@ -41,10 +56,10 @@ class ModelConfig:
     """Added to batch norm's variance. Open in the paper."""
 
     def __post_init__(self) -> None:
-        _one_of("model.family", self.family, ("plain", "residual", "vgg"))
-        _one_of("model.shortcut", self.shortcut, ("A", "B", "C"))
-        _one_of("model.norm", self.norm, ("batch", "none"))
-        _one_of("model.init", self.init, ("he", "xavier", "gaussian", "dirac"))
+        _one_of("model.family", self.family)
+        _one_of("model.shortcut", self.shortcut)
+        _one_of("model.norm", self.norm)
+        _one_of("model.init", self.init)
         _at_least("model.classes", self.classes, 2)
         _within("model.bn_momentum", self.bn_momentum, 0, 1)
         _positive("model.bn_epsilon", self.bn_epsilon)
@@ -81,9 +96,9 @@ class DataConfig:
     """Seeds the generator of `synthetic`; unused otherwise."""
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, ("cifar10", "synthetic", "folder"))
-        _one_of("data.split", self.split, ("full", "45k/5k"))
-        _one_of("data.mean", self.mean, ("per_pixel", "per_channel"))
+        _one_of("data.name", self.name)
+        _one_of("data.split", self.split)
+        _one_of("data.mean", self.mean)
         _within("data.seed", self.seed, 0, 2**63 - 1)
         for limit in ("train_limit", "test_limit"):
             if getattr(self, limit) is not None:
@@ -133,7 +148,7 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         # YAML 1.1 reads a bare on/off as a boolean.
         self.warmup = {"true": "on", "false": "off"}.get(self.warmup.lower(), self.warmup)
-        _one_of("recipe.warmup", self.warmup, ("auto", "on", "off"))
+        _one_of("recipe.warmup", self.warmup)
         _path_part("recipe.name", self.name)
         _at_least("recipe.iterations", self.iterations, 1)
         _at_least("recipe.batch_size", self.batch_size, 1)
@@ -194,10 +209,12 @@ class CheckpointConfig:
 
 @dataclass
 class LogConfig:
-    """How fine the training curve is."""
+    """How fine the training curve is, and who else is told."""
 
     every: int | None = None
     """Iterations between rows of metrics. None: as often as evaluations."""
+    tensorboard: bool = False
+    """Write the rows for TensorBoard too, into the run's directory."""
 
     def __post_init__(self) -> None:
         _interval("log.every", self.every)
@@ -225,9 +242,9 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", self.device):
             raise ConfigError(f"runtime.device={self.device}: choose one of auto, cpu, cuda, cuda:N")
-        _one_of("runtime.precision", self.precision, ("auto", "fp32", "bf16"))
-        _one_of("runtime.engine", self.engine, ("auto", "eager", "compiled", "graph", "compiled-graph"))
-        _one_of("runtime.memory_format", self.memory_format, ("channels_last", "contiguous"))
+        _one_of("runtime.precision", self.precision)
+        _one_of("runtime.engine", self.engine)
+        _one_of("runtime.memory_format", self.memory_format)
         if self.threads is not None:
             _within("runtime.threads", self.threads, 1, 1024)
 
@@ -273,7 +290,8 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def _one_of(key: str, value: str) -> None:
+    choices = CHOICES[key]
     if value not in choices:
         hint = did_you_mean(value, choices)
         listed = "" if hint.startswith("choose") else f" (one of {', '.join(choices)})"

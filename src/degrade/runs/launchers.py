@@ -1,7 +1,6 @@
 """Hydra's launchers: what each needs, how it shares out a machine, what it has to be kept from."""
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from degrade.config.compose import compose_launcher
 from degrade.errors import ConfigError, did_you_mean
+from degrade.extras import installed
 
 #: Launcher: the extra that brings it, the plugin's distribution, its module.
 NEEDS = {
@@ -85,7 +85,7 @@ def _name(overrides: Sequence[str]) -> str:
     if name not in NEEDS:
         raise ConfigError(f"hydra/launcher={name}: {did_you_mean(name, NEEDS)}")
     need = NEEDS[name]
-    if need is not None and not _installed(need[2]):
+    if need is not None and not installed(need[2]):
         extra, distribution, _ = need
         raise ConfigError(
             f"hydra/launcher={name} is not installed: pip install {distribution}, "
@@ -96,13 +96,6 @@ def _name(overrides: Sequence[str]) -> str:
 
 def _chooses(text: str) -> bool:
     return text.partition("=")[0] == "hydra/launcher"
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even hydra_plugins is there
-        return False
 
 
 def _number(settings: dict[str, Any], key: str) -> int | None:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose
-from degrade.config.compose import group_options
+from degrade.config.groups import group_options
 from degrade.config.schema import flatten
 from degrade.errors import RunConflictError, RunError, RunInUseError
 
@@ -34,6 +34,7 @@ INCIDENTAL = frozenset(
         "checkpoint.every",
         "checkpoint.snapshots",
         "eval.batch_size",
+        "log.tensorboard",
         "name",
         "output",
         "runtime.device",

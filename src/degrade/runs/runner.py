@@ -17,6 +17,7 @@ from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunInterrupted
 from degrade.models import count_parameters
+from degrade.runs import board
 from degrade.runs.environment import describe, device_name
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
 from degrade.runs.record import RunRecord, now, run_directory
@@ -55,7 +56,8 @@ def run(
         RunConflictError: the directory holds a run of other settings.
         RunInUseError: another process is writing it.
         RunFailed: training raised; the record says what.
-        ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights.
+        ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights; or
+            `log.tensorboard` is, and the package is not installed.
     """
     record = RunRecord(run_directory(experiment))
     if record.exists and not fresh:
@@ -68,6 +70,7 @@ def run(
     if experiment.model.start is not None and begin is None and (fresh or not checkpoint.candidates(record.path)):
         start = experiment.model.start
         raise ConfigError(f"model.start={start}: `degrade probe construct` begins such runs; start it there")
+    board.check_board(experiment)
     bar = progress or Progress([experiment])
     session: _Session | None = None
     try:
@@ -86,6 +89,8 @@ def run(
         at = session.training.iteration if session is not None else 0
         raise RunFailed(f"{record.path} failed at iteration {at:,}: {first[0]}") from error
     finally:
+        if session is not None and session.board is not None:
+            session.board.close()
         if progress is None:
             bar.close()
     if session.signals.received:
@@ -116,6 +121,7 @@ class _Session:
         self.checkpoint_every = every
         self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
+        self.board: board.Board | None = None
         self._shown = 0.0
 
     def train(self, begin: Callable[[Training], None] | None) -> None:
@@ -126,6 +132,8 @@ class _Session:
         self._summarise("running")
         self.bar.describe(self.name)
         self._announce()
+        if self.experiment.log.tensorboard:
+            self.board = board.Board(self.record.path, self.record.rows())
         if self.training.iteration == 0:
             self._keep_snapshot()
         try:
@@ -133,6 +141,8 @@ class _Session:
                 self.record.append(dataclasses.asdict(row))
                 self._note(dataclasses.asdict(row))
                 self._tell(row)
+                if self.board is not None:
+                    self.board.add(dataclasses.asdict(row))
         except RunInterrupted:
             self._save()
             self._summarise("interrupted")
@@ -142,6 +152,8 @@ class _Session:
             ) from None
         self.bar.skip(max(0.0, self.work_left))
         self._save()
+        if self.board is not None:
+            self.board.finish(self.experiment, self.latest)
         self._summarise("diverged" if self.training.diverged else "complete")
         if self.training.diverged:
             log.warning(
@@ -307,6 +319,7 @@ def clear(record: RunRecord) -> None:
     # In this order: killed in between, what is left is an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
-    shutil.rmtree(record.path / "probes", ignore_errors=True)
+    for name in ("probes", board.FOLDER):
+        shutil.rmtree(record.path / name, ignore_errors=True)
     for name in ("metrics.jsonl", "environment.json", "config.yaml"):
         (record.path / name).unlink(missing_ok=True)

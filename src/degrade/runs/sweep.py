@@ -26,8 +26,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from degrade.config import Experiment, compose
-from degrade.config.compose import config_dir, expand, hydra_state_kept
+from degrade.config.compose import expand, hydra_state_kept
+from degrade.config.groups import config_dir
 from degrade.errors import ConfigError, RunError, RunInterrupted
+from degrade.runs.board import check_board
 from degrade.runs.cell import GRACE, STOP, job
 from degrade.runs.launchers import Launcher, choose_launcher, scancel_line, tended
 from degrade.runs.progress import SweepBar
@@ -91,6 +93,8 @@ def plan(overrides: Sequence[str], *, fresh: bool = False) -> Sweep:
     for_hydra = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     combinations = expand([text for text in overrides if text not in for_hydra])
     experiments = [compose(combination) for combination in combinations]
+    for experiment in experiments:
+        check_board(experiment)
     launcher = choose_launcher(for_hydra, len(combinations), experiments[0].runtime.device)
     cells = []
     for combination, experiment in zip(combinations, experiments, strict=True):

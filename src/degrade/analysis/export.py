@@ -1,0 +1,118 @@
+"""Records as one long table, a row a measurement, for other programs: csv, JSON or Parquet."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from degrade.extras import require
+from degrade.runs.record import RunRecord
+
+FORMATS = ("csv", "json", "parquet")
+
+SCHEMA_VERSION = 1
+
+#: What a row of metrics measures. Errors are fractions, losses mean cross-entropy in nats.
+QUANTITIES = (
+    "train_error",
+    "train_error_clean",
+    "test_error",
+    "train_loss",
+    "test_loss",
+    "lr",
+    "images_per_second",
+    "seconds",
+)
+
+#: The table's columns and their types in Parquet. experiment, variant: the run's folders. network: `plain-56`.
+COLUMNS = {
+    "experiment": "string",
+    "variant": "string",
+    "network": "string",
+    "family": "string",
+    "depth": "int32",
+    "seed": "int64",
+    "recipe": "string",
+    "status": "string",
+    "synthetic": "bool_",
+    "iteration": "int64",
+    "epoch": "float64",
+    "quantity": "string",
+    "value": "float64",
+}
+
+#: Rows of a Parquet file that are held in memory at a time.
+_GROUP = 100_000
+
+
+def measurements(records: Iterable[RunRecord]) -> Iterator[tuple[Any, ...]]:
+    """One tuple a measurement, in the order of COLUMNS; what was not measured, or is no finite number, is left out.
+
+    Raises:
+        RunError: a record's config cannot be read.
+    """
+    for record in records:
+        run = _run(record)
+        for row in record.rows():
+            at = (row["iteration"], row.get("epoch"))
+            for quantity in QUANTITIES:
+                value = row.get(quantity)
+                if isinstance(value, int | float) and math.isfinite(value):
+                    yield (*run, *at, quantity, float(value))
+
+
+def _run(record: RunRecord) -> tuple[Any, ...]:
+    """The columns that all of a run's rows share."""
+    config, path = record.config, record.path.resolve()
+    family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
+    names = (path.parents[1].name, path.parent.name, f"{family}-{depth}")
+    synthetic = config["data"]["name"] == "synthetic"
+    return (*names, family, depth, int(config["seed"]), str(config["recipe"]["name"]), record.status, synthetic)
+
+
+def write_csv(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
+    """Write a header and the rows; numbers so that reading them gives the same ones."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    where = list(COLUMNS).index("synthetic")
+    writer.writerows((*row[:where], str(row[where]).lower(), *row[where + 1 :]) for row in rows)
+
+
+def write_json(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
+    """Write `{"schema_version": 1, "measurements": [{...}, ...]}`, an object a line."""
+    file.write(f'{{"schema_version": {SCHEMA_VERSION}, "measurements": [')
+    for k, row in enumerate(rows):
+        file.write((",\n" if k else "\n") + json.dumps(dict(zip(COLUMNS, row, strict=True))))
+    file.write("\n]}\n")
+
+
+def write_parquet(rows: Iterable[tuple[Any, ...]], path: Path) -> None:
+    """Write a Parquet file; its metadata hold `schema_version`.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+    """
+    require("pyarrow", extra="parquet", what="--format parquet")
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {name: getattr(pa, kind)() for name, kind in COLUMNS.items()}
+    schema = pa.schema(types.items(), metadata={"schema_version": str(SCHEMA_VERSION)})
+    with parquet.ParquetWriter(path, schema) as writer:
+        for group in _groups(rows):
+            columns = zip(*group, strict=True)
+            arrays = [pa.array(own, kind) for own, kind in zip(columns, types.values(), strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _groups(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    group: list[tuple[Any, ...]] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,219 @@
+"""What a shell completes: settings and their values, run directories, the words that options take.
+
+Asked at each press of a key, so neither torch nor Hydra is imported. No answer ends in `=` or `/` alone, since shells
+put a space behind an only one: what can follow is answered with it.
+"""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Names the shell's question in the environment, as Typer's scripts ask it: `complete_bash`.
+QUESTION = "_DEGRADE_COMPLETE"
+
+#: Entries of folders that are looked at for runs; where there are more, folders are offered unseen.
+_PATIENCE = 2000
+
+
+def answer(ask: Callable[[], Any]) -> int:
+    """Answer a shell's question.
+
+    Args:
+        ask: lets Typer print its answer, by the environment.
+
+    Returns:
+        The exit code; fish asks by it whether there is an answer.
+    """
+    bash = os.environ[QUESTION] == "complete_bash" and "COMP_WORDS" in os.environ
+    prefix = _join_words() if bash else ""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code: Any = 0
+        try:
+            ask()
+        except SystemExit as end:
+            code = end.code
+    lines = out.getvalue().splitlines()
+    if bash:
+        lines = [re.sub(r"([\s\\'\"`$&|;<>()*?!#{}])", r"\\\1", line.removeprefix(prefix)) for line in lines]
+    print("\n".join(lines))
+    return code if isinstance(code, int) else 0
+
+
+def _join_words() -> str:
+    """Undo what bash does to words: it splits them at `=` and `:`, and replaces the last part only.
+
+    Returns:
+        The parts of the word before that, which bash does not want to hear again.
+    """
+    words = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+    joined: list[str] = []
+    glued = False
+    for word in words:
+        breaks = bool(re.fullmatch("[=:]+", word))
+        if joined and (breaks or glued):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        glued = breaks
+    last = "" if glued else words[-1]
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(len(joined) - 1)
+    return joined[-1].removesuffix(last) if last else joined[-1] * glued
+
+
+def settings(incomplete: str) -> list[str]:
+    """`KEY=VALUE`: keys of settings and config groups; of the only key, or behind its `=`, the values."""
+    return _settings(incomplete, _defaults())
+
+
+def swept_settings(incomplete: str) -> list[str]:
+    """The same, and Hydra's launcher."""
+    return _settings(incomplete, {**_defaults(), "hydra/launcher": None})
+
+
+def experiment_or_settings(incomplete: str) -> list[str]:
+    """A named experiment, or settings that it leaves free."""
+    from degrade.config.groups import experiment_names
+
+    fixed = ("model", "model.family", "model.depth", "seed")
+    free = {key: value for key, value in _defaults().items() if key not in fixed}
+    return [*_beginning(experiment_names(), incomplete), *_settings(incomplete, free)]
+
+
+def runs_or_settings(incomplete: str) -> list[str]:
+    """A run's directory, or settings, or `experiment=`."""
+    return [*runs(incomplete), *_settings(incomplete, {**_defaults(), "experiment": None})]
+
+
+def _settings(incomplete: str, known: dict[str, Any]) -> list[str]:
+    key, equals, value = incomplete.partition("=")
+    keys = [key] if equals else _beginning(known, key)
+    if not equals and len(keys) != 1:
+        return [f"{each}=" for each in keys]
+    before = value[: value.rfind(",") + 1]  # of several values in a sweep, those that stand
+    found = [f"{keys[0]}={before}{own}" for own in _values(keys[0], known) if own not in before.split(",")]
+    return found if equals else [f"{keys[0]}=", *found]
+
+
+def _defaults() -> dict[str, Any]:
+    """Settings and their defaults; config groups, which have none."""
+    from degrade.config import Experiment
+    from degrade.config.groups import group_options
+
+    return {**dict.fromkeys(group_options()), **Experiment().flat()}
+
+
+def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
+    """Values that a setting may take; its default where they cannot be listed."""
+    from degrade.config.groups import experiment_names, group_options, launcher_names
+    from degrade.config.schema import CHOICES
+
+    default = known.get(key)
+    listed = {"experiment": experiment_names, "hydra/launcher": launcher_names}
+    if key in known and key in listed:
+        return listed[key]()
+    if isinstance(default, bool):
+        return ("true", "false")
+    if key == "runtime.device":
+        return devices("")
+    found = CHOICES.get(key) or group_options().get(key)
+    if found:
+        return found
+    return () if default is None else (str(default).replace(" ", ""),)
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run directories, and folders that hold some, one level below what is typed; deeper where that is one folder."""
+    typed, _, name = incomplete.rpartition("/")
+    typed = f"{typed}/" if "/" in incomplete else ""
+    patience = [_PATIENCE]
+    found = []
+    for entry in _folders(Path(os.path.expanduser(typed or "."))):  # noqa: PTH111 - Path's own raises for unknown users
+        if entry.name.startswith(name) and not (entry.name.startswith(".") and not name.startswith(".")):
+            if _is_run(entry):
+                found.append(f"{typed}{entry.name}")
+            elif _holds_runs(entry, 3, patience):
+                found.append(f"{typed}{entry.name}/")
+    if len(found) == 1 and found[0].endswith("/"):
+        found += runs(found[0])
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    return []
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def _holds_runs(folder: Path, levels: int, patience: list[int]) -> bool:
+    """Whether there is a run at most so many levels below a folder, or too much to find out."""
+    for below in _folders(folder):
+        patience[0] -= 1
+        if patience[0] < 0 or _is_run(below):
+            return True
+        if levels > 1 and not below.name.startswith(".") and _holds_runs(below, levels - 1, patience):
+            return True
+    return False
+
+
+def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer gives it
+    """None of degrade's: the shell completes files where there is no answer."""
+    return []
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Recipes by name."""
+    from degrade.config.groups import group_options
+
+    return _beginning(group_options()["recipe"], incomplete)
+
+
+def devices(incomplete: str) -> list[str]:
+    """Devices; of several GPUs the shell does not know."""
+    return _beginning(("auto", "cpu", "cuda"), incomplete)
+
+
+def precisions(incomplete: str) -> list[str]:
+    """Precisions by name."""
+    from degrade.config.schema import CHOICES
+
+    return _beginning(CHOICES["runtime.precision"], incomplete)
+
+
+def bands(incomplete: str) -> list[str]:
+    """Bands over seeds."""
+    from degrade.analysis.curves import BANDS
+
+    return _beginning(BANDS, incomplete)
+
+
+def styles(incomplete: str) -> list[str]:
+    """Styles of figures."""
+    from degrade.analysis.curves import STYLES
+
+    return _beginning(STYLES, incomplete)
+
+
+def table_formats(incomplete: str) -> list[str]:
+    """Formats of tables."""
+    from degrade.analysis.table import FORMATS
+
+    return _beginning(FORMATS, incomplete)
+
+
+def export_formats(incomplete: str) -> list[str]:
+    """Formats of exported tables."""
+    from degrade.analysis.export import FORMATS
+
+    return _beginning(FORMATS, incomplete)
+
+
+def _beginning(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]

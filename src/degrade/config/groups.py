@@ -1,0 +1,36 @@
+"""The files of `configs/`: where they are and what they are called. No Hydra, so that completion is quick."""
+
+from functools import cache
+from pathlib import Path
+
+from degrade.errors import ConfigError
+
+
+@cache
+def config_dir() -> Path:
+    """The folder `configs`: inside the package in a wheel, at the top level of a source checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "configs", package.parents[1] / "configs"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise ConfigError(f"no configs/config.yaml beside {package} nor two levels up: reinstall degrade")
+
+
+@cache
+def group_options() -> dict[str, tuple[str, ...]]:
+    """Config groups and their options, as the files in `configs/` name them."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")):
+        groups[folder.name] = tuple(sorted(f.stem for f in folder.glob("*.yaml")))
+    return groups
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Named experiments, which `degrade reproduce` trains."""
+    return tuple(sorted(f.stem for f in (config_dir() / "experiment").glob("*.yaml")))
+
+
+def launcher_names() -> tuple[str, ...]:
+    """Hydra's launchers that `degrade sweep` takes."""
+    ours = (config_dir() / "hydra" / "launcher").glob("degrade_*.yaml")
+    return ("basic", *sorted(f.stem.removeprefix("degrade_") for f in ours))

@@ -1,0 +1,100 @@
+"""A run's trained weights as a safetensors file that PyTorch loads without degrade."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from degrade import __version__
+from degrade.config import Experiment, load_config
+from degrade.data import ImageSet, load_images
+from degrade.errors import RunError
+from degrade.extras import require
+from degrade.runs.record import RunRecord
+from degrade.training import checkpoint
+
+log = logging.getLogger("degrade.run")
+
+NAME = "weights.safetensors"
+
+#: Beside the network's own tensors: what is to be subtracted from images, float32 3 x 32 x 32.
+MEAN = "input_mean"
+
+
+def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
+    """Write the newest checkpoint's network as safetensors, with what it takes to use it.
+
+    Tensors have the names of the network's modules; one more, `input_mean`, is the mean training image, which the
+    network was trained without. It is computed from the images, which must be at hand.
+
+    Args:
+        record: whose checkpoint.
+        target: the file; replaced if it is there.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        ConfigError: safetensors is not installed.
+        RunError: the record has no checkpoint that can be used.
+        RunConflictError: the images are not those it was trained on.
+    """
+    require("safetensors", extra="safetensors", what="--weights")
+    from safetensors.torch import save_file
+
+    experiment = load_config(record.path / "config.yaml")
+    weights, iteration = _newest(record)
+    images = load_images(experiment.data, say=log.info)
+    record.check_images(images.content_hash)
+    facts = _metadata(record, experiment, images, iteration)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(target.name + ".tmp")
+    save_file({**weights, MEAN: images.mean.contiguous()}, fresh, metadata=facts)
+    fresh.replace(target)
+    return facts
+
+
+def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
+    """The tensors of the newest usable checkpoint, each with memory of its own, and the iteration."""
+    found: dict[str, Any] = {}
+
+    def take(state: dict[str, Any]) -> None:
+        found.update(iteration=int(state["iteration"]), weights=state["engine"]["model"])
+
+    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.warning) is None:
+        raise RunError(f"{record.path}: has no usable checkpoint; train it again")
+    contiguous = {
+        key: own.contiguous().clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()
+    }
+    return contiguous, found["iteration"]
+
+
+def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:
+    """All in words, as the format wants it. Errors are fractions, those of this iteration if they were measured."""
+    model = experiment.model
+    row = next((row for row in record.rows() if row["iteration"] == iteration), {})
+    facts = {
+        "format": "pt",
+        "family": model.family,
+        "depth": model.depth,
+        "shortcut": model.shortcut if model.family == "residual" else None,
+        "norm": model.norm,
+        "bn_epsilon": model.bn_epsilon,
+        "init": model.init,
+        "width": model.width if model.family == "vgg" else None,
+        "classes": model.classes,
+        "class_names": ", ".join(images.classes),
+        "input": f"float32 N x 3 x 32 x 32: (pixel / 255) - {MEAN}",
+        "input_mean_kind": experiment.data.mean,
+        "recipe": experiment.recipe.name,
+        "iteration": iteration,
+        "iterations": experiment.recipe.iterations,
+        "seed": experiment.seed,
+        "test_error": row.get("test_error"),
+        "train_error_clean": row.get("train_error_clean"),
+        "data": experiment.data.name,
+        "data_hash": images.content_hash,
+        "degrade_version": __version__,
+    }
+    return {key: str(value) for key, value in facts.items() if value is not None}

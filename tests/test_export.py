@@ -1,0 +1,202 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from degrade.config import Experiment
+from degrade.data import load_images
+from degrade.extras import installed
+from degrade.runs import RunRecord, run
+from degrade.runs.evaluation import restored
+from tests.conftest import SMALL, Outcome
+from tests.records import finished, story
+
+Cli = Callable[..., Outcome]
+
+needs_pyarrow = pytest.mark.skipif(not installed("pyarrow"), reason="no extra [parquet]")
+needs_safetensors = pytest.mark.skipif(not installed("safetensors"), reason="no extra [safetensors]")
+
+
+def test_the_table_is_long_a_row_a_measurement(cli: Cli, tmp_path: Path) -> None:
+    story(tmp_path / "outputs", {"plain-20": ([9.0, 8.0], [10.0, 11.0])})
+    outcome = cli("export")
+    rows = list(csv.DictReader(io.StringIO(outcome.out)))
+    assert outcome.code == 0
+    assert len(rows) == 2 * (2 * 7 + 1)  # seven quantities in each of two rows, and the clean error at the end
+    assert set(rows[0].values()) >= {"paper", "plain-20", "plain", "20", "0", "complete", "false"}
+    found = {(row["seed"], row["iteration"], row["quantity"]): float(row["value"]) for row in rows}
+    assert found["1", "64000", "test_error"] == 0.11
+    assert found["0", "64000", "train_error_clean"] == 0.09
+    assert "train_error_clean" not in {row["quantity"] for row in rows if row["iteration"] != "64000"}
+
+
+def test_all_formats_hold_the_same(cli: Cli, tmp_path: Path) -> None:
+    story(tmp_path / "outputs", {"plain-20": ([9.0], [10.0]), "residual-20": ([8.0], [9.0])})
+    by_csv = list(csv.DictReader(io.StringIO(cli("export", "outputs").out)))
+    as_json = json.loads(cli("export", "outputs", "--format", "json").out)
+    assert as_json["schema_version"] == 1
+    assert [str(row["value"]) for row in as_json["measurements"]] == [row["value"] for row in by_csv]
+    assert as_json["measurements"][0]["synthetic"] is False
+    assert cli("export", "--output", "deep/table.json").out == "table: deep/table.json\n"
+    assert json.loads((tmp_path / "deep/table.json").read_text()) == as_json
+
+
+@needs_pyarrow
+def test_parquet_is_typed_and_written_by_its_suffix(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow import parquet
+
+    monkeypatch.setattr("degrade.analysis.export._GROUP", 4)
+    story(tmp_path / "outputs", {"plain-20": ([9.0], [10.0])})
+    assert cli("export", "--output", "table.parquet").code == 0
+    table = parquet.read_table(tmp_path / "table.parquet")
+    assert str(table.schema.field("seed").type) == "int64"
+    assert table.schema.metadata[b"schema_version"] == b"1"
+    by_csv = list(csv.DictReader(io.StringIO(cli("export").out)))
+    assert [repr(row["value"]) for row in table.to_pylist()] == [row["value"] for row in by_csv]
+
+
+def test_what_is_not_finite_or_damaged_is_left_out(cli: Cli, tmp_path: Path) -> None:
+    record = finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2, status="diverged")
+    lines = (record.path / "metrics.jsonl").read_text().splitlines()
+    (record.path / "metrics.jsonl").write_text(lines[0].replace("0.1,", "NaN,") + "\nbroken\n")
+    rows = list(csv.DictReader(io.StringIO(cli("export").out)))
+    assert {row["status"] for row in rows} == {"diverged"}
+    assert "lr" not in {row["quantity"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--format", "xlsx"],
+        ["--output", "table.xlsx"],
+        ["--format", "parquet"],
+        ["nowhere"],
+        ["--weights"],
+        ["--weights", "outputs", "--format", "csv"],
+        ["--weights", "outputs"],
+        ["--output", "file/table.csv"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line(arguments: list[str], cli: Cli, tmp_path: Path) -> None:
+    finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
+    (tmp_path / "file").write_text("")
+    outcome = cli("export", *arguments)
+    assert (outcome.code, outcome.err.count("\n"), outcome.err[:9]) == (2, 1, "degrade: "), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package"), [(["--output", "t.parquet"], "pyarrow"), (["--weights", "outputs"], "safetensors")]
+)
+def test_a_missing_package_says_what_installs_it(
+    arguments: list[str], package: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
+    monkeypatch.setattr("degrade.extras.installed", lambda _: False)
+    outcome = cli("export", *arguments)
+    assert outcome.code == 2
+    assert f"pip install {package}, or pip install '.[" in outcome.err
+
+
+#: A plain script, as in README.md: it must not know degrade.
+SCRIPT = """
+import sys
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.stride, self.pad = stride, (after - before) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(out + shortcut)  # a plain network: F.relu(out)
+
+
+class ResNet(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        for k, (before, after) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
+            more = [Block(after, after, 1) for _ in range((depth - 2) // 6 - 1)]
+            setattr(self, f"layer{k}", nn.Sequential(Block(before, after, 1 if k == 1 else 2), *more))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        out = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(out.mean((2, 3)))
+
+
+path = sys.argv[1]
+depth = int(safe_open(path, "pt").metadata()["depth"])
+weights = load_file(path)
+mean = weights.pop("input_mean")  # 3 x 32 x 32, to be subtracted from pixel / 255
+model = ResNet(depth).eval()
+model.load_state_dict(weights)
+"""
+
+SCORE = """
+assert "degrade" not in sys.modules
+images = torch.load(sys.argv[2])
+with torch.no_grad():
+    torch.save(model(images.float() / 255 - mean), sys.argv[3])
+"""
+
+
+@needs_safetensors
+def test_weights_score_the_same_logits_in_a_plain_script(
+    small: Callable[..., Experiment], cli: Cli, tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+
+    settings = ["model=residual", "model.depth=20", "recipe.iterations=4"]
+    experiment = small(*settings)
+    record = run(experiment)
+    outcome = cli("export", "--weights", str(record.path))
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith(f"weights: {record.path}/weights.safetensors\n")
+    with safe_open(record.path / "weights.safetensors", "pt") as file:
+        facts = file.metadata()
+    expected = {"family": "residual", "depth": "20", "shortcut": "A", "classes": "10", "iteration": "4", "seed": "0"}
+    assert expected.items() <= facts.items()
+    assert float(facts["test_error"]) == record.summary["test_error"]
+    assert facts["data_hash"] == record.environment["data_hash"]
+
+    images = load_images(experiment.data)
+    training = restored(record, experiment, images)
+    model = training.engine.model.eval()
+    with torch.no_grad():
+        ours = model(images.test_images.float() / 255 - images.mean)
+    torch.save(images.test_images, tmp_path / "images.pt")
+    command = [sys.executable, "-c", SCRIPT + SCORE, f"{record.path}/weights.safetensors", "images.pt", "logits.pt"]
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), ours, rtol=1e-4, atol=1e-5)
+
+
+@needs_safetensors
+def test_weights_without_a_checkpoint_are_refused(cli: Cli, tmp_path: Path) -> None:
+    assert cli("train", *SMALL).code == 0
+    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+    for path in record.path.glob("checkpoint*"):
+        path.unlink()
+    outcome = cli("export", "--weights", str(record.path), "--output", "w.safetensors")
+    assert outcome.code == 2
+    assert "no usable checkpoint" in outcome.err
+    assert not (tmp_path / "w.safetensors").exists()
