@@ -106,50 +106,10 @@ def test_a_missing_package_says_what_installs_it(
     assert f"pip install {package}, or pip install '.[" in outcome.err
 
 
-#: A plain script, as in README.md: it must not know degrade.
-SCRIPT = """
-import sys
-import torch
-import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import nn
-
-
-class Block(nn.Module):
-    def __init__(self, before, after, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        self.stride, self.pad = stride, (after - before) // 2
-
-    def forward(self, x):
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(out + shortcut)  # a plain network: F.relu(out)
-
-
-class ResNet(nn.Module):
-    def __init__(self, depth):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        for k, (before, after) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
-            more = [Block(after, after, 1) for _ in range((depth - 2) // 6 - 1)]
-            setattr(self, f"layer{k}", nn.Sequential(Block(before, after, 1 if k == 1 else 2), *more))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        out = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        return self.linear(out.mean((2, 3)))
-
-
-path = sys.argv[1]
-depth = int(safe_open(path, "pt").metadata()["depth"])
-weights = load_file(path)
-mean = weights.pop("input_mean")  # 3 x 32 x 32, to be subtracted from pixel / 255
-model = ResNet(depth).eval()
-model.load_state_dict(weights)
-"""
+#: README's, which knows nothing of degrade.
+SCRIPT = (
+    (Path(__file__).parents[1] / "README.md").read_text().split("<!-- weights -->\n```python\n")[1].split("```")[0]
+)
 
 SCORE = """
 assert "degrade" not in sys.modules
