@@ -103,7 +103,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
             )
         axes.set_ylabel(name)
         axes.set_xlabel("depth (weighted layers)")
-        axes.set_xticks(sorted({curve.depth for own in lines.values() for curve in own}))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -172,10 +172,14 @@ def _told_apart(head: str, curves: Sequence[Curve], of: Callable[[Mapping[str, A
     found = [of(curve.config) for curve in curves]
     common = [item for item in found[0] if all(item in other for other in found)]
     parts = list(common)
+    labels: dict[str, list[str]] = {}
     for curve, items in zip(curves, found, strict=True):
         own = [item for item in items if item not in common]
         if own:
-            parts.append(f"{curve.label}: {', '.join(own)}")
+            labels.setdefault(", ".join(own), []).append(curve.label)
+    for what, whose in labels.items():
+        who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
+        parts.append(f"{who}: {what}")
     return head + "; ".join(parts) if parts else ""
 
 
