@@ -19,6 +19,10 @@ FIGURES = {
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
     "quick/responses.png": ["probe", "responses", QUICK],
     "quick/landscape.png": ["probe", "landscape", *DEEP],
+    "quick-construct/construct.png": [
+        *("probe", "construct", f"{QUICK}/plain-20/seed-1", "--depth", "56", "--continue", "300", "optim.lr=0.005"),
+        *("eval.every=100", "log.every=25"),
+    ],
     "gradients/gradients.png": ["probe", "gradients", str(REFERENCE / "gradients")],
     "vgg_wall/figure.png": [
         "plot",
