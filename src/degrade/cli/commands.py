@@ -33,6 +33,7 @@ from degrade.cli.options import (
     Device,
     DryRun,
     Family,
+    FigureFile,
     Format,
     Fresh,
     Overrides,
@@ -155,7 +156,7 @@ def reproduce(
         typer.Argument(
             metavar="EXPERIMENT KEY=VALUE",
             autocompletion=completion.experiment_or_settings,
-            help="story (default), figure1, figure6 or vgg_wall; then settings.",
+            help="story (default), figure1, figure6, vgg_wall or gradients; then settings.",
         ),
     ] = None,
     recipe: Annotated[
@@ -282,15 +283,7 @@ def sweep(
 @app.command()
 def plot(
     runs: Runs = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            autocompletion=completion.files,
-            help="png, svg or pdf. Default: figure.png beside the runs.",
-        ),
-    ] = None,
+    output: FigureFile = None,
     style: Annotated[
         str | None,
         typer.Option(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from degrade.cli import completion
 from degrade.cli.options import DONE, Band, Runs, check_word, chosen
 from degrade.errors import ConfigError
 
@@ -13,7 +14,12 @@ def report(
     runs: Runs = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The page, .html. Default: report.html beside the runs."),
+        typer.Option(
+            "--output",
+            "-o",
+            autocompletion=completion.files,
+            help="The page, .html. Default: report.html beside the runs.",
+        ),
     ] = None,
     band: Band = "std",
 ) -> int:
