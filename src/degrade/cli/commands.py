@@ -1,19 +1,11 @@
-"""The command line: thin, and the only place that knows exit codes.
+"""The commands: thin. torch and matplotlib take seconds to import, so each imports what it needs when it runs."""
 
-0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" ·
-130 interrupted, checkpoint written. torch and matplotlib take seconds to import, so commands import what they need
-when they run.
-"""
-
-import contextlib
-import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +14,8 @@ from degrade.cli import completion
 from degrade.cli.anatomy import inspect
 from degrade.cli.export import export
 from degrade.cli.options import (
-    BAD_INPUT,
     DONE,
     FILES,
-    INTERRUPTED,
     RUN,
     RUN_FAILED,
     Band,
@@ -52,15 +42,7 @@ from degrade.cli.options import (
 )
 from degrade.cli.probe import probe_app
 from degrade.cli.report import report
-from degrade.errors import (
-    ConfigError,
-    DatasetError,
-    DegradeError,
-    RunError,
-    RunFailed,
-    RunInterrupted,
-    raise_stopped,
-)
+from degrade.errors import ConfigError, RunError, RunInterrupted
 
 if TYPE_CHECKING:
     from degrade.analysis import Curve
@@ -69,9 +51,6 @@ if TYPE_CHECKING:
     from degrade.runs.sweep import Sweep
 
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4}
-
-# typer bundles click in some versions and imports it in others: reach the base class through a public name.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Reproduce the degradation problem: deeper plain networks train worse, identity shortcuts mend it.",
@@ -503,128 +482,6 @@ def data_info(
     for name, digest in HASHES.items():
         print(f"SHA-256 {name}: {digest}")
     return DONE
-
-
-def entry_point() -> None:
-    """The console script."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which stops as Ctrl-C does, while fetching and between runs too
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
-            signal.signal(number, raise_stopped)
-    if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
-        os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")  # Typer takes a job on GitHub for a terminal
-    code = main(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader went away, as `head` does: not an error, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; errors are one line on stderr (DEGRADE_DEBUG=1: a traceback)."""
-    if completion.QUESTION in os.environ:
-        return completion.answer(lambda: app(args=[], prog_name="degrade", standalone_mode=False))
-    manners, words = _manners(arguments)
-    _configure_logging(manners)
-    with contextlib.redirect_stderr(_NoTerminal(sys.stderr)) if "--quiet" in manners else contextlib.nullcontext():
-        return _run(words, manners)
-
-
-def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--quiet` and `--verbose`, which may stand anywhere, and the other words."""
-    end = list(arguments).index("--") if "--" in arguments else len(arguments)
-    manners = [word for word in arguments[:end] if word in ("--quiet", "--verbose")]
-    return manners, [*(word for word in arguments[:end] if word not in manners), *arguments[end:]]
-
-
-class _NoTerminal(io.TextIOBase):
-    """A stream that is no terminal: progress bars hide themselves."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def isatty(self) -> bool:
-        """Never."""
-        return False
-
-    def write(self, text: str) -> int:
-        """Pass on."""
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        """Pass on."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """That of the stream."""
-        return self._stream.fileno()
-
-
-def _run(words: list[str], manners: list[str]) -> int:
-    try:
-        if len(set(manners)) > 1:
-            raise ConfigError("--quiet --verbose: leave one of them out")
-        code = app(args=words, prog_name="degrade", standalone_mode=False)
-        if code == INTERRUPTED:  # typer's answer to Ctrl-C
-            return _failed(KeyboardInterrupt(), "interrupted", INTERRUPTED)
-        return code if isinstance(code, int) else DONE
-    except UsageError as error:
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _failed(error, " ".join(text.split()), BAD_INPUT)
-    except RunInterrupted as error:
-        return _failed(error, str(error), INTERRUPTED)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _failed(error, "interrupted", INTERRUPTED)
-    except RunFailed as error:
-        return _failed(error, str(error), RUN_FAILED)
-    except DegradeError as error:
-        return _failed(error, str(error), BAD_INPUT)
-    except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
-        return DONE
-    except OSError as error:  # a path too long, not permitted, on a full disk
-        where = f"{error.filename}: " if error.filename else ""
-        return _failed(error, f"{where}{error.strerror or error}; check the path", BAD_INPUT)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return _failed(
-            error, f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)", RUN_FAILED
-        )
-
-
-def _failed(error: BaseException, message: str, code: int) -> int:
-    if os.environ.get("DEGRADE_DEBUG", "") not in ("", "0"):
-        import traceback
-
-        traceback.print_exception(error)
-    if not isinstance(error, DatasetError):  # whose list of what was tried has lines of its own
-        message = message.replace("\n", "\\n")
-    with contextlib.suppress(OSError):
-        if message:
-            print(f"degrade: {message}", file=sys.stderr)
-    return code
-
-
-class _Lines(logging.Handler):
-    """Log lines on stdout, above the progress bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        # A reader of the pipe that went away must not end a training.
-        with contextlib.suppress(BrokenPipeError):
-            tqdm.write(record.getMessage(), file=sys.stdout)
-            sys.stdout.flush()
-
-
-def _configure_logging(manners: Sequence[str] = ()) -> None:
-    log = logging.getLogger("degrade")
-    level = logging.ERROR if "--quiet" in manners else logging.DEBUG if "--verbose" in manners else logging.INFO
-    log.handlers = [_Lines(level)]
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
 
 
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
