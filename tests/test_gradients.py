@@ -195,6 +195,10 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     (csv,) = tmp_path.rglob("probes/gradients.csv")
     assert len(csv.read_text().splitlines()) == 1 + 8 * 4
     assert "skipped" in cli(*command).out
+    measured = (folder / "gradients-initial.png").read_bytes()
+    again = cli("probe", "gradients", str(folder), "-o", "again.png")
+    assert again.out.endswith("figure: again.png\nfigure: again-initial.png\n")
+    assert (tmp_path / "again-initial.png").read_bytes() == measured
     assert cli("reproduce", "gradients", *SMALL[:-1], "recipe.iterations=3").out.count("degrade probe gradients") == 1
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the story.", no_args_is_help=True)
 
+#: Networks before their first update: the table beside the runs that their figure is drawn from.
+INITIAL = "gradients-initial.csv"
+
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many images. [default: all]")]
 
 
@@ -89,6 +92,7 @@ def probe_gradients(
 
     Measured in train mode on the first training images. Runs trained with checkpoint.snapshots=K are looked at along
     training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the numbers.
+    gradients-initial.csv beside the runs, of networks before their first update, is drawn again too.
 
     Examples:
 
@@ -106,7 +110,12 @@ def probe_gradients(
         raise ConfigError(f"{settings[0]}: name runs, or settings of networks, not both")
     if not settings:
         records, folder = chosen([Path(run) for run in runs] or None)
-        return _gradients_of(records, folder, output, limit, device)
+        _gradients_of(records, folder, output, limit, device)
+        from degrade.probes.numbers import read
+
+        if table := read(folder / INITIAL):
+            _draw_initial(table, _initial_figure(output) or folder / "gradients-initial.png")
+        return DONE
     names = [word.partition("=")[2] for word in settings if word.startswith("experiment=")]
     settings = [word for word in settings if not word.startswith("experiment=")]
     if not names:
@@ -124,8 +133,7 @@ def _gradients_experiment(
     if not any(own.checkpoint.snapshots for own in planned):
         raise ConfigError(f"experiment={experiment}: keeps no snapshots; add checkpoint.snapshots=16 and a name=...")
     if networks := untrained_matrix(experiment):
-        beside = output and output.with_stem(f"{output.stem}-initial")
-        _initial_gradients(networks, [f"name={planned[0].name}", *settings], beside, limit, device)
+        _initial_gradients(networks, [f"name={planned[0].name}", *settings], _initial_figure(output), limit, device)
     from degrade.runs import run_directory, run_matrix
 
     records = run_matrix(planned)
@@ -133,9 +141,14 @@ def _gradients_experiment(
     return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
 
 
+def _initial_figure(output: Path | None) -> Path | None:
+    """Beside the figure of the runs."""
+    return output and output.with_stem(f"{output.stem}-initial")
+
+
 def _gradients_of(
     records: "list[RunRecord]", folder: Path, output: Path | None, limit: int | None, device: str | None
-) -> int:
+) -> None:
     """Measure and draw runs, along training where there are snapshots."""
     curves = _curves(records, "gradients")
     from degrade.analysis.figures import footer, save
@@ -160,7 +173,6 @@ def _gradients_of(
         figure = probe.draw_heat_maps(curves, found)
     save(figure, target := output or folder / "gradients.png")
     print(f"figure: {target}")
-    return DONE
 
 
 def _initial_gradients(
@@ -174,7 +186,6 @@ def _initial_gradients(
     experiments = [compose([*common, *network, *own]) for own in expand(settings) for network in networks or [[]]]
     from tqdm import tqdm
 
-    from degrade.analysis.figures import save
     from degrade.data import load_images
     from degrade.probes import gradients as probe
     from degrade.probes.numbers import write
@@ -185,19 +196,21 @@ def _initial_gradients(
     bar = tqdm(experiments, "initialisation", leave=False, disable=None)
     found = [probe.initial_gradients(own, images[repr(own.data)], limit=limit) for own in bar]
     folder = run_directory(experiments[0]).parents[1]
-    profiles = probe.initial_profiles(experiments, found)
-    rows = [
-        {"family": own.model.family, "norm": own.model.norm, "network": profile.label, **row}
-        for own, profile in zip(experiments, profiles, strict=True)
-        for row in profile.rows
-    ]
-    write(folder / "gradients-initial.csv", rows)
-    _print_gradients([(f"{profile.panel}, {profile.label}", profile.rows) for profile in profiles])
-    sets = sorted({own.data.name.replace("synthetic", "SYNTHETIC").replace("cifar", "CIFAR-") for own in experiments})
-    text = f"before the first update, {'/'.join(sets)} data; {probe.what({limit or probe.IMAGES})}"
-    save(probe.draw_profiles(profiles, text), target := output or folder / "gradients-initial.png")
-    print(f"figure: {target}")
+    table = probe.initial_table(experiments, found, limit or probe.IMAGES)
+    write(folder / INITIAL, table)
+    _print_gradients(
+        [(f"{profile.panel}, {profile.label}", profile.rows) for profile in probe.initial_profiles(table)]
+    )
+    _draw_initial(table, output or folder / "gradients-initial.png")
     return DONE
+
+
+def _draw_initial(table: "Sequence[Row]", target: Path) -> None:
+    from degrade.analysis.figures import save
+    from degrade.probes.gradients import draw_initial
+
+    save(draw_initial(table), target)
+    print(f"figure: {target}")
 
 
 def _print_gradients(lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:

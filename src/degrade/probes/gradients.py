@@ -27,7 +27,7 @@ from degrade.config import Experiment
 from degrade.data import ImageSet
 from degrade.data.batches import single_view
 from degrade.models import CifarNet, VggNet
-from degrade.probes.numbers import Row, kept_or_measured, subject
+from degrade.probes.numbers import Row, Value, kept_or_measured, subject
 from degrade.probes.responses import deviations, moments, watched
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
@@ -164,16 +164,41 @@ class Profile:
     rows: Sequence[Row]
 
 
-def initial_profiles(experiments: Sequence[Experiment], found: Sequence[Sequence[Row]]) -> list[Profile]:
-    """Networks before their first update, each with its rows of `initial_gradients`."""
+def initial_table(experiments: Sequence[Experiment], found: Sequence[Sequence[Row]], images: int) -> list[Row]:
+    """One table of networks before their first update: what each network is, what was looked at, its rows.
+
+    Args:
+        experiments: the networks.
+        found: the rows of `initial_gradients` of each.
+        images: how many were looked at.
+    """
     settings = [{k: v for k, v in own.flat().items() if k not in _TOLD} for own in experiments]
-    profiles = []
+    table: list[Row] = []
     for experiment, own, rows in zip(experiments, settings, found, strict=True):
-        model = experiment.model
+        model, data = experiment.model, experiment.data.name
         extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
-        kind = ", ".join([model.init, *extra])
-        profiles.append(Profile(_panel(model.family, model.norm), f"{kind}, {model.depth}", kind, model.depth, rows))
-    return profiles
+        network: Row = {"family": model.family, "norm": model.norm, "network": ", ".join([model.init, *extra])}
+        network |= {"depth": model.depth, "data": data, "images": images}
+        table += [{**network, **row} for row in rows]
+    return table
+
+
+def initial_profiles(table: Sequence[Row]) -> list[Profile]:
+    """The networks of an `initial_table`."""
+    networks: dict[tuple[Value, ...], list[Row]] = {}
+    for row in table:
+        networks.setdefault(tuple(row[key] for key in ("family", "norm", "network", "depth")), []).append(row)
+    return [
+        Profile(_panel(str(family), str(norm)), f"{kind}, {depth}", str(kind), int(depth), rows)
+        for (family, norm, kind, depth), rows in networks.items()
+    ]
+
+
+def draw_initial(table: Sequence[Row]) -> Figure:
+    """`draw_profiles` of an `initial_table`."""
+    names = sorted({str(row["data"]).replace("synthetic", "SYNTHETIC").replace("cifar", "CIFAR-") for row in table})
+    text = f"before the first update, {'/'.join(names)} data; {what({int(row['images']) for row in table})}"
+    return draw_profiles(initial_profiles(table), text)
 
 
 def last_profiles(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> list[Profile]:
