@@ -1,6 +1,7 @@
 """Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -83,6 +84,11 @@ class Curve:
     band: str
 
     @property
+    def built(self) -> bool:
+        """Whether it began as a trained network made deeper, and so is not one that the paper's errors are of."""
+        return self.config["model"].get("start") is not None
+
+    @property
     def remark(self) -> str:
         """What a reader must know of unfinished runs: empty if all are complete."""
         counts: dict[str, int] = {}
@@ -112,10 +118,15 @@ def error_curves(records: Iterable[RunRecord], *, band: str = "std") -> list[Cur
     differing = _differing_parts([name for _, name in groups])
     several = len({folder for folder, _ in groups}) > 1
     curves = [
-        _curve(group, differing[name], Path(folder).name if several else "", band)
+        _curve(group, differing[name], legible(Path(folder).name) if several else "", band)
         for (folder, name), group in groups.items()
     ]
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
+
+
+def legible(text: str) -> str:
+    """A path's text without what is no UTF-8, which no file of ours could hold."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def _differing_parts(variants: list[str]) -> dict[str, str]:
@@ -138,8 +149,10 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
     finished = [own for *_, status, own in runs if own and status == "complete"]
     environment = first.environment
+    start = config["model"].get("start")
+    built = f" built from {start.partition('.seed-')[0]}" if start and "model.start=" not in extra else ""
     return Curve(
-        label=", ".join(part for part in (f"{family}-{depth}", extra, experiment) if part),
+        label=", ".join(part for part in (f"{family}-{depth}{built}", extra, experiment) if part),
         family=family,
         depth=depth,
         config=config,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from degrade.analysis.curves import legible
 from degrade.extras import require
 from degrade.runs.record import RunRecord
 
@@ -67,7 +68,7 @@ def _run(record: RunRecord) -> tuple[Any, ...]:
     """The columns that all of a run's rows share."""
     config, path = record.config, record.path.resolve()
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
-    names = (path.parents[1].name, path.parent.name, f"{family}-{depth}")
+    names = (legible(path.parents[1].name), legible(path.parent.name), f"{family}-{depth}")
     synthetic = config["data"]["name"] == "synthetic"
     return (*names, family, depth, int(config["seed"]), str(config["recipe"]["name"]), record.status, synthetic)
 

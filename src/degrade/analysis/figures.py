@@ -1,6 +1,8 @@
 """Figures 1 and 6 of the paper, from curves."""
 
+import logging
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
+
+log = logging.getLogger("degrade.run")
 
 #: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
@@ -144,10 +148,13 @@ def save(figure: Figure, path: Path) -> None:
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "degrade"}):
+        with rc_context({"svg.hashsalt": "degrade"}), warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", message="Glyph")
             figure.savefig(path, dpi=200, metadata=undated)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+    if any("missing from font" in str(warning.message) for warning in told):
+        log.warning("%s: its font lacks some letters of the names, and boxes stand for them", path)
 
 
 def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
@@ -237,8 +244,7 @@ def _line(axes: Axes, series: Series, colour: str, *, ended: str, total: int | N
 
 def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int, colour: str) -> None:
     """Write n/N where a curve goes on with fewer of its seeds."""
-    before = [total, *series.seeds[:-1]]
-    for k, (now, earlier) in enumerate(zip(series.seeds, before, strict=True)):
+    for k, (now, earlier) in enumerate(zip(series.seeds, [total, *series.seeds], strict=False)):
         if now < earlier:
             axes.plot(x[k], y[k], color=colour, marker="|", markersize=6, linestyle="none")
             place = (x[k], y[k])
@@ -285,10 +291,11 @@ def finished(figure: Figure, footer: str, title: str | None) -> Figure:
         if legend is not None:
             for text in legend.get_texts():
                 text.set_fontsize(7)
+                text.set_parse_math(False)  # a folder's name may hold a $
             legend.set_frame_on(False)
-    if title:
-        figure.suptitle(title, fontsize=10, parse_math=False)
     width = round(120 * figure.get_figwidth() / 7.2)
+    if title:
+        figure.suptitle(textwrap.fill(title, width * 2 // 3), fontsize=10, parse_math=False)
     wrapped = "\n".join(line for text in footer.splitlines() for line in textwrap.wrap(text, width))
-    figure.supxlabel(wrapped, fontsize=6.5, color="0.35")
+    figure.supxlabel(wrapped, fontsize=6.5, color="0.35", parse_math=False)
     return figure

@@ -6,7 +6,8 @@
   const KINDS = { train: "training error", test: "test error" };
   const find = (selector) => [...document.querySelectorAll(selector)];
   // plotly reads markup in names; what comes from records is text.
-  const text = (words) => words.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const brief = (words) => (words.length > 70 ? `${words.slice(0, 44)}…${words.slice(-25)}` : words);
+  const text = (words) => brief(words).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   // Too dark on a dark page; page.html has the same for the swatches.
   const LIGHTER = { "#000000": "#f4f4f4", "#0072B2": "#2f8fd6" };
   const shade = (colour) => (dark.matches && LIGHTER[colour]) || colour;
@@ -17,12 +18,16 @@
     line: { width: 1.5 }, hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %<extra></extra>", ...more,
   });
 
-  function marked(line, ended) {
+  // Where colours run out, marks tell networks apart; page.html has the same beside their names.
+  const symbol = (k) => ["circle", "square", "diamond", "triangle-up", "triangle-down"][k < 8 ? 0 : 1 + ((k >> 3) - 1) % 4];
+  const signed = (k) => (k < 8 ? {} : { mode: "lines+markers", marker: { size: 6, symbol: symbol(k) } });
+
+  function marked(line, ended, network) {
     const last = line.values.length - 1;
     const few = line.values.length < 8 ? 5 : 0;
-    if (last < 0 || (!few && !ended)) return {};
+    if (last < 0 || (!few && !ended)) return signed(network);
     const at = (end, usual) => line.values.map((_, k) => (ended && k === last ? end : usual));
-    return { mode: "lines+markers", marker: { size: at(10, few), symbol: at(ended, "circle") } };
+    return { mode: "lines+markers", marker: { size: at(10, network < 8 ? few : 6), symbol: at(ended, symbol(network)) } };
   }
 
   function errorTraces(network, k) {
@@ -39,10 +44,10 @@
       }
       const hover = "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %, seeds: %{customdata}<extra></extra>";
       const more = { line: style, name, customdata: mean.count, hovertemplate: hover };
-      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended) }));
+      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended, k) }));
       for (const seed of network.seeds) {
         const own = { line: { ...style, width: style.width / 1.6 }, name: `${name}, seed ${seed.seed}` };
-        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "") }));
+        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "", k) }));
       }
       const paper = network.paper[which];
       if (paper !== undefined && paper !== null && mean.values.length) {
@@ -59,11 +64,11 @@
     { network: k, role: "rate", colour: network.colour }, network.rate,
     // A row's rate held since the row before, the first's since the beginning.
     { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
-      line: { shape: "vh", width: 1.8 }, name: text(network.label),
+      line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(k),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
   const speeds = data.networks.flatMap((network, k) => network.seeds.map((seed) => trace(
     { network: k, role: "speed", colour: network.colour }, seed.speed,
-    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`,
+    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`, ...signed(k),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:,} images/s<extra></extra>" })));
 
   const value = (name) => document.querySelector(`[name="${name}"]:checked`)?.value;
@@ -138,12 +143,22 @@
   }
   function zoom(factor) {
     const { xaxis, yaxis } = boxes[0]._fullLayout;
-    // Towards the end and downwards, where the networks part.
     const [left, right] = xaxis.range;
     const [low, high] = yaxis.range;
+    // Towards where the curves end, if that is in sight.
+    const ends = boxes[0].data.filter((own) => own.visible === true && (own.meta.role === "mean" || own.meta.role === "seed"))
+      .map((own) => own.y[own.y.length - 1]).filter((y) => y !== undefined).map((y) => (on("log") ? Math.log10(y) : y));
+    const mean = ends.reduce((sum, y) => sum + y, 0) / ends.length;
+    const centre = mean > low && mean < high ? mean : (low + high) / 2;
     Plotly.relayout(boxes[0], {
-      "xaxis.range": [Math.max(0, right - (right - left) * factor), right], "yaxis.range": [low, low + (high - low) * factor],
+      "xaxis.range": [Math.max(0, right - (right - left) * factor), right],
+      "yaxis.range": [centre - (centre - low) * factor, centre + (high - centre) * factor],
     });
+  }
+  function pan(right, up) {
+    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    const moved = ([low, high], part) => [low + (high - low) * part, high + (high - low) * part];
+    Plotly.relayout(boxes[0], { "xaxis.range": moved(xaxis.range, right), "yaxis.range": moved(yaxis.range, up) });
   }
 
   ready.then(() => {
@@ -151,6 +166,8 @@
       ? () => Plotly.relayout(boxes[0], errorAxis()) : update);
     document.getElementById("zoom-in").addEventListener("click", () => zoom(0.7));
     document.getElementById("zoom-out").addEventListener("click", () => zoom(1 / 0.7));
+    for (const [way, right, up] of [["left", -0.25, 0], ["right", 0.25, 0], ["up", 0, 0.25], ["down", 0, -0.25]])
+      document.getElementById(`pan-${way}`).addEventListener("click", () => pan(right, up));
     document.getElementById("zoom-reset").addEventListener("click", () =>
       Plotly.relayout(boxes[0], { "xaxis.autorange": true, ...errorAxis() }));
     dark.addEventListener("change", repaint);

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from degrade import __version__
-from degrade.analysis.curves import BANDS, Array, Curve, Series
+from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
 from degrade.analysis.intervals import CONFIDENCE
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.analysis.report import METHODS, contrast_text, headline, inside, others_test, title
@@ -83,7 +83,7 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
     Raises:
         ConfigError: the path cannot be written.
     """
-    text = page(curves)
+    text = legible(page(curves))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -103,7 +103,7 @@ def page(curves: Sequence[Curve]) -> str:
     template = environment.get_template("page.html")
     content = _content(curves) | {"plotly": get_plotlyjs()}
     bare = template.render(content, pictures=[], left_out=[])
-    shown, left_out = _pictures(curves, LIMIT - len(bare.encode()) - 20_000)  # 20 kB: their captions and names
+    shown, left_out = _pictures(curves, LIMIT - len(os.fsencode(bare)) - 20_000)  # 20 kB: their captions and names
     return template.render(content, pictures=shown, left_out=left_out)
 
 
@@ -212,8 +212,8 @@ def _network(curve: Curve, colour: str, lines: _Lines) -> dict[str, Any]:
         "ended": "" if "complete" in statuses else "x" if "diverged" in statuses else "circle-open",
         "mean": {which: _mean(series, lines) for which, series in (("train", curve.train), ("test", curve.test))},
         "seeds": [_seed(seed, own, lines) for seed, own in rows.items()],
-        "rate": _line(first, "lr", 1, lines),
-        "paper": {} if curve.synthetic else {w: _paper(curve, w) for w in ("train", "test")},
+        "rate": _rate(first, curve.config, lines),
+        "paper": {} if curve.synthetic or curve.built else {w: _paper(curve, w) for w in ("train", "test")},
     }
 
 
@@ -230,6 +230,16 @@ def _line(rows: list[dict[str, Any]], key: str, unit: float, lines: _Lines) -> d
     """What a run measured of one quantity."""
     points = [(row["iteration"], unit * row[key]) for row in rows if _is_number(row.get(key))]
     return lines.line([x for x, _ in points], values=[y for _, y in points])
+
+
+def _rate(rows: list[dict[str, Any]], config: Mapping[str, Any], lines: _Lines) -> dict[str, Any]:
+    """The learning rate of the rows, and at each milestone between two of them, where it still was the one before."""
+    points = {row["iteration"]: row["lr"] for row in rows if _is_number(row.get("lr"))}
+    for milestone in config["recipe"].get("milestones") or ():
+        before = [iteration for iteration in points if iteration < milestone]
+        if before and milestone < max(points):
+            points.setdefault(milestone, points[max(before)])
+    return lines.line(sorted(points), values=[points[iteration] for iteration in sorted(points)])
 
 
 def _is_number(value: Any) -> bool:
@@ -415,6 +425,8 @@ def _value(value: Any) -> str:
 def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
     """What trains a network again, all its seeds, from nothing but degrade; or from its record, where words fail."""
     first, *others = curve.paths
+    if curve.built:
+        return _building_command(curve)
     # Seeds may differ in what computes nothing, such as threads; that is left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
     words = _overrides(shared)
@@ -422,6 +434,23 @@ def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
         return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
     verb = "sweep" if others else "train"
     return shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])
+
+
+def _building_command(curve: Curve) -> str:
+    """What builds a network from a trained one and trains it on; that one by its path as it was then."""
+    network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
+    run = (
+        curve.folder.with_name(curve.folder.name.removesuffix("-construct")) / network / f"seed-{rest.split('.')[0]}"
+    )
+    settings = [f"optim.lr={curve.config['optim']['lr']}"]
+    words = [
+        os.path.relpath(run),
+        "--depth",
+        str(curve.depth),
+        "--continue",
+        str(curve.config["recipe"]["iterations"]),
+    ]
+    return shlex.join(["degrade", "probe", "construct", *words, *settings])
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:

@@ -68,7 +68,7 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
 
 
 def _papers(curve: Curve, which: str) -> float | None:
-    return None if curve.synthetic else paper_error(curve.family, curve.depth, which)
+    return None if curve.synthetic or curve.built else paper_error(curve.family, curve.depth, which)
 
 
 def _difference(curve: Curve, which: str) -> float | None:
@@ -117,20 +117,23 @@ def run_cells(fields: Mapping[str, Any]) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
-    """Cells as `text` of at most 80 columns, the first cut where it must be, or as `markdown`."""
+    """Cells as `text` of at most 80 columns, the first cut where it must and can be, or as `markdown`."""
     if form == "markdown":
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
     others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
-    return aligned(head, [[_fitted(row[0], max(20, _WIDTH - others)), *row[1:]] for row in rows])
+    names = _fitted([row[0] for row in rows], max(20, _WIDTH - others))
+    return aligned(head, [[name, *row[1:]] for name, row in zip(names, rows, strict=True)])
 
 
-def _fitted(text: str, width: int) -> str:
-    """`text`, its middle left out where it is longer than `width`."""
-    if len(text) <= width:
-        return text
-    tail = (width - 1) * 2 // 3  # the end tells runs apart: their seeds
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+def _fitted(texts: Sequence[str], width: int) -> list[str]:
+    """Texts, the middle left out of those longer than `width`; whole where they could not be told apart without."""
+    for part in (2 / 3, 1 / 3, 1 / 2, 5 / 6, 1 / 6):  # of what is kept, the end: it tells seeds apart
+        tail = int((width - 1) * part)
+        short = [text if len(text) <= width else f"{text[: width - 1 - tail]}…{text[-tail:]}" for text in texts]
+        if len(set(short)) == len(set(texts)):
+            return short
+    return list(texts)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -166,9 +166,12 @@ def verdict(curves: Iterable[Curve]) -> Verdict:
 
 
 def verdicts(curves: Iterable[Curve]) -> list[Verdict]:
-    """A verdict for each experiment's folder and setting, in the order of their names; no VGG is judged."""
+    """A verdict for each experiment's folder and setting, in the order of their names.
+
+    No VGG is judged, and no network that was built from a trained one.
+    """
     groups: dict[tuple[str, str], list[Curve]] = {}
-    for curve in (c for c in curves if c.family != "vgg"):
+    for curve in (c for c in curves if c.family != "vgg" and not c.built):
         groups.setdefault((str(curve.folder), _setting(curve)), []).append(curve)
     return [_judge(group) for _, group in sorted(groups.items(), key=lambda g: (g[0][0], g[1][0].extra))]
 
@@ -306,7 +309,7 @@ def _outcome(interval: Interval | None, above: bool) -> str:
 def _hindrance(statement: _Statement, present: Sequence[tuple[int, Curve]]) -> str:
     """Why a claim is shown but decides nothing; empty if it decides."""
     if statement.name == "residual-train" and is_shorter(present[0][1]):
-        return "decides nothing: early in training the deeper residual network is still behind"
+        return "decides nothing this early in training, when the deeper residual network may still be behind"
     by_depth: dict[int, list[Curve]] = {}
     for _, curve in present:
         by_depth.setdefault(curve.depth, []).append(curve)

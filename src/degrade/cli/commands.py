@@ -328,7 +328,9 @@ def verify(
 
     found = verdicts(error_curves(chosen(runs)[0]))
     if not found:
-        raise RunError("no plain or residual network among these runs, and only those are judged")
+        raise RunError(
+            "no plain or residual network trained from scratch among these runs, and only those are judged"
+        )
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 

@@ -135,7 +135,7 @@ def runs(incomplete: str) -> list[str]:
         if entry.name.startswith(name) and not (entry.name.startswith(".") and not name.startswith(".")):
             if _is_run(entry):
                 found.append(f"{typed}{entry.name}")
-            elif _holds_runs(entry, 3, patience):
+            elif _holds_runs(entry, 4, patience):
                 found.append(f"{typed}{entry.name}/")
     if len(found) == 1 and found[0].endswith("/"):
         found += runs(found[0])
@@ -149,7 +149,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file()
+    return (folder / "config.yaml").is_file() and any(
+        (folder / name).exists() for name in ("summary.json", "environment.json")
+    )
 
 
 def _holds_runs(folder: Path, levels: int, patience: list[int]) -> bool:

@@ -68,8 +68,10 @@ def export(
 def _format(form: str | None, output: Path | None) -> str:
     from degrade.analysis.export import FORMATS
 
+    suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
+    if form in FORMATS and suffix in FORMATS and suffix != form:
+        raise ConfigError(f"--format {form} --output {output}: they name two formats; leave --format out, or rename")
     if form is None:
-        suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
         if suffix and suffix not in FORMATS:
             raise ConfigError(f"--output {output}: tables are written as {', '.join(FORMATS)}; say which by --format")
         form = suffix or "csv"

@@ -1,6 +1,7 @@
 """What the commands' options have in common: their declarations, their checks, the runs that they choose."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -82,7 +83,8 @@ FigureFile = Annotated[
         "--output",
         "-o",
         autocompletion=completion.files,
-        help="png, svg or pdf. Default: beside the runs, named after what it shows.",
+        help="png, svg or pdf. Default: named after what it shows, beside the runs; here if they lie in several "
+        "folders.",
     ),
 ]
 Runs = Annotated[
@@ -168,9 +170,23 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
             records.append(record)
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)
+            continue
+        if loss := _lost(record):
+            print(f"{record.path / 'metrics.jsonl'}: {loss}", file=sys.stderr)
     if not records:
         raise RunError(f"{paths[0]}: holds no run that can be read")
     return records
+
+
+def _lost(record: "RunRecord") -> str:
+    """What a record's measurements lack; empty if nothing is known to be missing."""
+    rows, damaged = record.rows_and_damage()
+    measured, reached = rows[-1]["iteration"] if rows else 0, record.summary.get("iteration")
+    if damaged:
+        return f"{damaged} of {len(rows) + damaged} lines cannot be read, and are left out"
+    if record.status == "complete" and isinstance(reached, int) and measured < reached:
+        return f"ends at iteration {measured:,}, though the run went on to {reached:,}"
+    return ""
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
@@ -182,7 +198,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
         return records, folders.pop() if len(folders) == 1 else Path()
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
-    if others:
+    if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
         print(f"the newest experiment, {newest}; others: {', '.join(others)}", file=sys.stderr)
     return [record for record in records if experiments[record] == newest], newest
 

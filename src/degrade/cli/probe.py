@@ -356,8 +356,9 @@ def probe_landscape(
     cells = []
     for curve, rows in zip(curves, found, strict=True):
         losses = [float(row["loss"]) for row in rows]
+        which = f", seed {next(iter(curve.paths))}" if len(curve.paths) > 1 else ""
         cells.append(
-            [curve.label, *(f"{value:.3g}" for value in (losses[len(losses) // 2], min(losses), max(losses)))]
+            [curve.label + which, *(f"{value:.3g}" for value in (losses[len(losses) // 2], min(losses), max(losses)))]
         )
     print(aligned(["network", "loss", "least", "greatest"], cells))
     facts = f"loss in eval mode on the first {limit:,} training images; directions by filter, seed {seed}"

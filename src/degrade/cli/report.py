@@ -18,7 +18,7 @@ def report(
             "--output",
             "-o",
             autocompletion=completion.files,
-            help="The page, .html. Default: report.html beside the runs.",
+            help="The page, .html. Default: report.html beside the runs; here if they lie in several folders.",
         ),
     ] = None,
     band: Band = "std",

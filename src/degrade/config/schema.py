@@ -299,6 +299,7 @@ def _one_of(key: str, value: str) -> None:
 
 
 def _resnet_depth(depth: int) -> None:
+    _not_absurd(depth)
     if depth < 8 or depth % 6 != 2:
         n = (depth - 2) // 6
         near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
@@ -308,7 +309,13 @@ def _resnet_depth(depth: int) -> None:
         )
 
 
+def _not_absurd(depth: int) -> None:
+    if depth > 10_000:
+        raise ConfigError(f"model.depth={depth}: the deepest that is built is 10000; the paper's is 1202")
+
+
 def _vgg_depth(depth: int) -> None:
+    _not_absurd(depth)
     if depth != 11 and (depth < 13 or depth % 3 != 1):
         below = depth - (depth - 1) % 3
         near = [11] if depth < 11 else [11, 13] if depth == 12 else [below, below + 3]

@@ -55,8 +55,10 @@ def landscape(
         ConfigError: the grid is even or too small, or the span is none.
         RunError: points are missing and there is no checkpoint.
     """
-    if grid < 3 or grid % 2 == 0:
-        raise ConfigError(f"--grid {grid}: give an odd number from 3, so that the network itself is in the middle")
+    if not 3 <= grid < 1000 or grid % 2 == 0:
+        raise ConfigError(
+            f"--grid {grid}: give an odd number from 3 to 999, so that the network itself is in the middle"
+        )
     if not (math.isfinite(span) and span > 0):
         raise ConfigError(f"--span {span}: must be a number above 0")
     path = numbers_path(record, f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}")

@@ -50,7 +50,8 @@ def kept_or_measured(
     """
     path = numbers_path(record, probe)
     kept = read(path)
-    made = {"iteration": int(record.summary.get("iteration") or 0), **made}
+    iteration = record.summary.get("iteration")
+    made = {"iteration": iteration if isinstance(iteration, int) else 0, **made}
     if kept and all(kept[0].get(key) == value for key, value in made.items()):
         return kept
     if checkpoint.candidates(record.path):
@@ -79,12 +80,16 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a csv file, numbers as numbers; none if there is no such file."""
+    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged."""
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError:
         return []
-    return [{key: _value(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if not text.endswith("\n") or "\ufffd" in text or any(len(row) != len(head) for row in rows):
+        log.warning("%s: damaged, left out", path)
+        return []
+    return [dict(zip(head, map(_value, row), strict=True)) for row in rows]
 
 
 def _value(text: str) -> Value:

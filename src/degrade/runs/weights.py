@@ -41,7 +41,7 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
         RunConflictError: the images are not those it was trained on.
     """
     require("safetensors", extra="safetensors", what="--weights")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     experiment = load_config(record.path / "config.yaml")
     weights, iteration = _newest(record)
@@ -50,7 +50,7 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     facts = _metadata(record, experiment, images, iteration)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(target.name + ".tmp")
-    save_file({**weights, MEAN: images.mean.contiguous()}, fresh, metadata=facts)
+    fresh.write_bytes(save({**weights, MEAN: images.mean.contiguous()}, metadata=facts))
     fresh.replace(target)
     return facts
 
