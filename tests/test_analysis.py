@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from degrade.analysis import (
     error_table,
     paper_error,
     runs_table,
+    verdicts,
 )
 from degrade.analysis.figures import footer, save
 from degrade.analysis.reference import follows_paper, open_choices
@@ -127,6 +129,43 @@ def test_unfinished_and_diverged_runs_are_drawn_and_marked(tmp_path: Path) -> No
     assert list(lines(left)) == ["plain-20 [interrupted]", "plain-56 [diverged]"]
     assert {line.get_marker() for line in left.get_lines()} >= {"o", "x"}
     assert error_table(error_curves(runs)).endswith("plain-20: interrupted\nplain-56: diverged")
+
+
+@pytest.mark.parametrize("style", ["figure1", "figure6", "depth"])
+@pytest.mark.parametrize("tested", [0, 2])
+def test_a_run_without_a_test_error_yet_is_drawn_beside_others(style: str, tested: int, tmp_path: Path) -> None:
+    begun = record(tmp_path, [0.5, 0.4, 0.3], "model=residual", status="running")
+    rows = [row | {"test_error": None} for row in begun.rows()[:tested]]
+    (begun.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = error_curves([record(tmp_path, [0.5, 0.3]), begun])
+    save(draw(curves, style=style), tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 10_000
+
+
+def test_names_are_no_mathematics_and_no_title_is_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("degrade"), "propagate", True)
+    runs = [record(tmp_path, [0.2], f"name={name}") for name in ("one", "two")]
+    odd = tmp_path / "a$\\frac{1$b\udcff"
+    (tmp_path / "one").rename(odd)
+    runs[0] = RunRecord(odd / runs[0].path.relative_to(tmp_path / "one"))
+    figure = draw(error_curves(runs), title="word " * 80)
+    save(figure, tmp_path / "figure.png")
+    assert figure.get_suptitle().count("\n") > 3
+    assert not caplog.records
+    save(draw(error_curves(runs), title="\u65e5"), tmp_path / "figure.png")
+    assert "lacks some letters" in caplog.text
+
+
+def test_a_built_network_is_told_apart_and_not_set_beside_the_papers(tmp_path: Path) -> None:
+    built = record(tmp_path, [0.2], "model.depth=56")
+    config = built.path / "config.yaml"
+    config.write_text(config.read_text().replace("start: null", "start: plain-20.seed-1.900"))
+    (curve,) = error_curves([built])
+    assert curve.label == "plain-56 built from plain-20"
+    assert error_table([curve]).splitlines()[1].split()[-2:] == ["-", "-"]
+    assert verdicts([curve]) == []
 
 
 def test_the_footer_says_recipe_data_seeds_and_departures(tmp_path: Path) -> None:
@@ -268,3 +307,7 @@ def test_text_is_cut_in_the_middle_to_fit_80_columns(tmp_path: Path) -> None:
     assert [line.split()[0][-7:] for line in lines[1:]] == ["/seed-7", "/seed-8"]
     assert all("…" in line for line in lines[1:])
     assert "optim.weight_decay=0.00012345/seed-7" in runs_table(runs, below=tmp_path, form="csv")
+    more = [record(tmp_path, [0.2], f"model.depth={d}", "optim.weight_decay=0.00012345") for d in (20, 26, 32)]
+    lines = runs_table(more, below=tmp_path).splitlines()
+    assert len({line.split()[0] for line in lines}) == 4
+    assert max(map(len, lines)) <= 80

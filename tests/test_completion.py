@@ -51,6 +51,8 @@ def test_runs_are_completed_below_what_is_typed(tmp_path: Path, monkeypatch: pyt
     for network in ("plain-20", "plain-56"):
         finished(tmp_path / "outputs", network, 0, 0.1, 0.2)
     (tmp_path / "other" / "things").mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config.yaml").write_text("")  # as in degrade's own folder: no run
     below = ["outputs/paper/plain-20/", "outputs/paper/plain-56/"]
     assert completion.runs("") == ["outputs/", "outputs/paper/", *below]  # down to where there is a choice
     assert completion.runs("outputs/paper/") == ["outputs/paper/plain-20/", "outputs/paper/plain-56/"]
@@ -59,6 +61,10 @@ def test_runs_are_completed_below_what_is_typed(tmp_path: Path, monkeypatch: pyt
         "outputs/paper/plain-56/seed-0",
     ]
     assert completion.runs(f"{tmp_path}/outp")[0] == f"{tmp_path}/outputs/"
+    (tmp_path / "outputs").rename(tmp_path / "deep")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "deep").rename(tmp_path / "outputs" / "reference")
+    assert completion.runs("")[:3] == ["outputs/", "outputs/reference/", "outputs/reference/paper/"]
     assert completion.runs("nowhere/") == completion.runs("othe") == []
 
 

@@ -110,3 +110,8 @@ def test_every_field_of_every_config_file_is_commented() -> None:
             key = line.strip().partition(":")[0]
             if line in fields and key not in sections and len(fields) > 2:
                 assert before.strip().startswith("#") or "#" in line, f"{path}: {key}"
+
+
+def test_an_absurd_depth_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="the deepest that is built is 10000"):
+        compose(["model.depth=99999999998"])

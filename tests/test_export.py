@@ -72,6 +72,17 @@ def test_what_is_not_finite_or_damaged_is_left_out(cli: Cli, tmp_path: Path) -> 
     assert "lr" not in {row["quantity"] for row in rows}
 
 
+def test_lost_measurements_are_named(cli: Cli, tmp_path: Path) -> None:
+    record = finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
+    assert cli("export").err == ""
+    metrics = record.path / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + "broken\n")
+    assert cli("export").err.endswith("metrics.jsonl: 1 of 3 lines cannot be read, and are left out\n")
+    metrics.write_text(whole.splitlines()[0] + "\n")
+    assert "ends at iteration 32,000, though the run went on to 64,000\n" in cli("export").err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -83,6 +94,7 @@ def test_what_is_not_finite_or_damaged_is_left_out(cli: Cli, tmp_path: Path) -> 
         ["--weights", "outputs", "--format", "csv"],
         ["--weights", "outputs"],
         ["--output", "file/table.csv"],
+        ["--format", "json", "--output", "table.csv"],
     ],
     ids=" ".join,
 )

@@ -248,6 +248,29 @@ def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
         save_page(curves, tmp_path)
 
 
+def test_the_rate_falls_at_the_milestones_whatever_the_rows(tmp_path: Path) -> None:
+    run = finished(tmp_path, "plain-20", 0, 0.1, 0.2, rows=8)  # every 8,000 iterations
+    rows = [row | {"lr": 0.1 if row["iteration"] <= 30_000 else 0.01} for row in run.rows()]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace("- 32000", "- 30000"))
+    data = data_of(page(error_curves([run])))
+    rate = data["networks"][0]["rate"]
+    points = dict(zip(data["grids"][rate["grid"]], rate["values"], strict=True))
+    assert (points[24_000], points[30_000], points[32_000]) == (0.1, 0.1, 0.01)
+
+
+def test_the_command_of_a_built_network_is_what_builds_it() -> None:
+    root = Path(__file__).parents[1] / "outputs" / "reference" / "quick-construct"
+    text = page(error_curves(find_records([root])))
+    (command,) = re.findall("degrade probe construct .*", own_part(text))
+    words = shlex.split(command)
+    assert words[3].endswith("outputs/reference/quick/plain-20/seed-1")
+    assert words[4:8] == ["--depth", "56", "--continue", "300"]
+    assert set(words[8:]) == {"optim.lr=0.005", "eval.every=100", "log.every=25", "runtime.threads=1"}
+    assert "Not trained" not in text
+
+
 def test_colours_are_the_figures() -> None:
     assert PAGE_COLOURS == COLOURS
 
@@ -370,6 +393,12 @@ def test_in_a_browser_controls_work_by_mouse_and_keyboard(opened: Any) -> None:
     reach = "return document.getElementById('errors')._fullLayout.xaxis.range[0]"
     opened.find_element("id", "zoom-in").send_keys(Keys.ENTER)
     assert opened.execute_script(reach) > 10_000
+    low = "return document.getElementById('errors')._fullLayout.yaxis.range[0]"
+    left, bottom = opened.execute_script(reach), opened.execute_script(low)
+    opened.find_element("id", "pan-left").send_keys(Keys.ENTER)
+    opened.find_element("id", "pan-down").send_keys(Keys.ENTER)
+    assert opened.execute_script(reach) < left
+    assert opened.execute_script(low) < bottom
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,5 +1,6 @@
 """Each probe against a slow computation of another kind, on small networks; and its command, end to end."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from degrade.config import Experiment
 from degrade.errors import RunError
-from degrade.probes.numbers import subject
+from degrade.probes.numbers import read, subject, write
 from degrade.probes.responses import responses
 from degrade.runs import run
 from degrade.training import Training
@@ -100,3 +101,18 @@ def test_a_run_without_a_checkpoint_is_one_line(cli: Cli, tmp_path: Path) -> Non
     assert "has no checkpoint to look into" in outcome.err
     assert cli("probe", "responses", "--output", "x.gif").code == 2
     assert cli("probe", "responses", "nowhere").code == 2
+
+
+def test_damaged_numbers_are_named_and_count_as_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("degrade"), "propagate", True)
+    path = tmp_path / "responses.csv"
+    write(path, [{"layer": 1, "std": 0.5}, {"layer": 2, "std": 0.25}])
+    whole = path.read_bytes()
+    assert read(path) == [{"layer": 1, "std": 0.5}, {"layer": 2, "std": 0.25}]
+    for damage in (whole[:-3], whole + b"3\n", whole + b"\xff,\xfe\n", b""):
+        path.write_bytes(damage)
+        assert read(path) == []
+        assert "responses.csv: damaged, left out" in caplog.text
+        caplog.clear()

@@ -150,7 +150,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
     finished = [own for *_, status, own in runs if own and status == "complete"]
     environment = first.environment
     start = config["model"].get("start")
-    built = f" built from {start.partition('.seed-')[0]}" if start and "model.start=" not in extra else ""
+    built = f" built from {re.split('[,.]', start)[0]}" if start and "model.start=" not in extra else ""
     return Curve(
         label=", ".join(part for part in (f"{family}-{depth}{built}", extra, experiment) if part),
         family=family,

@@ -425,32 +425,33 @@ def _value(value: Any) -> str:
 def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
     """What trains a network again, all its seeds, from nothing but degrade; or from its record, where words fail."""
     first, *others = curve.paths
-    if curve.built:
-        return _building_command(curve)
     # Seeds may differ in what computes nothing, such as threads; that is left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
     words = _overrides(shared)
+    if curve.built:
+        return _building_command(curve, words or [])
     if words is None:
         return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
     verb = "sweep" if others else "train"
     return shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])
 
 
-def _building_command(curve: Curve) -> str:
+def _building_command(curve: Curve, words: Sequence[str]) -> str:
     """What builds a network from a trained one and trains it on; that one by its path as it was then."""
     network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
     run = (
         curve.folder.with_name(curve.folder.name.removesuffix("-construct")) / network / f"seed-{rest.split('.')[0]}"
     )
-    settings = [f"optim.lr={curve.config['optim']['lr']}"]
-    words = [
+    made = [
         os.path.relpath(run),
         "--depth",
         str(curve.depth),
         "--continue",
         str(curve.config["recipe"]["iterations"]),
     ]
-    return shlex.join(["degrade", "probe", "construct", *words, *settings])
+    # The network, its recipe and its place are those of the trained one.
+    own = [word for word in words if not word.startswith(("recipe", "model.", "name=", "output="))]
+    return shlex.join(["degrade", "probe", "construct", *made, *own])
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
