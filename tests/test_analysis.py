@@ -311,3 +311,7 @@ def test_text_is_cut_in_the_middle_to_fit_80_columns(tmp_path: Path) -> None:
     lines = runs_table(more, below=tmp_path).splitlines()
     assert len({line.split()[0] for line in lines}) == 4
     assert max(map(len, lines)) <= 80
+    deep = [RunRecord(Path(f"reference/vgg_wall/vgg-{d},model.width=16/seed-0")) for d in (11, 13, 37)]
+    lines = runs_table([*deep, RunRecord(Path("reference") / ("x" * 150))], below=Path()).splitlines()
+    assert len({line.split()[0] for line in lines}) == 5
+    assert max(map(len, lines)) <= 90

@@ -1,4 +1,4 @@
-"""Tables of errors, from curves and records: text of at most 80 columns, markdown, or csv of plain numbers."""
+"""Tables of errors, from curves and records: text of 80 columns where names allow, markdown, or csv of numbers."""
 
 import csv
 import io
@@ -117,7 +117,7 @@ def run_cells(fields: Mapping[str, Any]) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
-    """Cells as `text` of at most 80 columns, the first cut where it must and can be, or as `markdown`."""
+    """Cells as `markdown`, or as `text` of 80 columns, the first cut; of more where names would then be alike."""
     if form == "markdown":
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
@@ -127,12 +127,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
 
 
 def _fitted(texts: Sequence[str], width: int) -> list[str]:
-    """Texts, the middle left out of those longer than `width`; whole where they could not be told apart without."""
-    for part in (2 / 3, 1 / 3, 1 / 2, 5 / 6, 1 / 6):  # of what is kept, the end: it tells seeds apart
-        tail = int((width - 1) * part)
-        short = [text if len(text) <= width else f"{text[: width - 1 - tail]}…{text[-tail:]}" for text in texts]
-        if len(set(short)) == len(set(texts)):
-            return short
+    """Texts, the middle left out of those longer than `width`, or than it takes to tell them apart."""
+    for room in range(width, max(map(len, texts), default=0)):
+        for part in (2 / 3, 1 / 2, 1 / 3, 1 / 4):  # of what is kept, the end: it tells seeds apart
+            tail = int((room - 1) * part)
+            short = [text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[-tail:]}" for text in texts]
+            if len(set(short)) == len(set(texts)):
+                return short
     return list(texts)
 
 
