@@ -198,6 +198,19 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     assert [s["iteration"] for s in record.environment["sessions"]] == [0, 13]
 
 
+def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: True)
+    record = interrupted_copy(small)
+    assert record.environment["precision"] == "bf16"
+    monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: False)
+    run(small())
+    assert (record.status, record.environment["precision"]) == ("complete", "bf16")
+    run(small(), fresh=True)
+    assert record.environment["precision"] == "fp32"
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Make) -> None:
     whole = run(small("name=whole"))
     record = interrupted_copy(small, "name=parts", "checkpoint.every=4")

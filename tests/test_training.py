@@ -12,7 +12,16 @@ from degrade.config import Experiment, OptimConfig
 from degrade.data import load_images
 from degrade.errors import ConfigError
 from degrade.models import build_model
-from degrade.training import Metrics, Training, checkpoint, choose_device, choose_precision, fit, learning_rate
+from degrade.training import (
+    Metrics,
+    Training,
+    checkpoint,
+    choose_device,
+    choose_precision,
+    engine,
+    fit,
+    learning_rate,
+)
 from degrade.training.engine import sgd
 from degrade.training.schedule import WARMUP_WINDOW
 
@@ -248,6 +257,25 @@ def test_devices_that_are_not_there_are_refused() -> None:
         choose_device("cuda:99")
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
     assert choose_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("has_it", "times_as_fast", "expected"),
+    [(True, 3.8, "bf16"), (True, 0.5, "fp32"), (True, 1.2, "fp32"), (False, 3.8, "fp32")],
+)
+def test_a_cpu_uses_bf16_if_it_is_fast_at_it(
+    has_it: bool, times_as_fast: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(
+        engine, "gemm_peak", lambda _, precision, size: {"fp32": 1.0, "bf16": times_as_fast}[precision]
+    )
+    engine._cpu_is_fast_at_bf16.cache_clear()
+    try:
+        assert choose_precision("auto", torch.device("cpu")) == expected
+    finally:
+        engine._cpu_is_fast_at_bf16.cache_clear()
 
 
 def test_bf16_on_request_trains_close_to_fp32(small: Make) -> None:

@@ -31,6 +31,7 @@ from degrade.models import build_model, conv_outputs, multiply_adds
 from degrade.runs.environment import device_name, git_state
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision
+from degrade.training.peaks import copy_peak, gemm_peak, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
 BATCHES = 40
@@ -101,20 +102,6 @@ def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report
     return Report(_machine(device), peaks, copying, results)
 
 
-def gemm_peak(device: torch.device, precision: str, size: int = 2048, repeats: int = 5) -> float:
-    """Multiply-adds per second of a square matrix product, the best of some: the roof over convolutions."""
-    size = size if device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return size**3 / _shortest(lambda: a @ b, device, repeats)
-
-
-def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> float:
-    """Bytes per second that copying a block of `size` bytes reads and writes, the best of some."""
-    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
-
-
 def traffic(model: nn.Module, precision: str) -> int:
     """Bytes that a training step of one image moves at least, were every element-wise pass fused with its neighbours.
 
@@ -123,18 +110,6 @@ def traffic(model: nn.Module, precision: str) -> int:
     twice each and writes a gradient; the convolution reads that twice, its input once, and writes one: 9 passes.
     """
     return 14 * sum(map(math.prod, conv_outputs(model))) * (2 if precision == "bf16" else 4)
-
-
-def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of the fastest call but the first."""
-    times = []
-    for _ in range(repeats + 1):
-        _wait(device)
-        started = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
 
 
 def profile(contender: Contender, path: Path, steps: int = 5) -> None:
@@ -282,7 +257,7 @@ class _Conventional:
         return {}
 
     def wait(self) -> None:
-        _wait(self.device)
+        wait(self.device)
 
     def _next(self) -> tuple[Tensor, Tensor]:
         try:
@@ -330,10 +305,10 @@ class _Engine:
         times: dict[str, list[float]] = {}
 
         def clocked(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
-            _wait(self.device)
+            wait(self.device)
             started = time.perf_counter()
             result = work(*arguments)
-            _wait(self.device)
+            wait(self.device)
             times.setdefault(part, []).append(1000 * (time.perf_counter() - started))
             return result
 
@@ -354,7 +329,7 @@ class _Engine:
         return {part: statistics.median(values) for part, values in times.items()}
 
     def wait(self) -> None:
-        _wait(self.device)
+        wait(self.device)
 
 
 def _experiment(contender: Contender) -> Experiment:
@@ -384,11 +359,6 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

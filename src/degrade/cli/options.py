@@ -60,7 +60,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.precisions,
-        help="auto (bf16 where the device has it), fp32 or bf16. [default: auto]",
+        help="auto (bf16 where that is fast), fp32 or bf16. [default: auto]",
         rich_help_panel=RUN,
     ),
 ]

@@ -227,7 +227,7 @@ class RuntimeConfig:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: str = "auto"
-    """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device has it in hardware."""
+    """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
     engine: str = "auto"
     """`eager`, `compiled` (torch.compile), `graph` (a CUDA graph), `compiled-graph` (both), or `auto`."""
     memory_format: str = "channels_last"

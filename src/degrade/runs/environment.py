@@ -13,7 +13,7 @@ import degrade
 from degrade.config import Experiment, ModelConfig
 from degrade.data import ImageSet
 from degrade.models import count_parameters
-from degrade.training import Engine
+from degrade.training import Engine, choose_device
 from degrade.training.schedule import WARMUP_WINDOW
 
 
@@ -53,6 +53,13 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
             "warm-up": warmup if recipe.warms_up(model.depth) else "off",
         },
     }
+
+
+def precision_before(environment: dict[str, Any], experiment: Experiment) -> str | None:
+    """The precision a record was begun in on this very device, for `auto` to mean the same again; else None."""
+    here = device_name(choose_device(experiment.runtime.device))
+    before = environment.get("precision")
+    return before if environment.get("device") == here and before in ("fp32", "bf16") else None
 
 
 def _initial_weights(model: ModelConfig) -> str:

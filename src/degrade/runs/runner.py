@@ -18,7 +18,7 @@ from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunInterrupted
 from degrade.models import count_parameters
 from degrade.runs import board
-from degrade.runs.environment import describe, device_name
+from degrade.runs.environment import describe, device_name, precision_before
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
 from degrade.runs.record import RunRecord, now, run_directory
 from degrade.runs.signals import StopSignals
@@ -75,7 +75,7 @@ def run(
     session: _Session | None = None
     try:
         with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
-            session = _Session(experiment, record, bar, images)
+            session = _Session(experiment, record, bar, images, fresh=fresh)
             if fresh:
                 clear(record)  # only now, when nothing stands in the way of a new run
             with session.signals:
@@ -101,7 +101,9 @@ def run(
 class _Session:
     """One process's work on one record; call under the record's lock."""
 
-    def __init__(self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None) -> None:
+    def __init__(
+        self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None, *, fresh: bool
+    ) -> None:
         self.experiment = experiment
         self.record = record
         self.bar = bar
@@ -112,7 +114,8 @@ class _Session:
         if experiment.runtime.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
-        self.training = Training(experiment, self.images, tick=self._evaluated)
+        self.precision = None if fresh else precision_before(record.environment, experiment)
+        self.training = self._begun()
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
         self.work_left = planned_work(experiment, **sizes)
@@ -167,6 +170,9 @@ class _Session:
         with contextlib.suppress(OSError):
             self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
 
+    def _begun(self) -> Training:
+        return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
+
     def _resume(self) -> bool:
         """Take up the newest checkpoint that can be read; report damage. True if there was one."""
         folder, device = self.record.path, self.training.engine.device
@@ -174,7 +180,7 @@ class _Session:
             self.record.check_images(self.images.content_hash)
         used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.warning)
         if used is None:
-            self.training = Training(self.experiment, self.images, tick=self._evaluated)
+            self.training = self._begun()
             if self.record.exists:
                 log.info("%s: no usable checkpoint, starting from the beginning", folder)
                 self.record.keep_rows(up_to=0)

@@ -59,13 +59,19 @@ class Training:
         images: what to train on.
         tick: called with the number of images after each evaluated batch; what it raises ends the evaluation,
             which a later `fit` begins again.
+        precision: what `runtime.precision=auto` stands for; None: what the device is fast at.
 
     Raises:
         ConfigError: the device is not there, or the network has too few outputs for the images' classes.
     """
 
     def __init__(
-        self, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], None] | None = None
+        self,
+        experiment: Experiment,
+        images: ImageSet,
+        *,
+        tick: Callable[[int], None] | None = None,
+        precision: str | None = None,
     ) -> None:
         if len(images.classes) > experiment.model.classes:
             raise ConfigError(
@@ -76,7 +82,8 @@ class Training:
         self.images = images
         self.tick = tick
         device = choose_device(experiment.runtime.device)
-        precision = choose_precision(experiment.runtime.precision, device)
+        asked = experiment.runtime.precision
+        precision = precision if precision and asked == "auto" else choose_precision(asked, device)
         name = choose_engine(experiment.runtime.engine, device, experiment.recipe.iterations)
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
         model.recompute = experiment.runtime.recompute

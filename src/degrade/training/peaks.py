@@ -1,0 +1,38 @@
+"""What a device does at best: matrix products and copying."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def gemm_peak(device: torch.device, precision: str, size: int | None = None, repeats: int = 5) -> float:
+    """Multiply-adds per second of a square matrix product, the best of some: the roof over convolutions."""
+    size = size or (2048 if device.type == "cpu" else 8192)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return size**3 / _shortest(lambda: a @ b, device, repeats)
+
+
+def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> float:
+    """Bytes per second that copying a block of `size` bytes reads and writes, the best of some."""
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
+
+
+def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Seconds of the fastest call but the first."""
+    times = []
+    for _ in range(repeats + 1):
+        wait(device)
+        started = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def wait(device: torch.device) -> None:
+    """Until a device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
