@@ -142,21 +142,25 @@ def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
         assert "export" in done.stdout
         return
     begin = "autoload -Uz compinit; compinit -u -D; " if shell == "zsh" else ""
-    lines = [
-        f"{begin}source {tmp_path}/script\n",
-        "degrade train model=re\t --dry-run > one 2>&1\n",
-        "degrade plot outputs/paper/pl\tseed-0 --output f.png > two 2>&1\n",
-        "degrade ins\t --depth 8 > three 2>&1\n",
-        "exit\n",
+    end, ended = "; echo en''ded\n", "ended"  # which is not what is typed, and the terminal repeats
+    turns = [
+        (f"{begin}source {tmp_path}/script{end}", ended),
+        ("degrade train model=re\t", "sidual"),
+        (f" --dry-run > one 2>&1{end}", ended),
+        ("degrade plot outputs/paper/pl\t", "ain-20/"),
+        (f"seed-0 --output f.png > two 2>&1{end}", ended),
+        ("degrade ins\t", "pect"),
+        (f" --depth 8 > three 2>&1{end}", ended),
+        ("exit\n", ""),
     ]
-    seen = typed_into([shell, *SHELLS[shell]], lines, tmp_path, environment)
+    seen = typed_into([shell, *SHELLS[shell]], turns, tmp_path, environment)
     assert "family: residual" in (tmp_path / "one").read_text(), seen
     assert "plain-20" in (tmp_path / "two").read_text(), seen
     assert "linear" in (tmp_path / "three").read_text(), seen
 
 
-def typed_into(command: list[str], lines: list[str], folder: Path, environment: dict[str, str]) -> str:
-    """Type into a program on a terminal, waiting after each Tab and line until it is silent."""
+def typed_into(command: list[str], turns: list[tuple[str, str]], folder: Path, environment: dict[str, str]) -> str:
+    """Run a program on a terminal to its end. Type each text and wait for the answer to it, 20 seconds at most."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
@@ -164,16 +168,24 @@ def typed_into(command: list[str], lines: list[str], folder: Path, environment: 
     os.close(follower)
     os.set_blocking(leader, False)
     seen = ""
-    for line in lines:
-        for part in line.replace("\t", "\t\0").split("\0"):
-            os.write(leader, part.encode())
-            deadline = time.monotonic() + (6 if part.endswith(("\t", "\n")) else 0.3)
-            while time.monotonic() < deadline and process.poll() is None:
-                try:
-                    seen += os.read(leader, 65536).decode(errors="replace")
-                except (BlockingIOError, OSError):
-                    time.sleep(0.05)
+
+    def read_until(done: Callable[[], bool]) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 20
+        while not done() and time.monotonic() < deadline:
+            try:
+                seen += os.read(leader, 65536).decode(errors="replace")
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:  # the program has ended
+                return
+
     try:
+        for text, answer in turns:
+            before = len(seen)
+            os.write(leader, text.encode())
+            read_until(lambda before=before, answer=answer: answer in seen[before:])  # type: ignore[misc]
+        read_until(lambda: False)
         process.wait(20)
     finally:
         process.kill()
@@ -203,10 +215,8 @@ def test_colours_are_for_terminals_without_no_color(terminal: bool, tmp_path: Pa
         assert b"\x1b" not in text
         return
     environment = {**plain, "TERM": "xterm-256color"}
-    assert "\x1b[" in typed_into(command, [""] * 20, tmp_path, environment)
-    assert not any(
-        f"\x1b[{n}" in typed_into(command, [""] * 20, tmp_path, environment | {"NO_COLOR": "1"}) for n in (3, 9)
-    )
+    assert "\x1b[" in typed_into(command, [], tmp_path, environment)
+    assert not any(f"\x1b[{n}" in typed_into(command, [], tmp_path, environment | {"NO_COLOR": "1"}) for n in (3, 9))
 
 
 def test_commands_work_from_any_directory(tmp_path: Path) -> None:
