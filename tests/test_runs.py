@@ -205,7 +205,7 @@ def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
     record = interrupted_copy(small)
     assert record.environment["precision"] == "bf16"
     monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: False)
-    run(small())
+    run(small("runtime.threads=1"))  # another name in `device`, "... 1 thread", but no other device
     assert (record.status, record.environment["precision"]) == ("complete", "bf16")
     run(small(), fresh=True)
     assert record.environment["precision"] == "fp32"

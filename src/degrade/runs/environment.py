@@ -1,6 +1,7 @@
 """What a result may depend on besides its settings: versions, device, commit, data, and the paper's open choices."""
 
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -56,10 +57,16 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
 
 
 def precision_before(environment: dict[str, Any], experiment: Experiment) -> str | None:
-    """The precision a record was begun in on this very device, for `auto` to mean the same again; else None."""
-    here = device_name(choose_device(experiment.runtime.device))
+    """The precision a record was begun in on a device of this model, for `auto` to mean the same again; else None."""
+    here, there = device_name(choose_device(experiment.runtime.device)), str(environment.get("device"))
     before = environment.get("precision")
-    return before if environment.get("device") == here and before in ("fp32", "bf16") else None
+    same = _without_threads(there) == _without_threads(here)
+    return before if same and before in ("fp32", "bf16") else None
+
+
+def _without_threads(name: str) -> str:
+    """What `device_name` gives, less the number of threads."""
+    return re.sub(r", \d+ threads?$", "", name)
 
 
 def _initial_weights(model: ModelConfig) -> str:
