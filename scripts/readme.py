@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
 
 
-def quick() -> str:
-    """The table of errors that `scripts/reproduce` ends in, and where, when and from which commit its records are."""
-    records = find_records([REFERENCE / "quick"])
+def errors(recipe: str) -> str:
+    """The table of errors that `degrade reproduce` ends in, and where, when and from which commit its records are."""
+    records = find_records([REFERENCE / recipe])
     made = {
         (str(own["sessions"][0]["started"])[:10], str(own["device"]), f"commit {str(own['git']['commit'])[:7]}")
         for own in (record.environment for record in records)
@@ -64,7 +65,7 @@ def cost() -> str:
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 
 
-TABLES = {"quick": quick, "verdict": verdict, "cost": cost, "bench": bench}
+TABLES = {"short": partial(errors, "short"), "quick": partial(errors, "quick"), "verdict": verdict, "cost": cost, "bench": bench}
 
 
 def filled(text: str) -> str:

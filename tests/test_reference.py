@@ -16,6 +16,7 @@ DEEP = (f"{QUICK}/plain-56/seed-1", f"{QUICK}/residual-56/seed-1")
 
 #: Figure, and the command that draws it; checkpoints are not in the repository, so probes draw from their numbers.
 FIGURES = {
+    "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
     "quick/responses.png": ["probe", "responses", QUICK],
     "quick/landscape.png": ["probe", "landscape", *DEEP],
