@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +66,13 @@ def cost() -> str:
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 
 
-TABLES = {"short": partial(errors, "short"), "quick": partial(errors, "quick"), "verdict": verdict, "cost": cost, "bench": bench}
+TABLES: dict[str, Callable[[], str]] = {
+    "short": partial(errors, "short"),
+    "quick": partial(errors, "quick"),
+    "verdict": verdict,
+    "cost": cost,
+    "bench": bench,
+}
 
 
 def filled(text: str) -> str:

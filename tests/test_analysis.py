@@ -89,7 +89,12 @@ def test_figure_1_has_training_error_left_and_test_error_right(tmp_path: Path) -
     assert left.get_lines()[0].get_xdata().tolist() == [0.1, 0.2]  # type: ignore[union-attr]
     assert (left.get_ylabel(), right.get_ylabel()) == ("training error (%)", "test error (%)")
     assert left.get_xlabel() == "iterations (1e4)"
-    assert left.get_ylim() == (0, 20)
+
+
+@pytest.mark.parametrize(("last", "top"), [(0.1, 20), (0.19, 60), (0.5, 60), (0.9, 100)])
+def test_no_curve_lies_above_the_axis(last: float, top: int, tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.5, 0.1]), record(tmp_path, [0.9, last], "model.depth=56")]
+    assert [axes.get_ylim() for axes in draw_figure1(error_curves(runs)).axes] == [(0, top)] * 2
 
 
 def test_figure_6_has_a_panel_a_family_dashed_training_and_bold_test(tmp_path: Path) -> None:

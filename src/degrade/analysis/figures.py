@@ -268,9 +268,9 @@ def _mark_handles(marks: Sequence[Line2D | None]) -> list[Line2D]:
 def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_xlabel("iterations (1e4)")
     full = all(c.config["recipe"]["iterations"] >= 8000 for c in curves)
-    lowest = min((100 * float(s.mean.min()) for c in curves for s in (c.train, c.test) if len(s.mean)), default=0)
-    # The paper's axis, unless the curves would all lie above it.
-    axes.set_ylim(0, 20 if full and lowest < 15 else 100)
+    ends = [100 * float(s.mean.min()) for c in curves for s in (c.train, c.test) if len(s.mean)]
+    # The paper's axis, unless a curve would lie above it or along its upper edge.
+    axes.set_ylim(0, next((top for top in (20, 60) if full and max(ends, default=0) < 0.9 * top), 100))
     last = max((float(s.iteration.max()) for c in curves for s in (c.train, c.test) if len(s.iteration)), default=1)
     axes.set_xlim(0, 1.02 * last / 1e4)
     axes.grid(alpha=0.25, linewidth=0.5)
