@@ -151,8 +151,10 @@ def _cancel(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
     """Variances a few roundings away from the given ones, and scales that in float32 undo them exactly.
 
-    The square root is rounded, and its inverse; their product with the scale is 1 for some variances only. On the
-    CPU batch norm multiplies by that product and adds shift - mean * product, so with 1 its output is its input.
+    Batch norm on the CPU multiplies by inverse root * scale and adds shift - mean * that product, so where the
+    product is 1 its output is its input. The scale is the inverse of the inverse root, rounded, or the next greater
+    number: one of the two makes the product 1 for 93 % of all inverse roots in float32, and of two neighbours at
+    least one has such a scale (tried on all of them).
 
     Args:
         variance: float32 C, not negative.
@@ -162,10 +164,12 @@ def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
         Variance and scale, float32 C.
     """
     zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
-    for _ in range(1000):
-        scale = (variance + epsilon).sqrt()
-        # Asked of batch norm itself: other square roots are rounded otherwise.
-        off = F.batch_norm(ones, zeros, variance, scale, zeros, eps=epsilon).flatten() != 1
+    # All is asked of batch norm itself: square roots elsewhere are rounded otherwise, on some CPUs.
+    for _ in range(100):
+        scale = 1 / F.batch_norm(ones, zeros, variance, eps=epsilon).flatten()
+        for _ in range(2):
+            off = F.batch_norm(ones, zeros, variance, scale, zeros, eps=epsilon).flatten() != 1
+            scale = torch.where(off, scale.nextafter(ones.new_tensor(torch.inf)), scale)
         if not off.any():
             break
         variance = torch.where(off, variance + (variance + epsilon) * 2.0**-23, variance)
