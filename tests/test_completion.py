@@ -169,10 +169,10 @@ def typed_into(command: list[str], turns: list[tuple[str, str]], folder: Path, e
     os.set_blocking(leader, False)
     seen = ""
 
-    def read_until(done: Callable[[], bool]) -> None:
+    def read(answer: str | None) -> None:
         nonlocal seen
-        deadline = time.monotonic() + 20
-        while not done() and time.monotonic() < deadline:
+        before, deadline = len(seen), time.monotonic() + 20
+        while (answer is None or answer not in seen[before:]) and time.monotonic() < deadline:
             try:
                 seen += os.read(leader, 65536).decode(errors="replace")
             except BlockingIOError:
@@ -182,10 +182,9 @@ def typed_into(command: list[str], turns: list[tuple[str, str]], folder: Path, e
 
     try:
         for text, answer in turns:
-            before = len(seen)
             os.write(leader, text.encode())
-            read_until(lambda before=before, answer=answer: answer in seen[before:])  # type: ignore[misc]
-        read_until(lambda: False)
+            read(answer)
+        read(None)
         process.wait(20)
     finally:
         process.kill()

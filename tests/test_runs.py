@@ -201,6 +201,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
 def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
     small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "has_bf16", lambda _: True)
     monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: True)
     record = interrupted_copy(small)
     assert record.environment["precision"] == "bf16"

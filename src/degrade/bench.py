@@ -31,6 +31,7 @@ from degrade.models import build_model, conv_outputs, multiply_adds
 from degrade.runs.environment import device_name, git_state
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision
+from degrade.training.engine import has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
@@ -44,7 +45,8 @@ def contenders(
     """The conventional loop with and without workers, and the engine at each setting that makes sense there."""
     place = choose_device(device)
     best = choose_precision("auto", place)
-    settings = [("eager", precision, "channels_last") for precision in sorted({"fp32", best}, reverse=True)]
+    precisions = ["fp32", "bf16"] if has_bf16(place) else ["fp32"]
+    settings = [("eager", precision, "channels_last") for precision in precisions]
     settings.append(("eager", best, "contiguous"))
     if place.type == "cuda":
         settings.append(("graph", best, "channels_last"))

@@ -115,7 +115,7 @@ class _Session:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
         self.precision = None if fresh else precision_before(record.environment, experiment)
-        self.training = self._begun()
+        self.training = self._new_training()
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
         self.work_left = planned_work(experiment, **sizes)
@@ -170,7 +170,7 @@ class _Session:
         with contextlib.suppress(OSError):
             self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
 
-    def _begun(self) -> Training:
+    def _new_training(self) -> Training:
         return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
 
     def _resume(self) -> bool:
@@ -180,7 +180,7 @@ class _Session:
             self.record.check_images(self.images.content_hash)
         used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.warning)
         if used is None:
-            self.training = self._begun()
+            self.training = self._new_training()
             if self.record.exists:
                 log.info("%s: no usable checkpoint, starting from the beginning", folder)
                 self.record.keep_rows(up_to=0)

@@ -26,7 +26,8 @@ MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_fo
 #: Iterations of a run from which it is compiled for CUDA; a guess, not measured yet.
 COMPILING_PAYS = 5_000
 
-#: How many times as fast as in fp32 a CPU must multiply matrices in bf16 for autocast, which casts too, to pay.
+#: How many times as fast as in fp32 a CPU must multiply matrices in bf16 to train in it. A guess: autocast casts
+#: too, so 1 is too little; the CPU measured is at 0.5.
 BF16_PAYS = 1.5
 
 
@@ -46,27 +47,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", 0) if name == "cuda" else device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16, fast or not."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # PyTorch calls bf16 "supported" on AVX2 as well, where it is emulated and 12 times slower than fp32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """`fp32` or `bf16`: what `runtime.precision` asks for, or bf16 where the device is fast at it."""
     if name != "auto":
         return name
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = _cpu_is_fast_at_bf16()
-    return "bf16" if fast else "fp32"
+    return "bf16" if has_bf16(device) and (device.type == "cuda" or _cpu_is_fast_at_bf16()) else "fp32"
 
 
 @functools.cache
 def _cpu_is_fast_at_bf16() -> bool:
-    """Timed, half a second once a process, where the CPU has instructions for bf16, since having them is not enough.
-
-    Of two CPUs with AVX512-BF16 one multiplied matrices 3.8 times as fast in bf16 as in fp32 and trained 1.8 times as
-    fast, the other 0.5 times and 0.66 times.
-    """
-    # PyTorch calls bf16 "supported" on AVX2 as well, where it is emulated and 12 times slower than fp32.
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return False
+    """Timed, once a process: a CPU may have the instructions and be slower with them (README, Speed)."""
     cpu = torch.device("cpu")
     return gemm_peak(cpu, "bf16", size=1024) >= BF16_PAYS * gemm_peak(cpu, "fp32", size=1024)
 
