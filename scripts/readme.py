@@ -36,21 +36,21 @@ def verdict() -> str:
     return f"$ {command}\n{verdict_text(found)}"
 
 
-def newest_bench() -> Report:
-    """The newest bench on record."""
-    return Report.from_json(max(REFERENCE.glob("bench/*.json")).read_text())
+def newest_bench(machine: str) -> Report:
+    """The newest bench on record of a machine, named as its file is."""
+    return Report.from_json(max(REFERENCE.glob(f"bench/*-{machine}-*.json")).read_text())
 
 
-def bench() -> str:
-    """The newest bench, as `degrade bench` prints it, its date and commit before it."""
-    report = newest_bench()
+def bench(machine: str) -> str:
+    """A bench, as `degrade bench` prints it, its date and commit before it."""
+    report = newest_bench(machine)
     made, git = report.machine["date"], report.machine["git"]
     return f"{made[:10]}, commit {str(git['commit'])[:7]}\n{report.as_text()}"
 
 
-def cost() -> str:
-    """What the paper's recipe takes on the bench's machine, by hours a layer between the depths that it timed."""
-    report = newest_bench()
+def cost(machine: str) -> str:
+    """What the paper's recipe takes on a bench's machine, by hours a layer between the depths that it timed."""
+    report = newest_bench(machine)
     timed = {r.contender.depth: r.paper_hours for r in report.results if r.contender.label == "eager fp32"}
     depths = sorted(timed)
 
@@ -70,8 +70,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "short": partial(errors, "short"),
     "quick": partial(errors, "quick"),
     "verdict": verdict,
-    "cost": cost,
-    "bench": bench,
+    "cost": partial(cost, "epyc"),
+    "bench": partial(bench, "epyc"),
+    "bench-bf16": partial(bench, "xeon"),
 }
 
 

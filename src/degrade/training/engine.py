@@ -27,7 +27,7 @@ MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_fo
 COMPILING_PAYS = 5_000
 
 #: How many times as fast as in fp32 a CPU must multiply matrices in bf16 to train in it. A guess: autocast casts
-#: too, so 1 is too little; the CPU measured is at 0.5.
+#: too, so 1 is too little; the CPU in outputs/reference/bench is at 0.5.
 BF16_PAYS = 1.5
 
 
@@ -87,8 +87,9 @@ def keep_freed_memory() -> None:
 def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
 
-    Compiling must earn back its time. On the CPU measured (outputs/reference/bench) it gained 2 % at most, within
-    the noise. For CUDA the rule is a guess until scripts/gpu-check has run: a graph always, compiled in long runs.
+    Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 2 to 9 %, within the
+    noise, and it needs a C++ compiler there. For CUDA the rule is a guess until scripts/gpu-check has run: a graph
+    always, compiled in long runs.
 
     Raises:
         ConfigError: a graph is asked for, and the device is no CUDA device.
