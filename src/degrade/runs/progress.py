@@ -37,7 +37,7 @@ class Progress:
         self._bar = tqdm(
             total=self._total,
             disable=None,
-            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
+            bar_format="{desc} |{bar}| {percentage:.0f}%{postfix}",
             dynamic_ncols=True,
             leave=False,
         )
@@ -100,7 +100,7 @@ class SweepBar:
         self._bar = tqdm(
             total=1.0,
             disable=None,
-            bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
+            bar_format="{desc} |{bar}| {percentage:.0f}%{postfix}",
             leave=False,
             dynamic_ncols=True,
         )

@@ -217,6 +217,7 @@ class _Session:
 
     def _evaluated(self, images: int) -> None:
         self._count(images * self.experiment.model.depth * EVALUATION_COST, self.bar.advance)
+        self._show_numbers()
         if self.signals.received:
             raise RunInterrupted
 
