@@ -1,5 +1,6 @@
 """Fixtures: the real configs, shrunk, into a temporary folder."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,12 @@ from degrade.config import Experiment, compose
 
 #: Small enough for a second or two a run, large enough for several batches an epoch with a ragged last one.
 SMALL = ["recipe=smoke", "data=synthetic", "data.train_limit=90", "data.test_limit=40", "model.depth=8"]
+
+
+def pytest_configure() -> None:
+    """Where a shell started the tests in the background, Ctrl-C is ignored, by the commands that they start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
