@@ -121,6 +121,16 @@ def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -
         compare(record, 15)
 
 
+@pytest.mark.parametrize(
+    "text", ["model.depth=20", "model=residual", "data.name=cifar10", "recipe.iterations=7", "name=x", "output=oo"]
+)
+def test_a_continuation_keeps_network_images_and_place(small: Small, text: str) -> None:
+    record = run(small("recipe.iterations=2"))
+    with pytest.raises(ConfigError, match=f"^{text}: .*leave it out$"):
+        continuation(record, 14, 4, ["optim.lr=0.1", text])
+    assert continuation(record, 14, 4, ["optim.lr=0.1", "data.root=elsewhere"]).optim.lr == 0.1
+
+
 def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", *SMALL, "recipe.iterations=4").code == 0
     assert cli("train", *SMALL, "recipe.iterations=4", "model.depth=14").code == 0

@@ -81,6 +81,9 @@ def test_lost_measurements_are_named(cli: Cli, tmp_path: Path) -> None:
     assert cli("export").err.endswith("metrics.jsonl: 1 of 3 lines cannot be read, and are left out\n")
     metrics.write_text(whole.splitlines()[0] + "\n")
     assert "ends at iteration 32,000, though the run went on to 64,000\n" in cli("export").err
+    metrics.write_text(whole)
+    (record.path / "summary.json").write_text("{")
+    assert cli("export").err.endswith("summary.json: missing or damaged; taken for interrupted\n")
 
 
 @pytest.mark.parametrize(

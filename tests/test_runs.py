@@ -326,7 +326,13 @@ def test_damaged_json_and_yaml_are_survived_or_named(small: Make) -> None:
     (record.path / "summary.json").write_text("{")
     assert record.summary == {}
     assert record.status == "interrupted"
-    (record.path / "config.yaml").write_text("a: [1,\n")
+    path = record.path / "config.yaml"
+    good = path.read_text()
+    for bad in ("null", "[8]", "banana", "8.5"):
+        path.write_text(good.replace("depth: 8", f"depth: {bad}"))
+        with pytest.raises(RunError, match=r"config\.yaml: model\.depth: .* no whole number; .*--fresh"):
+            _ = record.config
+    path.write_text("a: [1,\n")
     with pytest.raises(RunError, match=r"config\.yaml cannot be read .*--fresh"):
         run(small())
     assert run(small(), fresh=True).status == "complete"

@@ -171,6 +171,8 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
+        if not record.summary:
+            print(f"{record.path / 'summary.json'}: missing or damaged; taken for interrupted", file=sys.stderr)
         if loss := _lost(record):
             print(f"{record.path / 'metrics.jsonl'}: {loss}", file=sys.stderr)
     if not records:

@@ -41,6 +41,15 @@ log = logging.getLogger("degrade.run")
 #: Training images, augmented, over which the input of the added layers is measured.
 CALIBRATION = 4000
 
+#: What stays as it is where the constructed network trains on, by the first word of its settings, and why.
+_KEPT = {
+    "model": "the network is the one that was built; --depth sets its depth",
+    "data": "it trains on with the images of the run that it is built from",
+    "recipe": "--continue sets the iterations; the rest is as in the run that it is built from",
+    "output": "its record lies beside the run that it is built from",
+    "name": "its record lies beside the run that it is built from",
+}
+
 #: Mean and variance of each channel, float32.
 Statistics = tuple[Tensor, Tensor]
 
@@ -224,8 +233,13 @@ def continuation(record: RunRecord, depth: int, iterations: int, overrides: Sequ
         overrides: other settings, such as `optim.lr=0.01`.
 
     Raises:
-        ConfigError: the depth or a setting is wrong.
+        ConfigError: the depth or a setting is wrong, or the setting would make it another network or other data.
     """
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~")
+        why = _KEPT.get(key.partition(".")[0])
+        if why and key != "data.root":  # the images may have moved
+            raise ConfigError(f"{text}: {why}; leave it out")
     scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")
     recipe = held.recipe
     rate = learning_rate(recipe.iterations, base=held.optim.lr, milestones=recipe.milestones)

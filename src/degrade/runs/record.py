@@ -47,6 +47,7 @@ Row = dict[str, Any]
 
 #: Settings without which a record cannot be drawn.
 _NEEDED = {"seed", "model.family", "model.depth", "data.name", "recipe.name", "recipe.iterations"}
+_INTEGERS = ("seed", "model.depth", "recipe.iterations")
 
 
 def run_directory(experiment: Experiment) -> Path:
@@ -136,8 +137,12 @@ class RunRecord:
             raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
-        if missing := _NEEDED - flatten(settings).keys():
+        flat = flatten(settings)
+        if missing := _NEEDED - flat.keys():
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; `--fresh` starts the run over")
+        for key in _INTEGERS:
+            if not isinstance(flat[key], int):
+                raise RunError(f"{path}: {key}: {flat[key]} is no whole number; `--fresh` starts the run over")
         found: dict[str, Any] = settings
         return found
 
