@@ -60,6 +60,11 @@ def test_the_final_figure_is_there_once(cli: Callable[..., Outcome], tmp_path: P
     assert "tensorboard" not in record.path.parent.name  # it is the same run with and without
     assert cli("train", *SMALL, "--fresh").code == 0
     assert not (record.path / "tensorboard").exists()
+    assert cli("train", *SMALL, "log.tensorboard=true").code == 0  # trained without, so from the record alone
+    found = events(record)
+    assert [event.step for event in found.Scalars("loss/train")] == [row["iteration"] for row in record.rows()]
+    assert "_hparams_/session_start_info" in found.summary_metadata
+    assert len(found.Images("curves")) == 1
 
 
 def test_a_missing_package_is_named_before_anything_is_trained(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,7 @@ from degrade.errors import RunFailed
 from degrade.models import build_model, conv_outputs, multiply_adds
 from degrade.runs.environment import device_name, git_state
 from degrade.runs.record import now
-from degrade.training import Training, choose_device, choose_precision
-from degrade.training.engine import has_bf16
+from degrade.training import Training, choose_device, choose_precision, has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.

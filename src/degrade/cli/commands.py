@@ -517,12 +517,16 @@ def _show(
 
 
 def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
-    """Hand TensorBoard the final figure of each run that writes for it; here, since runs know nothing of drawing."""
+    """Complete what TensorBoard has of each finished run that is to write for it: rows, if it was trained without.
+
+    And the final figure; here, since runs know nothing of drawing.
+    """
     for experiment, record in runs:
         if experiment.log.tensorboard and record.status in ("complete", "diverged") and record.rows():
             from degrade.analysis import draw, error_curves
-            from degrade.runs.board import add_figure
+            from degrade.runs.board import add_figure, write_board
 
+            write_board(record.path, experiment, record.rows())
             figure = draw(error_curves([record]), title=None)
             add_figure(record.path, figure, int(record.summary["iteration"]))
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -171,24 +171,24 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        if not record.summary:
-            print(f"{record.path / 'summary.json'}: missing or damaged; taken for interrupted", file=sys.stderr)
-        if loss := _lost(record):
-            print(f"{record.path / 'metrics.jsonl'}: {loss}", file=sys.stderr)
+        for loss in _losses(record):
+            print(f"{record.path}/{loss}", file=sys.stderr)
     if not records:
         raise RunError(f"{paths[0]}: holds no run that can be read")
     return records
 
 
-def _lost(record: "RunRecord") -> str:
-    """What a record's measurements lack; empty if nothing is known to be missing."""
+def _losses(record: "RunRecord") -> Iterator[str]:
+    """The files of a record that lack something, and what."""
+    summary = record.summary
+    if not summary:
+        yield "summary.json: missing or damaged; taken for interrupted"
     rows, damaged = record.rows_and_damage()
-    measured, reached = rows[-1]["iteration"] if rows else 0, record.summary.get("iteration")
+    measured, reached = rows[-1]["iteration"] if rows else 0, summary.get("iteration")
     if damaged:
-        return f"{damaged} of {len(rows) + damaged} lines cannot be read, and are left out"
-    if record.status == "complete" and isinstance(reached, int) and measured < reached:
-        return f"ends at iteration {measured:,}, though the run went on to {reached:,}"
-    return ""
+        yield f"metrics.jsonl: {damaged} of {len(rows) + damaged} lines cannot be read, and are left out"
+    elif record.status_of(summary) == "complete" and isinstance(reached, int) and measured < reached:
+        yield f"metrics.jsonl: ends at iteration {measured:,}, though the run went on to {reached:,}"
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":

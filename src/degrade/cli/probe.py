@@ -239,7 +239,7 @@ def probe_construct(
         typer.Argument(
             metavar="KEY=VALUE",
             autocompletion=completion.settings,
-            help="Settings of --continue, such as optim.lr=0.01.",
+            help="Settings of --continue, such as optim.lr=0.01; network and images stay.",
         ),
     ] = None,
     iterations: Annotated[

@@ -41,11 +41,11 @@ log = logging.getLogger("degrade.run")
 #: Training images, augmented, over which the input of the added layers is measured.
 CALIBRATION = 4000
 
-#: What stays as it is where the constructed network trains on, by the first word of its settings, and why.
+#: What stays as it is where the constructed network trains on, by its settings, and why.
 _KEPT = {
     "model": "the network is the one that was built; --depth sets its depth",
     "data": "it trains on with the images of the run that it is built from",
-    "recipe": "--continue sets the iterations; the rest is as in the run that it is built from",
+    "recipe.iterations": "--continue sets them",
     "output": "its record lies beside the run that it is built from",
     "name": "its record lies beside the run that it is built from",
 }
@@ -237,7 +237,7 @@ def continuation(record: RunRecord, depth: int, iterations: int, overrides: Sequ
     """
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
-        why = _KEPT.get(key.partition(".")[0])
+        why = _KEPT.get(key) or _KEPT.get(key.partition(".")[0])
         if why and key != "data.root":  # the images may have moved
             raise ConfigError(f"{text}: {why}; leave it out")
     scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")

@@ -83,6 +83,14 @@ class Board:
         self._writer.close()
 
 
+def write_board(folder: Path, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> None:
+    """All that Board writes of a finished run, where it was trained without."""
+    if not (folder / FOLDER).is_dir():
+        board = Board(folder, rows)
+        board.finish(experiment, rows[-1])
+        board.close()
+
+
 def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 

@@ -59,6 +59,7 @@ def run(
         ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights; or
             `log.tensorboard` is, and the package is not installed.
     """
+    board.check_board(experiment)
     record = RunRecord(run_directory(experiment))
     if record.exists and not fresh:
         record.check_same(experiment)
@@ -70,7 +71,6 @@ def run(
     if experiment.model.start is not None and begin is None and (fresh or not checkpoint.candidates(record.path)):
         start = experiment.model.start
         raise ConfigError(f"model.start={start}: `degrade probe construct` begins such runs; start it there")
-    board.check_board(experiment)
     bar = progress or Progress([experiment])
     session: _Session | None = None
     try:

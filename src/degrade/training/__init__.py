@@ -1,6 +1,6 @@
 """From batches and a network to metrics; knows nothing of files or progress bars."""
 
-from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision
+from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision, has_bf16
 from degrade.training.fit import Evaluation, Metrics, Training, fit
 from degrade.training.schedule import learning_rate
 
@@ -13,5 +13,6 @@ __all__ = [
     "choose_engine",
     "choose_precision",
     "fit",
+    "has_bf16",
     "learning_rate",
 ]

@@ -87,7 +87,7 @@ def keep_freed_memory() -> None:
 def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
 
-    Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 2 to 9 %, within the
+    Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 1 to 9 %, within the
     noise, and it needs a C++ compiler there. For CUDA the rule is a guess until scripts/gpu-check has run: a graph
     always, compiled in long runs.
 
