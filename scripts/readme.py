@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,15 @@ REFERENCE = TOP / "outputs" / "reference"
 def errors(recipe: str) -> str:
     """The table of errors that `degrade reproduce` ends in, and where, when and from which commit its records are."""
     records = find_records([REFERENCE / recipe])
-    made = {
-        (str(own["sessions"][0]["started"])[:10], str(own["device"]), f"commit {str(own['git']['commit'])[:7]}")
-        for own in (record.environment for record in records)
-    }
-    return "\n".join([*(", ".join(each) for each in sorted(made)), "", error_table(error_curves(records))])
+    made = {_told(session) for record in records for session in record.sessions}
+    return "\n".join([*sorted(made), "", error_table(error_curves(records))])
+
+
+def _told(session: dict[str, Any]) -> str:
+    """When a session began, on what, and from which commit, as far as the record knows."""
+    threads, commit = session.get("threads"), (session.get("git") or {}).get("commit")
+    place = f"{session['device']}, {threads} thread{'s' * (threads > 1)}" if threads else str(session["device"])
+    return f"{str(session['started'])[:10]}, {place}, {f'commit {commit[:7]}' if commit else 'commit not recorded'}"
 
 
 def verdict() -> str:

@@ -11,7 +11,11 @@ from degrade.cli import main
 from degrade.config import Experiment, compose
 
 #: Small enough for a second or two a run, large enough for several batches an epoch with a ragged last one.
-SMALL = ["recipe=smoke", "data=synthetic", "data.train_limit=90", "data.test_limit=40", "model.depth=8"]
+#: In fp32, since `auto` means another precision on another machine.
+SMALL = [
+    *("recipe=smoke", "data=synthetic", "data.train_limit=90", "data.test_limit=40", "model.depth=8"),
+    "runtime.precision=fp32",
+]
 
 
 def pytest_configure() -> None:

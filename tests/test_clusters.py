@@ -47,7 +47,7 @@ def killed_half_way(folder: Path, launcher: list[str], kill: Callable[[subproces
     assert "4 cells: 4 complete" in ended(start(folder, *words), 0)
     assert [record_of(seed, folder).summary for seed in (1, 2, 3)] == finished
     first = record_of(0, folder)
-    assert [session["iteration"] for session in first.environment["sessions"]][1] > 0
+    assert [session["first_iteration"] for session in first.sessions][1] > 0
     assert "going on from iteration" in (first.path / "train.log").read_text()
 
 
@@ -76,7 +76,7 @@ def test_slurm_a_preempted_cell_writes_a_checkpoint_is_queued_again_and_goes_on(
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     assert "2 cells: 2 complete" in ended(process, 0)
     record = record_of(0, tmp_path)
-    sessions = [session["iteration"] for session in record.environment["sessions"]]
+    sessions = [session["first_iteration"] for session in record.sessions]
     assert len(sessions) == 2
     assert sessions[1] > 0
 
@@ -112,7 +112,7 @@ def test_ray_starts_a_cell_again_whose_worker_was_killed(tmp_path: Path) -> None
     worker = int(Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(worker, signal.SIGKILL)
     assert "2 cells: 2 complete" in ended(process, 0)
-    assert len(record_of(0, tmp_path).environment["sessions"]) == 2
+    assert len(record_of(0, tmp_path).sessions) == 2
 
 
 @ray

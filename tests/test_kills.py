@@ -54,7 +54,7 @@ def test_a_cell_killed_at_a_random_moment_is_finished_by_the_same_command(
     assert process.returncode == 0, err
     assert set(states(planned).values()) == {"complete"}
     for cell in planned.cells:
-        sessions = [session["iteration"] for session in cell.record.environment["sessions"]]
+        sessions = [session["first_iteration"] for session in cell.record.sessions]
         if cell.record.path in finished:
             assert cell.record.summary == finished[cell.record.path], "a finished cell was trained again"
             assert sessions == [0]

@@ -18,8 +18,9 @@ from degrade.config import Experiment, compose, load_config
 from degrade.data import ImageSet
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
 from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, runner
-from degrade.runs.record import variant
-from degrade.training import checkpoint, engine
+from degrade.runs import environment as environment_module
+from degrade.runs.record import sessions_of, variant
+from degrade.training import checkpoint, device, engine
 from tests.conftest import SMALL
 
 Make = Callable[..., Experiment]
@@ -48,10 +49,15 @@ def test_a_finished_record_holds_what_the_contract_says(small: Make) -> None:
     names = {p.name for p in record.path.iterdir()}
     assert {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"} <= names
     environment = record.environment
-    assert environment["schema_version"] == 1
+    assert environment["schema_version"] == 2
     assert environment["parameters"] == 75_290
     assert environment["synthetic"] is True
-    assert environment["versions"]["torch"] == torch.__version__
+    (session,) = record.sessions
+    assert session["versions"]["torch"] == torch.__version__
+    assert session["threads"] == torch.get_num_threads()
+    assert (session["precision"], session["engine"], session["memory_format"]) == ("fp32", "eager", "channels_last")
+    assert (session["first_iteration"], session["last_iteration"]) == (0, 24)
+    assert set(session["git"]) == {"commit", "dirty"}
     assert len(environment["data_hash"]) == 64
     assert environment["open_choices"]["weight decay on batch norm"] is True
     assert "augmented" in environment["open_choices"]["train_error"]
@@ -195,21 +201,94 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     assert record.status == "complete"
     assert rows(record) == rows(whole)
     assert equal(weights(record), weights(whole))
-    assert [s["iteration"] for s in record.environment["sessions"]] == [0, 13]
+    assert spans(record) == [(0, 13), (13, 24)]
+
+
+def spans(record: RunRecord) -> list[tuple[int, int]]:
+    return [(session["first_iteration"], session["last_iteration"]) for session in record.sessions]
+
+
+def test_every_session_keeps_its_own_threads_engine_and_commit(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    record = interrupted_copy(small, "runtime.threads=1")
+    commits = [{"commit": "a" * 40, "dirty": True}, {"commit": "b" * 40, "dirty": False}]
+    monkeypatch.setattr(environment_module, "git_state", lambda: commits[1])
+    run(small("runtime.threads=2", "runtime.memory_format=contiguous", "eval.clean_every=6"))
+    torch.set_num_threads(before)
+    first, second = record.sessions
+    assert (first["threads"], second["threads"]) == (1, 2)
+    assert (first["memory_format"], second["memory_format"]) == ("channels_last", "contiguous")
+    assert second["git"] == commits[1] != first["git"]
+    assert spans(record) == [(0, 13), (13, 24)]
+
+
+def test_a_killed_sessions_last_iteration_is_where_the_next_one_goes_on(small: Make) -> None:
+    record = interrupted_copy(small)
+    content = record.environment
+    content["sessions"][0]["last_iteration"] = None  # as a kill leaves it
+    (record.path / "environment.json").write_text(json.dumps(content))
+    run(small())
+    assert spans(record) == [(0, 13), (13, 24)]
+
+
+def test_sessions_of_a_record_of_schema_1_say_what_it_knew() -> None:
+    old = {
+        "schema_version": 1,
+        "device": "AMD EPYC, 2 threads",
+        "threads": 2,
+        "precision": "fp32",
+        "engine": "compiled",
+        "git": {"commit": "c" * 40, "dirty": False},
+        "sessions": [
+            {"started": "2026-11-24T20:50:08+00:00", "iteration": 0, "device": "AMD EPYC, 1 thread"},
+            {"started": "2026-11-24T20:59:25+00:00", "iteration": 1694, "device": "AMD EPYC, 2 threads"},
+        ],
+    }
+    first, last = sessions_of(old, {"iteration": 8000})
+    assert first == {
+        "started": "2026-11-24T20:50:08+00:00",
+        "device": "AMD EPYC",
+        "threads": 1,
+        "first_iteration": 0,
+        "last_iteration": 1694,
+    }
+    assert (last["device"], last["threads"], last["precision"]) == ("AMD EPYC", 2, "fp32")
+    assert (last["first_iteration"], last["last_iteration"], last["git"]["commit"]) == (1694, 8000, "c" * 40)
+    assert sessions_of({"schema_version": 1, "sessions": [3, {"device": 7}]}, {})[0]["device"] == 7
+    assert sessions_of({"sessions": "none"}, {}) == sessions_of({}, {}) == []
 
 
 def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
     small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "has_bf16", lambda _: True)
-    monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: True)
+    record = interrupted_copy(small, "runtime.precision=auto")
+    assert record.precision == "bf16"
+    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: False)
+    monkeypatch.setattr(device, "device_name", lambda _: "another CPU")
+    run(small("runtime.precision=auto"))
+    assert (record.status, record.precisions) == ("complete", ["bf16", "bf16"])
+    run(small("runtime.precision=auto"), fresh=True)
+    assert record.precisions == ["fp32"]
+
+
+def test_a_matrix_begun_in_fp32_goes_on_in_fp32(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: True)
+    run(small("seed=1"))
+    records = run_matrix([small(f"seed={seed}", "runtime.precision=auto") for seed in range(3)])
+    assert [record.precisions for record in records] == [["fp32"]] * 3
+
+
+def test_settings_that_change_no_result_make_no_other_run(small: Make) -> None:
+    names = ("eval.every=3", "eval.clean_every=4", "log.every=2", "runtime.engine=compiled", "runtime.precision=bf16")
+    more = ("runtime.memory_format=contiguous", "runtime.deterministic=true", "checkpoint.snapshots=3")
+    assert {variant(small(name)) for name in (*names, *more)} == {variant(small())}
     record = interrupted_copy(small)
-    assert record.environment["precision"] == "bf16"
-    monkeypatch.setattr(engine, "_cpu_is_fast_at_bf16", lambda: False)
-    run(small("runtime.threads=1"))  # another name in `device`, "... 1 thread", but no other device
-    assert (record.status, record.environment["precision"]) == ("complete", "bf16")
-    run(small(), fresh=True)
-    assert record.environment["precision"] == "fp32"
+    run(small("eval.clean_every=6", "log.every=5", "runtime.memory_format=contiguous"))
+    assert record.status == "complete"
+    assert [row["iteration"] for row in record.rows()] == [12, 15, 18, 20, 24]
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Make) -> None:
@@ -311,7 +390,7 @@ def test_settings_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
         experiment = compose([*overrides, f"output={tmp_path}"])
         record = RunRecord(run_directory(experiment))
         record.path.mkdir(parents=True)
-        record.begin(experiment, {})
+        record.begin(experiment, {}, {"first_iteration": 0}, resumed=False)
         assert (
             record.config == OmegaConf.to_container(OmegaConf.load(record.path / "config.yaml")) == asdict(experiment)
         )

@@ -82,7 +82,7 @@ def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["smoke"]
     if launcher:
         cores = len(os.sched_getaffinity(0))
-        assert {r.environment["threads"] for r in records} == {max(1, cores // 2)}
+        assert {r.sessions[-1]["threads"] for r in records} == {max(1, cores // 2)}
     before = [r.summary for r in records]
     again = cli("sweep", *words)
     assert again.code == 0
@@ -109,7 +109,7 @@ def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(launcher: l
     assert "2 cells: 2 complete" in out
     assert records["seed-1"].summary == finished
     assert "going on from iteration" in (records["seed-0"].path / "train.log").read_text()
-    sessions = [session["iteration"] for session in records["seed-0"].environment["sessions"]]
+    sessions = [session["first_iteration"] for session in records["seed-0"].sessions]
     assert sessions[0] == 0
     assert sessions[1] >= 12
 
@@ -251,7 +251,7 @@ def test_fresh_starts_every_cell_over(cli: Cli, tmp_path: Path) -> None:
     before = (record.path / "config.yaml").stat().st_mtime_ns
     assert cli("sweep", *SMALL, "seed=0", "--fresh").code == 0
     assert (record.path / "config.yaml").stat().st_mtime_ns != before
-    assert len(record.environment["sessions"]) == 1
+    assert len(record.sessions) == 1
 
 
 @pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
@@ -282,7 +282,7 @@ def test_a_launcher_that_breaks_down_on_the_way_launches_the_rest_again(
     def breaking(cells: list[Any], *_: Any) -> None:
         record = cells[0].record
         record.path.mkdir(parents=True)
-        record.begin(cells[0].experiment, {})
+        record.begin(cells[0].experiment, {}, {"first_iteration": 0}, resumed=False)
         record.summarise(status="complete", iteration=24)
         if len(cells) > 1:
             raise RuntimeError("a worker died")

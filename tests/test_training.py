@@ -1,10 +1,12 @@
 import itertools
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from degrade.training import (
     checkpoint,
     choose_device,
     choose_precision,
-    engine,
+    device,
     fit,
     learning_rate,
 )
@@ -259,23 +261,88 @@ def test_devices_that_are_not_there_are_refused() -> None:
     assert choose_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
 
 
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """A CPU with bf16, at 3.8 times fp32's speed, a cache directory of its own; the precisions timed so far."""
+    asked: list[str] = []
+
+    def peak(_: torch.device, precision: str, size: int, repeats: int) -> float:
+        asked.append(precision)
+        return {"fp32": 1.0, "bf16": 3.8}[precision]
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(device, "gemm_peak", peak)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setattr(time, "thread_time", time.perf_counter)  # no other work disturbs it
+    device._cpu_is_fast_at_bf16.cache_clear()
+    yield asked
+    device._cpu_is_fast_at_bf16.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("has_it", "times_as_fast", "expected"),
     [(True, 3.8, "bf16"), (True, 0.5, "fp32"), (True, 1.2, "fp32"), (False, 3.8, "fp32")],
 )
+@pytest.mark.usefixtures("timed")
 def test_a_cpu_uses_bf16_if_it_is_fast_at_it(
     has_it: bool, times_as_fast: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(
-        engine, "gemm_peak", lambda _, precision, size: {"fp32": 1.0, "bf16": times_as_fast}[precision]
+        device, "gemm_peak", lambda _, precision, **how: {"fp32": 1, "bf16": times_as_fast}[precision]
     )
-    engine._cpu_is_fast_at_bf16.cache_clear()
-    try:
-        assert choose_precision("auto", torch.device("cpu")) == expected
-    finally:
-        engine._cpu_is_fast_at_bf16.cache_clear()
+    assert choose_precision("auto", torch.device("cpu")) == expected
+
+
+def test_what_auto_means_is_timed_once_and_kept(timed: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    cpu = torch.device("cpu")
+    caplog.set_level("INFO", "degrade.training")
+    assert choose_precision("auto", cpu) == "bf16"
+    assert (
+        "precision bf16: this CPU multiplies matrices in bf16 at 3.80 times its speed in fp32 (kept in" in caplog.text
+    )
+    asked = len(timed)
+    device._cpu_is_fast_at_bf16.cache_clear()  # as in another process
+    caplog.clear()
+    assert choose_precision("auto", cpu) == "bf16"
+    assert (len(timed), caplog.text) == (asked, "")
+
+
+@pytest.mark.usefixtures("timed")
+def test_timing_beside_other_work_says_so_every_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(time, "thread_time", lambda: time.perf_counter() / 2)
+    caplog.set_level("INFO", "degrade.training")
+    for advice in ("kept in", "delete"):
+        caplog.clear()
+        assert choose_precision("auto", torch.device("cpu")) == "bf16"
+        assert f"timed while other work used the CPU ({advice}" in caplog.text
+        device._cpu_is_fast_at_bf16.cache_clear()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', "\0"])
+def test_a_damaged_cache_is_timed_anew(content: str, timed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "precision.json").write_text(content)
+    assert choose_precision("auto", torch.device("cpu")) == "bf16"
+    assert timed
+
+
+def test_without_a_cache_directory_the_choice_is_made_and_said(
+    timed: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    caplog.set_level("INFO", "degrade.training")
+    assert choose_precision("auto", torch.device("cpu")) == "bf16"
+    assert "not kept" in caplog.text
+
+
+def test_the_real_timing_compares_two_speeds() -> None:
+    found = device._timed()
+    assert found["times_as_fast"] > 0
+    assert isinstance(found["disturbed"], bool)
 
 
 def test_bf16_on_request_trains_close_to_fp32(small: Make) -> None:

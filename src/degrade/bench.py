@@ -28,9 +28,9 @@ from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
 from degrade.data import ImageSet
 from degrade.errors import RunFailed
 from degrade.models import build_model, conv_outputs, multiply_adds
-from degrade.runs.environment import device_name, git_state
+from degrade.runs.environment import git_state
 from degrade.runs.record import now
-from degrade.training import Training, choose_device, choose_precision, has_bf16
+from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
@@ -364,4 +364,7 @@ def _peak_memory(device: torch.device) -> int:
 
 def _machine(device: torch.device) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"device": device_name(device), **versions, "date": now(), "git": git_state()}
+    name, threads = device_name(device), torch.get_num_threads()
+    if device.type == "cpu":
+        name += f", {threads} thread{'s' * (threads > 1)}"
+    return {"device": name, **versions, "date": now(), "git": git_state()}

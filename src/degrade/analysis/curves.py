@@ -55,7 +55,7 @@ class Curve:
         seeds: the seeds, and what became of each run.
         clean_train, final_test, final_train: last errors of the finished seeds.
         synthetic: made from generated images.
-        precision: `fp32` or `bf16`; empty where the record does not say.
+        precision: `fp32`, `bf16`, or `bf16 and fp32` where sessions or seeds differ; empty where no record says.
         folder: the experiment's, resolved.
         extra: settings that not all curves share, as the variant's name tells them.
         paths: the records, by seed.
@@ -163,7 +163,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
         final_test=_last(finished, "test_error"),
         final_train=_last(finished, "train_error"),
         synthetic=config["data"]["name"] == "synthetic",
-        precision=str(environment.get("precision", "")),
+        precision=" and ".join(sorted({own for record, *_ in runs for own in record.precisions})),
         folder=first.path.resolve().parents[1],
         extra=extra,
         paths={int(config["seed"]): record.path for record, config, _, _ in runs},

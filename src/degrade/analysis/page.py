@@ -116,7 +116,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
     networks = [_network(curve, COLOURS[k % len(COLOURS)], lines) for k, curve in enumerate(curves)]
-    environments = [(curve.label, seed, record.environment) for curve, seed, record in runs]
+    environments = [(curve.label, seed, _environment_of(record)) for curve, seed, record in runs]
     return {
         "version": __version__,
         "folders": folders,
@@ -392,13 +392,22 @@ def _environment(found: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[tu
     return facts
 
 
+def _environment_of(record: RunRecord) -> dict[str, Any]:
+    """A record's environment.json with one value for each fact of its sessions, or all of them where they differ."""
+    environment, sessions = record.environment, [_flat(session) for session in record.sessions]
+    named = dict.fromkeys(name for session in sessions for name in session if not name.endswith("iteration"))
+    several = {
+        name: "; ".join(dict.fromkeys(session.get(name, "not recorded") for session in sessions)) for name in named
+    }
+    once = {name: value for name, value in environment.items() if name not in {"sessions", "git", "versions", *named}}
+    return {**once, **({"sessions": f"{len(sessions)}"} if sessions else {}), **several}
+
+
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
-    """One name a fact; a run's sessions become their number."""
+    """One name and one text for each fact."""
     facts: dict[str, str] = {}
     for name, value in environment.items():
-        if name == "sessions" and isinstance(value, list):
-            facts["sessions"] = f"{len(value)}"
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             facts |= {f"{name}, {inner}": _value(own) for inner, own in value.items()}
         elif name not in ("schema_version", "parameters"):
             facts[str(name)] = _value(value)

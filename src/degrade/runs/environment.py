@@ -1,7 +1,6 @@
 """What a result may depend on besides its settings: versions, device, commit, data, and the paper's open choices."""
 
 import platform
-import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -14,29 +13,16 @@ import degrade
 from degrade.config import Experiment, ModelConfig
 from degrade.data import ImageSet
 from degrade.models import count_parameters
-from degrade.training import Engine, choose_device
+from degrade.runs.record import now
+from degrade.training import Engine, device_name
 from degrade.training.schedule import WARMUP_WINDOW
 
 
 def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[str, Any]:
-    """The contents of environment.json, sessions left out."""
+    """The contents of environment.json that hold for all sessions of a run."""
     model, recipe = experiment.model, experiment.recipe
     warmup = f"on, until error over {WARMUP_WINDOW} iterations is below {recipe.warmup_error:.0%}"
     return {
-        "versions": {
-            "degrade": degrade.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "numpy": numpy.__version__,
-        },
-        "platform": platform.platform(),
-        "device": device_name(engine.device),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "precision": engine.precision,
-        "engine": engine.name,
-        "git": git_state(),
         "data_source": images.source,
         "data_hash": images.content_hash,
         "synthetic": images.synthetic,
@@ -46,6 +32,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
             "batch norm epsilon": model.bn_epsilon,
             "batch norm momentum": model.bn_momentum,
             "test-time statistics": "moving averages",
+            "images that share batch norm's statistics": f"{recipe.batch_size}, the batch (paper: likely 64 a GPU)",
             "train_error": "train mode, augmented batches, each before its update, since the row before",
             "train_error_clean": "eval mode, un-augmented, whole training set",
             "option A padding": "pixels ::2; new channels half before, half after",
@@ -56,25 +43,45 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
     }
 
 
-def precision_before(environment: dict[str, Any], experiment: Experiment) -> str | None:
-    """The precision a record was begun in on a device of this model, for `auto` to mean the same again; else None."""
-    here, there = device_name(choose_device(experiment.runtime.device)), str(environment.get("device"))
-    before = environment.get("precision")
-    same = _without_threads(there) == _without_threads(here)
-    return before if same and before in ("fp32", "bf16") else None
+def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
+    """What one process computes with: an entry of `sessions` in environment.json.
 
-
-def _without_threads(name: str) -> str:
-    """What `device_name` gives, less the number of threads."""
-    return re.sub(r", \d+ threads?$", "", name)
+    Args:
+        engine: the process's.
+        first_iteration: updates that were made before it began.
+    """
+    return {
+        "started": now(),
+        "first_iteration": first_iteration,
+        "last_iteration": None,  # until it ends; after a kill, until another session goes on
+        "device": device_name(engine.device),
+        "threads": torch.get_num_threads(),
+        "precision": engine.precision,
+        "engine": engine.name,
+        "memory_format": str(engine.memory_format).removeprefix("torch.").removesuffix("_format"),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "platform": platform.platform(),
+        "git": git_state(),
+        "versions": {
+            "degrade": degrade.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+            "numpy": numpy.__version__,
+        },
+    }
 
 
 def _initial_weights(model: ModelConfig) -> str:
     if model.start is not None:
         return f"those of {model.start}, trained; added layers the identity"
-    if model.init == "dirac":
-        return "identity; where channels change, and in the linear layer, he, fan-in; biases 0"
-    return f"{model.init}, fan-in, linear layer too; biases 0"
+    drawn = {
+        "he": "he, fan-in, linear layer too",
+        "xavier": "xavier, fan-in and fan-out, linear layer too",
+        "gaussian": "gaussian, standard deviation 0.01, linear layer too",
+        "dirac": "identity; where channels change, and in the linear layer, he, fan-in",
+    }
+    return f"{drawn[model.init]}; biases 0"
 
 
 def git_state() -> dict[str, Any]:
@@ -94,15 +101,3 @@ def git_state() -> dict[str, Any]:
         }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-
-
-def device_name(device: torch.device) -> str:
-    """The model of a GPU, or of the CPU with the number of threads in use."""
-    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    try:
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return f"{models[0].partition(':')[2].strip()}, {threads}"
-    except (OSError, IndexError):
-        return f"{platform.processor() or platform.machine()}, {threads}"

@@ -8,7 +8,6 @@ from tqdm import tqdm
 from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
 from degrade.errors import RunError
-from degrade.runs.environment import precision_before
 from degrade.runs.record import RunRecord
 from degrade.training import Evaluation, Training, checkpoint
 
@@ -58,8 +57,7 @@ def restored(
         RunConflictError: the images are not those it was trained on.
     """
     record.check_images(images.content_hash)
-    before = precision_before(record.environment, experiment)
-    training = Training(experiment, images, tick=tick, precision=before)
+    training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device
     if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.warning) is None:
         raise RunError(f"{record.path}: has no usable checkpoint; train it again")

@@ -7,7 +7,7 @@ from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
 from degrade.errors import RunFailed, RunInUseError
 from degrade.runs.progress import Progress
-from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.record import RunRecord, run_directory, settle_precision
 from degrade.runs.runner import run
 
 log = logging.getLogger("degrade.run")
@@ -32,6 +32,7 @@ def run_matrix(experiments: Sequence[Experiment], *, fresh: bool = False) -> lis
         for experiment, record in zip(experiments, records, strict=True):
             if record.exists:
                 record.check_same(experiment)
+        settle_precision(zip(experiments, records, strict=True))
     loaded: dict[str, ImageSet] = {}
 
     def images(experiment: Experiment) -> ImageSet:

@@ -26,18 +26,27 @@ from degrade.config.groups import group_options
 from degrade.config.schema import flatten
 from degrade.errors import RunConflictError, RunError, RunInUseError
 
-SCHEMA_VERSION = 1
+#: 2: `sessions` of environment.json say all that is known of each. 1: only of the last, outside `sessions`.
+SCHEMA_VERSION = 2
 
-#: Settings that change where and how a run is written or paced, not what it computes.
+#: Settings that change where a run is written, what is looked at on its way, and how it is computed, but not which
+#: experiment it is. environment.json says how each session computed.
 INCIDENTAL = frozenset(
     {
         "checkpoint.every",
         "checkpoint.snapshots",
         "eval.batch_size",
+        "eval.clean_every",
+        "eval.every",
+        "log.every",
         "log.tensorboard",
         "name",
         "output",
+        "runtime.deterministic",
         "runtime.device",
+        "runtime.engine",
+        "runtime.memory_format",
+        "runtime.precision",
         "runtime.recompute",
         "runtime.threads",
     }
@@ -148,8 +157,27 @@ class RunRecord:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, device, data hash and open choices; empty if missing or damaged."""
+        """Data, open choices and sessions; empty if missing or damaged."""
         return _read_json(self.path / "environment.json")
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """What each process that worked on the run computed with, and from which iteration to which.
+
+        Empty if environment.json is missing or damaged. A record of schema 1 knows of a session before the last only
+        when it began, where, and on what.
+        """
+        return sessions_of(self.environment, self.summary)
+
+    @property
+    def precisions(self) -> list[str]:
+        """`fp32` or `bf16` for each session, as far as the record says."""
+        return [session["precision"] for session in self.sessions if session.get("precision") in ("fp32", "bf16")]
+
+    @property
+    def precision(self) -> str | None:
+        """`fp32` or `bf16`, as the last session computed; None where the record does not say."""
+        return self.precisions[-1] if self.precisions else None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -226,12 +254,32 @@ class RunRecord:
         finally:
             lock.release()
 
-    def begin(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
-        """Write config.yaml and environment.json."""
+    def begin(
+        self, experiment: Experiment, environment: Mapping[str, Any], session: Mapping[str, Any], *, resumed: bool
+    ) -> None:
+        """Write config.yaml, and environment.json with one more session.
+
+        Args:
+            experiment: the settings.
+            environment: what holds for all sessions.
+            session: the one that begins now.
+            resumed: it goes on from where earlier ones were; else there were none.
+        """
+        earlier = self.sessions if resumed else []
+        if earlier:  # one that was killed left no word of how far it got
+            earlier[-1]["last_iteration"] = session["first_iteration"]
         replace_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
-        replace_text(
-            self.path / "environment.json", _json({"schema_version": SCHEMA_VERSION, **environment}, indent=2)
-        )
+        self._write_environment({**environment, "sessions": [*earlier, dict(session)]})
+
+    def end_session(self, iteration: int) -> None:
+        """Note how far the last session got."""
+        environment = self.environment
+        environment["sessions"][-1]["last_iteration"] = iteration
+        self._write_environment(environment)
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        content = {**environment, "schema_version": SCHEMA_VERSION}
+        replace_text(self.path / "environment.json", _json(content, indent=2))
 
     def check_same(self, experiment: Experiment) -> None:
         """Refuse to go on with a record that holds other settings.
@@ -284,6 +332,35 @@ class RunRecord:
         """Replace summary.json."""
         fields["updated"] = now()
         replace_text(self.path / "summary.json", _json(fields, indent=2))
+
+
+def settle_precision(matrix: Iterable[tuple[Experiment, RunRecord]]) -> None:
+    """Let `runtime.precision=auto` mean fp32 in a whole matrix of which a network was trained in fp32 already.
+
+    Args:
+        matrix: experiments, which are changed in place, and their records.
+    """
+    pairs = list(matrix)
+    if any("fp32" in record.precisions for _, record in pairs):
+        for experiment, _ in pairs:
+            if experiment.runtime.precision == "auto":
+                experiment.runtime.precision = "fp32"
+
+
+def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`RunRecord.sessions`, of files that were read already."""
+    found = environment.get("sessions")
+    sessions = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
+    if environment.get("schema_version") == 1 and sessions:
+        firsts = [session.pop("iteration", None) for session in sessions]
+        for session, first, last in zip(sessions, firsts, [*firsts[1:], summary.get("iteration")], strict=True):
+            name, _, threads = str(session.get("device")).rpartition(", ")  # "AMD EPYC, 2 threads"
+            if count := re.fullmatch(r"(\d{1,6}) threads?", threads):
+                session |= {"device": name, "threads": int(count[1])}
+            session |= {"first_iteration": first, "last_iteration": last}
+        once = ("precision", "engine", "cpu_capability", "platform", "git", "versions")
+        sessions[-1] |= {key: environment[key] for key in once if key in environment}
+    return sessions
 
 
 def find_records(paths: Iterable[Path]) -> list[RunRecord]:

@@ -18,9 +18,9 @@ from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunInterrupted
 from degrade.models import count_parameters
 from degrade.runs import board
-from degrade.runs.environment import describe, device_name, precision_before
+from degrade.runs.environment import describe, describe_session
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
-from degrade.runs.record import RunRecord, now, run_directory
+from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.signals import StopSignals
 from degrade.training import Metrics, Training, checkpoint, fit
 
@@ -114,7 +114,7 @@ class _Session:
         if experiment.runtime.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
-        self.precision = None if fresh else precision_before(record.environment, experiment)
+        self.precision = None if fresh else record.precision
         self.training = self._new_training()
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
@@ -126,12 +126,16 @@ class _Session:
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self.board: board.Board | None = None
         self._shown = 0.0
+        self._begun = False
 
     def train(self, begin: Callable[[Training], None] | None) -> None:
         resumed = self._resume()
         if begin is not None and not resumed:
             begin(self.training)
-        self.record.begin(self.experiment, self._environment(resumed))
+        engine = self.training.engine
+        session = describe_session(engine, first_iteration=self.training.iteration)
+        self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)
+        self._begun = True
         self._summarise("running")
         self.bar.describe(self.name)
         self._announce()
@@ -148,7 +152,7 @@ class _Session:
                     self.board.add(dataclasses.asdict(row))
         except RunInterrupted:
             self._save()
-            self._summarise("interrupted")
+            self._end("interrupted")
             raise RunInterrupted(
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"
@@ -157,7 +161,7 @@ class _Session:
         self._save()
         if self.board is not None:
             self.board.finish(self.experiment, self.latest)
-        self._summarise("diverged" if self.training.diverged else "complete")
+        self._end("diverged" if self.training.diverged else "complete")
         if self.training.diverged:
             log.warning(
                 "%s diverged at iteration %d: loss is not finite; try a smaller optim.lr",
@@ -168,7 +172,7 @@ class _Session:
     def failed(self, error: Exception) -> None:
         """Leave word of a failure in the record, if it can be written at all."""
         with contextlib.suppress(OSError):
-            self._summarise("failed", error=f"{type(error).__name__}: {error}"[:2000])
+            self._end("failed", error=f"{type(error).__name__}: {error}"[:2000])
 
     def _new_training(self) -> Training:
         return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
@@ -200,10 +204,11 @@ class _Session:
 
     def _warn_of_another_machine(self) -> None:
         """Resuming is exact on one machine; say so where this is another."""
-        before, engine = self.record.environment, self.training.engine
-        for key, here in (("device", device_name(engine.device)), ("precision", engine.precision)):
-            if before.get(key) not in (None, here):
-                log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here)
+        here = describe_session(self.training.engine, first_iteration=self.training.iteration)
+        for before in self.record.sessions[-1:]:
+            for key in ("device", "precision"):
+                if before.get(key) not in (None, here[key]):
+                    log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
 
     def _stepped(self, training: Training) -> None:
         images = self.experiment.recipe.batch_size * self.experiment.model.depth
@@ -274,22 +279,18 @@ class _Session:
             self.images.source,
         )
 
-    def _environment(self, resumed: bool) -> dict[str, Any]:
-        engine = self.training.engine
-        session = {
-            "started": now(),
-            "iteration": self.training.iteration,
-            "device": device_name(engine.device),
-        }
-        earlier = self.record.environment.get("sessions", []) if resumed else []
-        return {**describe(self.experiment, engine, self.images), "sessions": [*earlier, session]}
-
     def _save(self) -> None:
         checkpoint.save(self.record.path, self.training.state_dict())
 
     def _keep_snapshot(self) -> None:
         if self.training.iteration in self.snapshots:
             checkpoint.save_snapshot(self.record.path, self.training.iteration, self.training.engine.model)
+
+    def _end(self, status: str, **more: Any) -> None:
+        """Leave word of how the session ended. The summary comes last: a run that it calls complete is whole."""
+        if self._begun:
+            self.record.end_session(self.training.iteration)
+        self._summarise(status, **more)
 
     def _summarise(self, status: str, **more: Any) -> None:
         self.record.summarise(

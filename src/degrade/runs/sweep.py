@@ -33,7 +33,7 @@ from degrade.runs.board import check_board
 from degrade.runs.cell import GRACE, STOP, job
 from degrade.runs.launchers import Launcher, choose_launcher, scancel_line, tended
 from degrade.runs.progress import SweepBar
-from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.record import RunRecord, run_directory, settle_precision
 
 log = logging.getLogger("degrade.run")
 
@@ -107,6 +107,9 @@ def plan(overrides: Sequence[str], *, fresh: bool = False) -> Sweep:
         for cell in cells:
             if cell.record.exists:
                 cell.record.check_same(cell.experiment)
+        settle_precision((cell.experiment, cell.record) for cell in cells)
+        for cell in cells:
+            cell.overrides.append(f"runtime.precision={cell.experiment.runtime.precision}")
     return Sweep(cells, launcher)
 
 

@@ -1,6 +1,7 @@
-"""From batches and a network to metrics; knows nothing of files or progress bars."""
+"""From batches and a network to metrics; knows nothing of records or progress bars."""
 
-from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision, has_bf16
+from degrade.training.device import choose_device, choose_engine, choose_precision, device_name, has_bf16
+from degrade.training.engine import Engine
 from degrade.training.fit import Evaluation, Metrics, Training, fit
 from degrade.training.schedule import learning_rate
 
@@ -12,6 +13,7 @@ __all__ = [
     "choose_device",
     "choose_engine",
     "choose_precision",
+    "device_name",
     "fit",
     "has_bf16",
     "learning_rate",

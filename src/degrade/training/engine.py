@@ -5,7 +5,6 @@ Metrics are summed on the device; nothing here waits for it. Knows nothing of fi
 
 import contextlib
 import ctypes
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,56 +16,9 @@ from torch import Tensor, nn
 from degrade.config import Experiment, OptimConfig
 from degrade.data import Batches
 from degrade.data.batches import single_view
-from degrade.errors import ConfigError
-from degrade.training.peaks import gemm_peak
 
 #: Names of settings, and PyTorch's.
 MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
-
-#: Iterations of a run from which it is compiled for CUDA; a guess, not measured yet.
-COMPILING_PAYS = 5_000
-
-#: How many times as fast as in fp32 a CPU must multiply matrices in bf16 to train in it. A guess: autocast casts
-#: too, so 1 is too little; the CPU in outputs/reference/bench is at 0.5.
-BF16_PAYS = 1.5
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `runtime.device` names.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    count = torch.cuda.device_count() if name != "cpu" else 0
-    if name == "auto":
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        has = f"this machine has {count} CUDA devices" if count else "PyTorch sees no CUDA device on this machine"
-        raise ConfigError(f"runtime.device={name}: {has}; use auto or cpu")
-    return torch.device("cuda", 0) if name == "cuda" else device
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bf16, fast or not."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # PyTorch calls bf16 "supported" on AVX2 as well, where it is emulated and 12 times slower than fp32.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`: what `runtime.precision` asks for, or bf16 where the device is fast at it."""
-    if name != "auto":
-        return name
-    return "bf16" if has_bf16(device) and (device.type == "cuda" or _cpu_is_fast_at_bf16()) else "fp32"
-
-
-@functools.cache
-def _cpu_is_fast_at_bf16() -> bool:
-    """Timed, once a process: a CPU may have the instructions and be slower with them (README, Speed)."""
-    cpu = torch.device("cpu")
-    return gemm_peak(cpu, "bf16", size=1024) >= BF16_PAYS * gemm_peak(cpu, "fp32", size=1024)
 
 
 def keep_freed_memory() -> None:
@@ -82,25 +34,6 @@ def keep_freed_memory() -> None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
         mallopt(-2, 64 << 20)  # M_TOP_PAD
-
-
-def choose_engine(name: str, device: torch.device, iterations: int) -> str:
-    """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
-
-    Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 1 to 9 %, within the
-    noise, and it needs a C++ compiler there. For CUDA the rule is a guess until scripts/gpu-check has run: a graph
-    always, compiled in long runs.
-
-    Raises:
-        ConfigError: a graph is asked for, and the device is no CUDA device.
-    """
-    if device.type != "cuda":
-        if name.endswith("graph"):
-            raise ConfigError(f"runtime.engine={name}: a CUDA graph needs a CUDA device; use auto, eager or compiled")
-        return "eager" if name == "auto" else name
-    if name == "auto":
-        return "compiled-graph" if iterations >= COMPILING_PAYS else "graph"
-    return name
 
 
 class Sums(NamedTuple):

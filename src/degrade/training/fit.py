@@ -13,7 +13,8 @@ from degrade.config import Experiment
 from degrade.data import Batches, ImageSet
 from degrade.errors import ConfigError
 from degrade.models import build_model
-from degrade.training.engine import Engine, choose_device, choose_engine, choose_precision
+from degrade.training.device import choose_device, choose_engine, choose_precision
+from degrade.training.engine import Engine
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
@@ -59,7 +60,7 @@ class Training:
         images: what to train on.
         tick: called with the number of images after each evaluated batch; what it raises ends the evaluation,
             which a later `fit` begins again.
-        precision: what `runtime.precision=auto` stands for; None: what the device is fast at.
+        precision: of the run's last session, which `runtime.precision=auto` keeps; None for a new run.
 
     Raises:
         ConfigError: the device is not there, or the network has too few outputs for the images' classes.
@@ -82,8 +83,7 @@ class Training:
         self.images = images
         self.tick = tick
         device = choose_device(experiment.runtime.device)
-        asked = experiment.runtime.precision
-        precision = precision if precision and asked == "auto" else choose_precision(asked, device)
+        precision = choose_precision(experiment.runtime.precision, device, before=precision)
         name = choose_engine(experiment.runtime.engine, device, experiment.recipe.iterations)
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
         model.recompute = experiment.runtime.recompute
