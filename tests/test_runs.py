@@ -59,6 +59,8 @@ def test_a_finished_record_holds_what_the_contract_says(small: Make) -> None:
     assert (session["first_iteration"], session["last_iteration"]) == (0, 24)
     assert set(session["git"]) == {"commit", "dirty"}
     assert len(environment["data_hash"]) == 64
+    assert environment["images"] == {"train": 90, "test": 40}
+    assert 0.8 < environment["chance_error"] <= 0.9
     assert environment["open_choices"]["weight decay on batch norm"] is True
     assert "augmented" in environment["open_choices"]["train_error"]
     keys = (

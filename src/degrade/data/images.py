@@ -51,6 +51,11 @@ class ImageSet:
     content_hash: str
     synthetic: bool
 
+    @property
+    def chance_error(self) -> float:
+        """Error on the training images of always answering their most frequent class, a fraction: 0.9 for CIFAR-10."""
+        return 1 - int(self.train_labels.bincount().max()) / len(self.train_labels)
+
 
 def select(raw: RawImages, config: DataConfig) -> ImageSet:
     """Apply split and limits, and compute the mean over the training images that remain.

@@ -26,6 +26,8 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
         "data_source": images.source,
         "data_hash": images.content_hash,
         "synthetic": images.synthetic,
+        "images": {"train": len(images.train_labels), "test": len(images.test_labels)},
+        "chance_error": images.chance_error,
         "parameters": count_parameters(engine.model),
         "open_choices": {
             "weight decay on batch norm": experiment.optim.decay_norm,
