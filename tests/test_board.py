@@ -43,7 +43,11 @@ def test_interrupted_and_resumed_each_step_is_there_once(small: Make, monkeypatc
     found = events(record)
     rows = record.rows()
     assert [event.step for event in found.Scalars("loss/train")] == [row["iteration"] for row in rows]
-    for tag, key in (("error/train", "train_error"), ("error/test", "test_error"), ("lr", "lr")):
+    tags = (
+        *(("error/train", "train_error"), ("error/train_batch", "train_error_batch")),
+        *(("error/test", "test_error"), ("lr", "lr")),
+    )
+    for tag, key in tags:
         expected = [row[key] for row in rows if row[key] is not None]
         assert [event.value for event in found.Scalars(tag)] == pytest.approx(expected)
     assert "_hparams_/session_start_info" in found.summary_metadata

@@ -239,6 +239,7 @@ def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> 
 
     evaluated = cli("evaluate", folder)
     summary = RunRecord(tmp_path / folder).summary
+    assert evaluated.out.startswith(f"{folder}, iteration 24 (synthetic data)\n")
     assert f"test error             {summary['test_error']:.2%}" in evaluated.out
     assert f"training error, clean  {summary['train_error_clean']:.2%}" in evaluated.out
     assert "pattern 9" in evaluated.out
@@ -248,6 +249,44 @@ def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> 
     assert again.code == 0
     metrics = [RunRecord(tmp_path / f).rows() for f in (folder, folder.replace("/smoke/", "/again/"))]
     assert [r["test_error"] for r in metrics[0]] == [r["test_error"] for r in metrics[1]]
+
+
+def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, tmp_path: Path) -> None:
+    assert cli("train", *SMALL).code == 0
+    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+    run, summary = str(record.path), record.summary
+    found = {}
+    for words in ([], ["--statistics", "batch"], ["--augmented"], ["--statistics", "batch", "--augmented"]):
+        outcome = cli("evaluate", run, *words)
+        assert outcome.code == 0
+        name, percent = outcome.out.splitlines()[1].split("  ")
+        found[name] = float(percent.removesuffix("%"))
+        test = outcome.out.splitlines()[2].split("  ")[0]
+        assert test == ("test error, batch-statistics" if "batch" in words else "test error")
+        said = "each batch's own statistics, over shuffled batches of 16" if "batch" in words else "its running"
+        assert said in outcome.out
+        assert ("cropped and flipped" if "--augmented" in words else "not augmented") in outcome.out
+    assert list(found) == [
+        "training error, clean",
+        "training error, batch-statistics",
+        "training error, augmented",
+        "training error, batch-statistics, augmented",
+    ]
+    assert found["training error, clean"] == pytest.approx(100 * summary["train_error_clean"], abs=0.005)
+    assert found["training error, batch-statistics"] == pytest.approx(100 * summary["train_error_batch"], abs=0.005)
+    assert len(set(found.values())) == 4
+    refused = cli("evaluate", run, "--statistics", "bath")
+    assert (refused.code, refused.err) == (2, "degrade: --statistics bath: did you mean batch?\n")
+
+
+def test_without_batch_norm_evaluate_gives_the_same_by_either_statistics(cli: Cli, tmp_path: Path) -> None:
+    assert cli("train", *SMALL, "model.norm=none").code == 0
+    run = str(next((tmp_path / "outputs").rglob("seed-0")))
+    running, batch = (cli("evaluate", run, "--statistics", word).out for word in ("running", "batch"))
+    assert "the network has no batch norm" in batch
+    assert [line.split()[-1] for line in running.splitlines()[1:3]] == [
+        line.split()[-1] for line in batch.splitlines()[1:3]
+    ]
 
 
 def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path) -> None:
@@ -282,6 +321,10 @@ def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path
     outcome = cli("train", *SMALL, "optim.lr=1e12", "model.norm=none", "recipe.iterations=24", "eval.every=6")
     assert outcome.code == 1
     assert "diverged" in outcome.out
+    run = str(next((tmp_path / "outputs").rglob("seed-0")))
+    told = cli("evaluate", run)
+    assert told.code == 0
+    assert told.out.startswith(f"{run}, iteration 6 (diverged at iteration 6, synthetic data)\n")
     assert cli("plot").code == 1 or (tmp_path / "outputs/smoke/figure.png").exists()
 
 

@@ -57,10 +57,11 @@ def assert_close_while_it_can_be(one: list[float], other: list[float]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_replayed_steps_are_the_eager_ones_bit_for_bit(precision: str, small: Make) -> None:
     """Over ragged batches, epochs, evaluations in batches of two sizes, and whatever recording ran before."""
-    experiment = small("log.every=1", "eval.batch_size=16", f"runtime.precision={precision}")
+    experiment = small("log.every=1", "eval.batch_size=16", "eval.clean_every=9", f"runtime.precision={precision}")
     eager, replayed = training(experiment), training(experiment, replayed=True)
     rows = [
-        [(r.train_loss, r.train_error, r.test_loss, r.train_error_clean) for r in fit(t)] for t in (eager, replayed)
+        [(r.train_loss, r.train_error, r.test_loss, r.train_error_clean, r.train_error_batch) for r in fit(t)]
+        for t in (eager, replayed)
     ]
     assert rows[0] == rows[1]
     assert_same_weights(eager, replayed)
@@ -175,7 +176,7 @@ def test_cuda_losses_equal_those_of_the_cpu_over_the_first_steps(engine: str, sm
 def test_cuda_graph_gives_the_eager_losses_and_resumes(small: Make) -> None:
     experiment = small("runtime.device=cuda", "runtime.deterministic=true", "log.every=1", "eval.batch_size=16")
     runs = [Training(_with(experiment, engine=name), load_images(experiment.data)) for name in ("eager", "graph")]
-    rows = [[(r.train_loss, r.test_loss, r.train_error_clean) for r in fit(run)] for run in runs]
+    rows = [[(r.train_loss, r.test_loss, r.train_error_clean, r.train_error_batch) for r in fit(run)] for run in runs]
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
     first, second = (Training(_with(experiment, engine="graph"), load_images(experiment.data)) for _ in range(2))
     for _ in range(7):

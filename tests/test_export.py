@@ -174,4 +174,31 @@ def test_weights_without_a_checkpoint_are_refused(cli: Cli, tmp_path: Path) -> N
     outcome = cli("export", "--weights", str(record.path), "--output", "w.safetensors")
     assert outcome.code == 2
     assert "no usable checkpoint" in outcome.err
+    assert "diverged" not in outcome.err
     assert not (tmp_path / "w.safetensors").exists()
+
+
+@needs_safetensors
+def test_weights_of_a_diverged_run_say_so(cli: Cli, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    assert cli("train", *SMALL, "optim.lr=1e12", "model.norm=none").code == 1
+    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+    outcome = cli("export", "--weights", str(record.path))
+    assert outcome.code == 0
+    assert "iteration 12 (diverged at iteration 12, synthetic data)\n" in outcome.out
+    with safe_open(record.path / "weights.safetensors", "pt") as file:
+        assert file.metadata()["remark"] == "diverged at iteration 12"
+    for path in record.path.glob("checkpoint*"):
+        path.unlink()
+    for arguments in (["export", "--weights"], ["evaluate"]):
+        refused = cli(*arguments, str(record.path))
+        assert refused.code == 2
+        assert "diverged at iteration 12, and has no usable checkpoint" in refused.err
+        assert refused.err.count("\n") == 1
+
+
+def test_the_batch_statistics_error_is_in_the_table(cli: Cli) -> None:
+    assert cli("train", *SMALL).code == 0
+    rows = list(csv.DictReader(io.StringIO(cli("export").out)))
+    assert [row["iteration"] for row in rows if row["quantity"] == "train_error_batch"] == ["24"]

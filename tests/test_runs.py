@@ -64,13 +64,17 @@ def test_a_finished_record_holds_what_the_contract_says(small: Make) -> None:
     assert environment["open_choices"]["weight decay on batch norm"] is True
     assert "augmented" in environment["open_choices"]["train_error"]
     keys = (
-        "iteration epoch lr train_loss train_error train_error_clean test_loss test_error images_per_second seconds"
+        "iteration epoch lr train_loss train_error train_error_clean train_error_batch test_loss test_error "
+        "images_per_second seconds"
     )
     lines = (record.path / "metrics.jsonl").read_text().splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [sorted(keys.split())] * 2
     summary = record.summary
     assert summary["iteration"] == summary["iterations"] == 24
-    assert summary["test_error"] == record.rows()[-1]["test_error"]
+    for kind in ("train_error", "train_error_clean", "train_error_batch", "test_error"):
+        assert summary[kind] == record.rows()[-1][kind]
+    told = f"{summary['train_error_clean']:.2%} clean, {summary['train_error_batch']:.2%} batch-statistics"
+    assert told in (record.path / "train.log").read_text()
     assert "synthetic" in (record.path / "train.log").read_text()
 
 

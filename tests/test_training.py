@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import time
@@ -110,6 +111,84 @@ def test_evaluation_counts_what_a_loop_counts(small: Make) -> None:
     assert result.by_class == pytest.approx(
         [w / n if n else math.nan for w, n in zip(wrong, counts, strict=True)], nan_ok=True
     )
+
+
+def slowly_with_batch_statistics(of: Training, *, augmented: bool) -> float:
+    """Training error over the first epoch's batches, each with batch norm in train mode; a loop over a copy."""
+    model, batches = copy.deepcopy(of.engine.model).train(), of.batches
+    wrong = 0
+    for iteration in range(1, batches.per_epoch + 1):
+        places = batches.prepare(iteration)
+        if augmented:
+            images, labels = batches.batch(iteration)
+        else:
+            index = batches._order[places]
+            images, labels = (
+                of.images.train_images[index].float() / 255 - of.images.mean,
+                of.images.train_labels[index],
+            )
+        with torch.no_grad():
+            wrong += int((model(images).argmax(1) != labels).sum())
+    return wrong / len(of.images.train_labels)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_batch_statistics_are_those_of_a_slow_loop(engine: str, augmented: bool, small: Make) -> None:
+    ours = training(small(f"runtime.engine={engine}"))
+    for _ in range(8):  # into the second epoch
+        ours.step()
+    before = copy.deepcopy(ours.engine.model.state_dict())
+    result = ours.evaluate_batches(batch_statistics=True, augmented=augmented)
+    assert result.error == slowly_with_batch_statistics(ours, augmented=augmented)
+    assert len(result.by_class) == 10
+    after = ours.engine.model.state_dict()
+    assert before.keys() == after.keys()
+    assert any(name.endswith("num_batches_tracked") for name in before)
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+    assert ours.evaluate_batches(batch_statistics=True, augmented=augmented) == result
+    clean = ours.evaluate(ours.batches.pixels, ours.batches.labels)
+    assert clean.error != result.error
+    running = ours.evaluate_batches(batch_statistics=False)
+    assert (running.error, running.by_class) == (clean.error, pytest.approx(clean.by_class, nan_ok=True))
+
+
+def test_batch_statistics_are_measured_whenever_clean_error_is(small: Make) -> None:
+    ours = training(small("log.every=4", "eval.clean_every=12"))
+    rows = list(fit(ours))
+    assert [r.iteration for r in rows if r.train_error_batch is not None] == [12, 24]
+    assert rows[-1].train_error_batch == slowly_with_batch_statistics(ours, augmented=False)
+    assert rows[-1].train_error_batch != rows[-1].train_error_clean
+
+
+def test_without_batch_norm_there_is_one_kind_and_one_pass(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Training, "evaluate_batches", lambda *_, **__: pytest.fail("a second pass"))
+    *_, last = fit(training(small("model.norm=none")))
+    assert last.train_error_batch == last.train_error_clean is not None
+
+
+def test_measuring_in_the_middle_of_an_epoch_leaves_training_as_it_was(small: Make) -> None:
+    """The first epoch's batches are drawn for it, and the present epoch's again afterwards."""
+    often, once = (training(small(f"eval.clean_every={every}")) for every in (5, 24))
+    losses = [[r.train_loss for r in fit(t) if r.iteration == 24] for t in (often, once)]
+    ours, theirs = (t.engine.model.state_dict() for t in (often, once))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert len(losses[0]) == len(losses[1]) == 1
+
+
+def test_statistics_come_back_when_an_evaluation_is_stopped(small: Make) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    experiment = small()
+    ours = Training(experiment, load_images(experiment.data), tick=stop)
+    before = copy.deepcopy(ours.engine.model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        ours.evaluate_batches(batch_statistics=True)
+    after = ours.engine.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: Make) -> None:

@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 QUANTITIES = (
     "train_error",
     "train_error_clean",
+    "train_error_batch",
     "test_error",
     "train_loss",
     "test_loss",

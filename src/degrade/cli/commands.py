@@ -341,18 +341,45 @@ def evaluate(
         Path,
         typer.Argument(metavar="RUN", autocompletion=completion.runs, help="A run's directory.", show_default=False),
     ],
+    statistics: Annotated[
+        str,
+        typer.Option(
+            autocompletion=completion.statistics,
+            help="What batch norm normalises by: running (statistics) or batch (each batch's own).",
+        ),
+    ] = "running",
+    augmented: Annotated[
+        bool, typer.Option("--augmented", help="Crop and flip the training images as in training.")
+    ] = False,
     device: Device = None,
 ) -> int:
-    """Print training and test error of a run's checkpoint, and its errors by class."""
+    """Print training and test error of a run's checkpoint, and its errors by class.
+
+    Weights and statistics stay as they are. The default is the record's clean training error and its test error;
+    `--statistics batch` gives the batch-statistics training error, and the test error measured in that way.
+
+    Examples:
+
+    - `degrade evaluate outputs/quick/plain-56/seed-0`
+
+    - `degrade evaluate outputs/quick/plain-56/seed-0 --statistics batch --augmented`
+    """
+    check_word("--statistics", statistics, completion.STATISTICS)
     from degrade.analysis.table import aligned
     from degrade.config import load_config
     from degrade.runs.evaluation import evaluate as evaluate_run
+    from degrade.runs.evaluation import heading
 
     record = one_run(run)
     config = load_config(record.path / "config.yaml", [f"runtime.device={device or 'auto'}"])
-    train, test, iteration, images = evaluate_run(record, config)
-    print(f"{record.path}, iteration {iteration:,}{' (synthetic data)' if images.synthetic else ''}")
-    print(f"training error, clean  {train.error:.2%}\ntest error             {test.error:.2%}\n")
+    batch = statistics == "batch"
+    train, test, iteration, images = evaluate_run(record, config, batch_statistics=batch, augmented=augmented)
+    print(heading(record, iteration, synthetic=images.synthetic))
+    kinds = ["batch-statistics"] * batch + ["augmented"] * augmented or ["clean"]
+    names = [", ".join(["training error", *kinds]), "test error, batch-statistics" if batch else "test error"]
+    for name, found in zip(names, (train, test), strict=True):
+        print(f"{name.ljust(max(map(len, names)))}  {found.error:.2%}")
+    print(f"\n{_measured(config, batch=batch, augmented=augmented)}\n")
     by_class = zip(images.classes, train.by_class, test.by_class, strict=False)
     rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
     print(aligned(["class", "train", "test"], rows))
@@ -531,12 +558,25 @@ def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
             add_figure(record.path, figure, int(record.summary["iteration"]))
 
 
+def _measured(config: "Experiment", *, batch: bool, augmented: bool) -> str:
+    """How `evaluate` measured, in a sentence or two."""
+    norm = "its running statistics"
+    if batch:
+        size = config.recipe.batch_size
+        norm = f"each batch's own statistics, over shuffled batches of {size}, of the test images too"
+    if config.model.norm == "none":
+        norm = "no statistics: the network has no batch norm"
+    views = "cropped and flipped as in the first epoch (test images are not)" if augmented else "not augmented"
+    return f"Measured with the weights fixed. Batch norm: {norm}.\nTraining images: {views}."
+
+
 def _print_outcome(record: "RunRecord") -> None:
     summary = record.summary
     parts = [f"{record.status} at iteration {summary.get('iteration', 0):,}"]
     for label, key in (
-        ("train", "train_error"),
-        ("clean train", "train_error_clean"),
+        ("running training", "train_error"),
+        ("clean training", "train_error_clean"),
+        ("batch-statistics training", "train_error_batch"),
         ("test", "test_error"),
     ):
         if summary.get(key) is not None:

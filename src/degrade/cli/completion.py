@@ -15,6 +15,9 @@ from typing import Any
 #: Names the shell's question in the environment, as Typer's scripts ask it: `complete_bash`.
 QUESTION = "_DEGRADE_COMPLETE"
 
+#: What `degrade evaluate` lets batch norm normalise by: its running statistics, or each batch's own.
+STATISTICS = ("running", "batch")
+
 #: Entries of folders that are looked at for runs; where there are more, folders are offered unseen.
 _PATIENCE = 2000
 
@@ -163,6 +166,11 @@ def _holds_runs(folder: Path, levels: int, patience: list[int]) -> bool:
         if levels > 1 and not below.name.startswith(".") and _holds_runs(below, levels - 1, patience):
             return True
     return False
+
+
+def statistics(incomplete: str) -> list[str]:
+    """What batch norm normalises by in an evaluation."""
+    return _beginning(STATISTICS, incomplete)
 
 
 def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer gives it

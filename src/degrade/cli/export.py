@@ -91,12 +91,11 @@ def _weights(runs: list[Path], form: str | None, output: Path | None) -> int:
     if len(runs) != 1:
         raise ConfigError(f"--weights: takes one run's directory, not {len(runs) or 'none'}")
     record = one_run(runs[0])
+    from degrade.runs.evaluation import heading
     from degrade.runs.weights import NAME, export_weights
 
     target = output or record.path / NAME
     facts = export_weights(record, target)
-    print(
-        f"{record.path}, iteration {int(facts['iteration']):,}{' (synthetic data)' * (facts['data'] == 'synthetic')}"
-    )
+    print(heading(record, int(facts["iteration"]), synthetic=facts["data"] == "synthetic"))
     print(f"weights: {target}")
     return DONE

@@ -5,6 +5,8 @@ generator seeded with (seed, epoch). So resuming needs nothing but the iteration
 of network sees the same batches.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,23 +64,35 @@ class Batches:
         start = number * self.batch_size
         return slice(start, start + self.size(iteration))
 
+    def epoch(self, number: int, *, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches of an epoch, counted from 0, in its shuffled order; any batch may be asked for afterwards.
+
+        Args:
+            number: which epoch.
+            augment: whether with the epoch's crops and flips, whatever training does.
+        """
+        first = number * self.per_epoch + 1
+        for iteration in range(first, first + self.per_epoch):
+            yield self.at(self.prepare(iteration), augment=augment)
+
     def size(self, iteration: int) -> int:
         """Images in an iteration's batch."""
         number = (iteration - 1) % self.per_epoch
         return min(self.batch_size, len(self.labels) - number * self.batch_size)
 
-    def at(self, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, places: slice | Tensor, *, augment: bool | None = None) -> tuple[Tensor, Tensor]:
         """The images at some places of the epoch that is drawn; computed on the device alone.
 
         Args:
             places: a slice, or int64 N.
+            augment: whether with crops and flips; None: as these batches are for training.
 
         Returns:
             As `batch`.
         """
         index = self._order[places]
         images = normalised(self.pixels[index], self.mean)
-        if self.augment:
+        if self.augment if augment is None else augment:
             images = crop_and_flip(images, self._rows[places], self._columns[places], self._flips[places])
         return images.contiguous(memory_format=torch.channels_last), self.labels[index]
 

@@ -25,6 +25,7 @@ TAGS = {
     "test_loss": "loss/test",
     "train_error": "error/train",
     "train_error_clean": "error/train_clean",
+    "train_error_batch": "error/train_batch",
     "test_error": "error/test",
     "lr": "lr",
     "images_per_second": "images_per_second",

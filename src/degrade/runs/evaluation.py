@@ -1,12 +1,14 @@
 """A record's checkpoint, evaluated anew."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 
+import torch
 from tqdm import tqdm
 
 from degrade.config import Experiment
-from degrade.data import ImageSet, load_images
+from degrade.data import Batches, ImageSet, load_images
 from degrade.errors import RunError
 from degrade.runs.record import RunRecord
 from degrade.training import Evaluation, Training, checkpoint
@@ -14,12 +16,17 @@ from degrade.training import Evaluation, Training, checkpoint
 log = logging.getLogger("degrade.run")
 
 
-def evaluate(record: RunRecord, experiment: Experiment) -> tuple[Evaluation, Evaluation, int, ImageSet]:
+def evaluate(
+    record: RunRecord, experiment: Experiment, *, batch_statistics: bool = False, augmented: bool = False
+) -> tuple[Evaluation, Evaluation, int, ImageSet]:
     """Evaluate the newest checkpoint of a record on all training images and on the test images.
 
     Args:
         record: whose checkpoint.
         experiment: its settings.
+        batch_statistics: batch norm takes each batch's own statistics, of both sets, in shuffled batches of
+            training's size; else its running statistics.
+        augmented: crop and flip the training images as for the first epoch of training; test images never are.
 
     Returns:
         Training and test evaluation, the checkpoint's iteration, and the images.
@@ -36,9 +43,51 @@ def evaluate(record: RunRecord, experiment: Experiment) -> tuple[Evaluation, Eva
 
     training = restored(record, experiment, images, tick=tick)
     with bar:
-        train = training.evaluate(training.batches.pixels, training.batches.labels)
-        test = training.evaluate(*training.test)
+        batch_statistics = batch_statistics and experiment.model.norm != "none"
+        if batch_statistics or augmented:
+            train = training.evaluate_batches(batch_statistics=batch_statistics, augmented=augmented)
+        else:
+            train = training.evaluate(training.batches.pixels, training.batches.labels)
+        if batch_statistics:
+            shuffled = _test_batches(images, experiment, training.engine.device)
+            test = training.evaluate_batches(shuffled, batch_statistics=True)
+        else:
+            test = training.evaluate(*training.test)
     return train, test, training.iteration, images
+
+
+def _test_batches(images: ImageSet, experiment: Experiment, device: torch.device) -> Batches:
+    """The test images, in batches of training's size and in a shuffled order."""
+    tested = dataclasses.replace(images, train_images=images.test_images, train_labels=images.test_labels)
+    return Batches(
+        tested, batch_size=experiment.recipe.batch_size, augment=False, seed=experiment.seed, device=device
+    )
+
+
+def divergence(record: RunRecord) -> str:
+    """Of a diverged run, a few words that say at which iteration; empty of any other."""
+    summary = record.summary
+    return f"diverged at iteration {summary.get('iteration', 0):,}" if summary.get("status") == "diverged" else ""
+
+
+def heading(record: RunRecord, iteration: int, *, synthetic: bool) -> str:
+    """Which weights of a record a command speaks of, and what must be known of them.
+
+    Args:
+        record: the record.
+        iteration: of the checkpoint.
+        synthetic: whether the images were generated.
+    """
+    remarks = ", ".join(remark for remark in (divergence(record), "synthetic data" * synthetic) if remark)
+    return f"{record.path}, iteration {iteration:,}" + (f" ({remarks})" if remarks else "")
+
+
+def no_checkpoint(record: RunRecord) -> RunError:
+    """The error of a record without a checkpoint that can be used."""
+    ended = divergence(record)
+    if ended:
+        return RunError(f"{record.path}: {ended}, and has no usable checkpoint; train it again with other settings")
+    return RunError(f"{record.path}: has no usable checkpoint; train it again")
 
 
 def restored(
@@ -60,5 +109,5 @@ def restored(
     training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device
     if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.warning) is None:
-        raise RunError(f"{record.path}: has no usable checkpoint; train it again")
+        raise no_checkpoint(record)
     return training

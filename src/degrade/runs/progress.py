@@ -190,7 +190,8 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
     per_epoch = -(-train // recipe.batch_size)
     tests = -(-recipe.iterations // (evaluation.every or per_epoch))
     cleans = -(-recipe.iterations // evaluation.clean_every) if evaluation.clean_every else 1
-    evaluated = tests * test + cleans * train
+    passes = 1 if experiment.model.norm == "none" else 2  # with running statistics, and with each batch's own
+    evaluated = tests * test + cleans * passes * train
     return experiment.model.depth * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)
 
 

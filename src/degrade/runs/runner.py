@@ -28,7 +28,7 @@ log = logging.getLogger("degrade.run")
 
 Images = Callable[[Experiment], ImageSet]
 
-ERRORS = ("train_error", "train_error_clean", "test_error")
+ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 
 def run(
@@ -237,7 +237,7 @@ class _Session:
         self._shown = time.monotonic()
         parts = [
             f"{label} {self.latest[key]:.1%}"
-            for label, key in (("train", "train_error"), ("test", "test_error"))
+            for label, key in (("running", "train_error"), ("test", "test_error"))
             if self.latest[key] is not None
         ]
         parts.append(f"lr {self.training.lr:g}")
@@ -251,14 +251,17 @@ class _Session:
 
     def _tell(self, row: Metrics) -> None:
         self._summarise("running")
+        kinds = [f"{row.train_error:.2%} running"]
+        if row.train_error_clean is not None:
+            kinds.append(f"{row.train_error_clean:.2%} clean")
+        if row.train_error_batch is not None:
+            kinds.append(f"{row.train_error_batch:.2%} batch-statistics")
         parts = [
             f"{self.name}  {row.iteration:,}/{self.experiment.recipe.iterations:,}",
-            f"train {row.train_error:.2%}",
+            f"training error {', '.join(kinds)}",
         ]
-        if row.train_error_clean is not None:
-            parts.append(f"clean {row.train_error_clean:.2%}")
         if row.test_error is not None:
-            parts.append(f"test {row.test_error:.2%}")
+            parts.append(f"test error {row.test_error:.2%}")
         parts += [
             f"lr {row.lr:g}",
             f"{row.images_per_second:,.0f} img/s",

@@ -9,8 +9,8 @@ import torch
 from degrade import __version__
 from degrade.config import Experiment, load_config
 from degrade.data import ImageSet, load_images
-from degrade.errors import RunError
 from degrade.extras import require
+from degrade.runs.evaluation import divergence, no_checkpoint
 from degrade.runs.record import RunRecord
 from degrade.training import checkpoint
 
@@ -63,7 +63,7 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
         found.update(iteration=int(state["iteration"]), weights=state["engine"]["model"])
 
     if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.warning) is None:
-        raise RunError(f"{record.path}: has no usable checkpoint; train it again")
+        raise no_checkpoint(record)
     contiguous = {
         key: own.contiguous().clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()
     }
@@ -91,8 +91,10 @@ def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, itera
         "iteration": iteration,
         "iterations": experiment.recipe.iterations,
         "seed": experiment.seed,
+        "remark": divergence(record) or None,
         "test_error": row.get("test_error"),
         "train_error_clean": row.get("train_error_clean"),
+        "train_error_batch": row.get("train_error_batch"),
         "data": experiment.data.name,
         "data_hash": images.content_hash,
         "degrade_version": __version__,

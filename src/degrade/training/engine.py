@@ -6,7 +6,7 @@ Metrics are summed on the device; nothing here waits for it. Knows nothing of fi
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -135,14 +135,39 @@ class Engine:
         Returns:
             Sums over all images, until the next evaluation.
         """
-        self.model.eval()
-        for total in self._evaluated:
-            total.zero_()
+        self._begin_evaluation()
         for start in range(0, len(labels), self.evaluation_size):
             stop = min(start + self.evaluation_size, len(labels))
             self._evaluate_places(pixels, labels, mean, slice(start, stop))
             if tick is not None:
                 tick(stop - start)
+        return self._evaluated
+
+    @torch.inference_mode()
+    def evaluate_batches(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        batch_statistics: bool,
+        tick: Callable[[int], None] | None = None,
+    ) -> Sums:
+        """Loss and errors on batches as they come, in eval mode; nothing of the network changes.
+
+        Args:
+            batches: float images, mean subtracted, and int64 labels, on the device.
+            batch_statistics: batch norm takes each batch's own statistics, as in train mode, not the running ones.
+            tick: as `evaluate`'s.
+
+        Returns:
+            As `evaluate`.
+        """
+        self._begin_evaluation()
+        with _own_statistics(self.model) if batch_statistics else contextlib.nullcontext():
+            for images, labels in batches:
+                # Not compiled: it would be for the network with these statistics alone.
+                self._add_evaluated(self._logits(images, compiled=not batch_statistics), labels)
+                if tick is not None:
+                    tick(len(labels))
         return self._evaluated
 
     def reset_sums(self) -> None:
@@ -169,9 +194,15 @@ class Engine:
         self.loss_sum.copy_(state["loss_sum"])
         self.wrong.copy_(state["wrong"])
 
+    def _begin_evaluation(self) -> None:
+        self.model.eval()
+        for total in self._evaluated:
+            total.zero_()
+
     def _evaluate_places(self, pixels: Tensor, labels: Tensor, mean: Tensor, places: slice | Tensor) -> None:
-        labels = labels[places]
-        logits = self._logits(single_view(pixels[places], mean))
+        self._add_evaluated(self._logits(single_view(pixels[places], mean)), labels[places])
+
+    def _add_evaluated(self, logits: Tensor, labels: Tensor) -> None:
         total = self._evaluated
         total.loss.add_(F.cross_entropy(logits, labels, reduction="sum"))
         # Not bincount, which waits for a CUDA device and is not deterministic on it.
@@ -179,8 +210,8 @@ class Engine:
         total.seen.add_(by_class.sum(0))
         total.wrong.add_((by_class & (logits.argmax(1) != labels)[:, None]).sum(0))
 
-    def _logits(self, images: Tensor) -> Tensor:
-        forward = self._compiled if len(images) in self._compiled_sizes else self.model
+    def _logits(self, images: Tensor, *, compiled: bool = True) -> Tensor:
+        forward = self._compiled if compiled and len(images) in self._compiled_sizes else self.model
         with self._autocast():
             logits: Tensor = forward(images.contiguous(memory_format=self.memory_format))
         return logits.float()
@@ -189,6 +220,20 @@ class Engine:
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def _own_statistics(model: nn.Module) -> Iterator[None]:
+    """In eval mode, batch norm normalises by each batch's own statistics: the running ones are set aside."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    running = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None  # of which PyTorch makes that it is to use the batch's
+    try:
+        yield
+    finally:
+        for norm, (mean, variance) in zip(norms, running, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
 
 
 def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:

@@ -14,7 +14,7 @@ from degrade.data import Batches, ImageSet
 from degrade.errors import ConfigError
 from degrade.models import build_model
 from degrade.training.device import choose_device, choose_engine, choose_precision
-from degrade.training.engine import Engine
+from degrade.training.engine import Engine, Sums
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
@@ -34,7 +34,9 @@ class Metrics:
     train_error: float
     """Error measured as `train_loss` is."""
     train_error_clean: float | None
-    """Error in eval mode on all training images, un-augmented."""
+    """Error in eval mode, with running statistics, on all training images, un-augmented."""
+    train_error_batch: float | None
+    """The same with each batch's own statistics in batch norm, over the shuffled batches of the first epoch."""
     test_loss: float | None
     test_error: float | None
     images_per_second: float
@@ -159,13 +161,15 @@ class Training:
         wrong = int(self.engine.wrong)
         train_loss, train_error = float(self.engine.loss_sum) / self._images, wrong / self._images
         self.diverged = not math.isfinite(train_loss)
-        test_loss = test_error = clean_error = None
+        test_loss = test_error = clean_error = batch_error = None
         if evaluates and not self.diverged:
             test = self.evaluate(*self.test)
             test_loss, test_error = test.loss, test.error
             self.diverged = not math.isfinite(test_loss)  # the last update may be the one
         if cleans and not self.diverged:
-            clean_error = self.evaluate(self.batches.pixels, self.batches.labels).error
+            clean_error = batch_error = self.evaluate(self.batches.pixels, self.batches.labels).error
+            if self.experiment.model.norm != "none":  # else there are no statistics in which they would differ
+                batch_error = self.evaluate_batches(batch_statistics=True).error
         self._seconds += time.perf_counter() - started
         row = Metrics(
             iteration=self.iteration,
@@ -174,6 +178,7 @@ class Training:
             train_loss=train_loss,
             train_error=train_error,
             train_error_clean=clean_error,
+            train_error_batch=batch_error,
             test_loss=test_loss,
             test_error=test_error,
             images_per_second=self._images / self._train_seconds,
@@ -188,15 +193,30 @@ class Training:
         return row
 
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
-        """Evaluate as the network stands, in eval mode, un-augmented.
+        """Evaluate as the network stands, in eval mode, with running statistics, un-augmented.
 
         Args:
             images: uint8 N x 3 x 32 x 32, on the device.
             labels: int64 N.
         """
-        loss, wrong, seen = self.engine.evaluate(images, labels, self.batches.mean, tick=self.tick)
-        by_class = [w / n if n else math.nan for w, n in zip(wrong.tolist(), seen.tolist(), strict=True)]
-        return Evaluation(float(loss) / len(labels), int(wrong.sum()) / len(labels), by_class)
+        return _evaluation(self.engine.evaluate(images, labels, self.batches.mean, tick=self.tick))
+
+    def evaluate_batches(
+        self, batches: Batches | None = None, *, batch_statistics: bool, augmented: bool = False
+    ) -> Evaluation:
+        """Evaluate as the network stands on all images of some batches, drawn as for the first epoch of training.
+
+        It depends on the weights and the experiment alone, and changes neither weights nor running statistics. The
+        order matters to batch norm: images in a folder come sorted by class, and one class has statistics of its own.
+
+        Args:
+            batches: None for the training images.
+            batch_statistics: batch norm takes each batch's own statistics, not the running ones.
+            augmented: with that epoch's crops and flips.
+        """
+        epoch = (self.batches if batches is None else batches).epoch(0, augment=augmented)
+        sums = self.engine.evaluate_batches(epoch, batch_statistics=batch_statistics, tick=self.tick)
+        return _evaluation(sums)
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming exactly needs; batches follow from seed and iteration."""
@@ -242,6 +262,12 @@ class Training:
         error = (wrong - self._warmup_wrong) / (images - self._warmup_images)
         self._warmup_wrong, self._warmup_images = wrong, images
         self.warming = error >= self.experiment.recipe.warmup_error
+
+
+def _evaluation(sums: Sums) -> Evaluation:
+    wrong, seen = sums.wrong.tolist(), sums.seen.tolist()
+    by_class = [w / n if n else math.nan for w, n in zip(wrong, seen, strict=True)]
+    return Evaluation(float(sums.loss) / sum(seen), sum(wrong) / sum(seen), by_class)
 
 
 def fit(training: Training, *, after_step: Callable[[Training], None] | None = None) -> Iterator[Metrics]:
