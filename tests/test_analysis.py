@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from degrade.analysis import (
@@ -86,15 +87,73 @@ def test_figure_1_has_training_error_left_and_test_error_right(tmp_path: Path) -
     left, right = draw_figure1(error_curves(runs)).axes
     assert lines(left) == {"plain-20": [25, 5], "plain-56": [30, 10]}
     assert lines(right) == {"plain-20": [50, 10], "plain-56": [60, 20]}
-    assert left.get_lines()[0].get_xdata().tolist() == [0.1, 0.2]  # type: ignore[union-attr]
-    assert (left.get_ylabel(), right.get_ylabel()) == ("training error (%)", "test error (%)")
-    assert left.get_xlabel() == "iterations (1e4)"
+    assert left.get_lines()[0].get_xdata().tolist() == [1000, 2000]  # type: ignore[union-attr]
+    assert (left.get_ylabel(), right.get_ylabel()) == ("running training error (%)", "test error (%)")
 
 
-@pytest.mark.parametrize(("last", "top"), [(0.1, 20), (0.19, 60), (0.5, 60), (0.9, 100)])
-def test_no_curve_lies_above_the_axis(last: float, top: int, tmp_path: Path) -> None:
-    runs = [record(tmp_path, [0.5, 0.1]), record(tmp_path, [0.9, last], "model.depth=56")]
-    assert [axes.get_ylim() for axes in draw_figure1(error_curves(runs)).axes] == [(0, top)] * 2
+@pytest.mark.parametrize(
+    ("rows", "label", "ticks"), [(4, "iterations", {"2,000", "4,000"}), (12, "iterations (1e4)", {"0.2", "1"})]
+)
+def test_iterations_are_plain_numbers_where_they_are_few(
+    rows: int, label: str, ticks: set[str], tmp_path: Path
+) -> None:
+    figure = draw_figure1(error_curves([record(tmp_path, [0.5] * rows, "recipe=short")]))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_xlabel() == label
+        assert ticks <= {text.get_text() for text in axes.get_xticklabels()}
+
+
+@pytest.mark.parametrize("recipe", ["paper", "short"])
+@pytest.mark.parametrize("last", [0.1, 0.19, 0.5])
+def test_every_curve_is_seen_from_its_first_point(recipe: str, last: float, tmp_path: Path) -> None:
+    """But where the recipe is the paper's in full, and all curves come down into its axis."""
+    runs = [
+        record(tmp_path, errors, f"recipe={recipe}", f"model.depth={d}")
+        for d, errors in ((20, [0.5, 0.1]), (56, [0.9, last]))
+    ]
+    for style in ("figure1", "figure6"):
+        figure = draw(error_curves(runs), style=style)
+        papers = recipe == "paper" and last == 0.1
+        assert [axes.get_ylim() for axes in figure.axes] == [(0, 20 if papers else pytest.approx(92.7))] * len(
+            figure.axes
+        )
+        said = "axis as in the paper, 0 to 20 %: the curves begin above it"
+        assert (said in figure.get_supxlabel()) == papers
+
+
+@pytest.mark.parametrize("style", ["figure1", "figure6"])
+def test_the_clean_training_error_ends_the_training_curve(style: str, tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.4, e], f"seed={s}") for s, e in enumerate([0.2, 0.4])]
+    runs.append(record(tmp_path, [0.6, 0.5], "model.depth=56", status="interrupted"))
+    figure = draw(error_curves(runs), style=style)
+    (mark,) = (line for line in figure.axes[0].get_lines() if line.get_marker() == "D")
+    np.testing.assert_allclose(mark.get_xydata(), [[2000, 7.5]])
+    assert mark.get_color() == figure.axes[0].get_lines()[0].get_color()
+    assert "clean training error, last iterate" in kinds(figure)
+    assert ("running training error" in kinds(figure)) == (style == "figure6")
+    unfinished = draw(error_curves(runs[2:]), style=style)
+    assert "clean training error, last iterate" not in kinds(unfinished)
+
+
+def kinds(figure: Figure) -> list[str]:
+    """What the legend above the panels names."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_legends_are_within_the_figure_and_above_the_panels(tmp_path: Path) -> None:
+    runs = [record(tmp_path, [0.2, 0.1], f"model={family}") for family in ("plain", "residual")]
+    curves = error_curves(runs)
+    for own in (curves, curves[:1]):
+        for style, title in (("figure1", None), ("figure6", "two lines " * 20), ("figure6", None)):
+            figure = draw(own, style=style, title=title)
+            figure.draw_without_rendering()
+            box = figure.legends[0].get_window_extent()
+            panels = [axes.get_tightbbox() for axes in figure.axes]
+            assert all(panel is not None and box.y0 >= panel.y1 for panel in panels)
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+            above = figure.bbox.y1 if title is None else figure._suptitle.get_window_extent().y0  # type: ignore[attr-defined]
+            assert box.y1 <= above
 
 
 def test_figure_6_has_a_panel_a_family_dashed_training_and_bold_test(tmp_path: Path) -> None:
@@ -118,8 +177,9 @@ def test_the_papers_errors_are_marked_only_where_the_recipe_is_the_papers(tmp_pa
     left, right = draw_figure1(papers).axes
     assert marks(left) == pytest.approx([5.8])
     assert marks(right) == pytest.approx([13.3])
-    assert "the paper's final error" in [t.get_text() for t in left.get_legend().get_texts()]  # type: ignore[union-attr]
+    assert "the paper's final error (its training error looks like running)" in kinds(draw_figure1(papers))
     assert marks(draw_figure6(papers).axes[0]) == pytest.approx([13.3])
+    assert "the paper's final test error" in kinds(draw_figure6(papers))
     for change in ("recipe=quick", "optim.lr=0.05", "data=synthetic", "data.train_limit=100"):
         curves = error_curves([record(tmp_path, [0.2], "model.depth=56", "name=other", change)])
         assert all(marks(axes) == [] for axes in draw_figure1(curves).axes)
@@ -268,7 +328,7 @@ def test_the_figure_says_where_a_band_stands_on_fewer_seeds(tmp_path: Path) -> N
     runs[1].summarise(status="interrupted", iteration=2000, iterations=64000)
     curves = error_curves(runs)
     assert [t.get_text() for axes in draw_figure1(curves).axes for t in axes.texts] == ["1/2", "1/2"]
-    assert draw_figure1(curves).axes[1].texts[0].xy == (0.3, 20)  # type: ignore[attr-defined]
+    assert draw_figure1(curves).axes[1].texts[0].xy == (3000, 20)  # type: ignore[attr-defined]
     assert [t.get_text() for t in draw_figure6(curves).axes[0].texts] == ["1/2"]
     assert "n/N: of so many seeds from there on" in footer(curves)
     assert "n/N" not in footer(error_curves(runs[:1]))

@@ -87,6 +87,7 @@ def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
             assert own[which]["values"] == pytest.approx([unit * row[key] for row in rows], rel=1e-4)
         assert f"{100 * rows[-1]['test_error']:.2f}" in cells
     assert by_label["plain-56"]["mean"]["test"]["values"][-1] == pytest.approx(12.5)
+    assert by_label["plain-56"]["clean"] == pytest.approx(5.1)
     assert by_label["plain-56"]["paper"] == {"train": 5.8, "test": 13.3}
     assert "5.10±0.14" in cells
     assert "5.80/13.30" in cells
@@ -271,6 +272,26 @@ def test_the_command_of_a_built_network_is_what_builds_it() -> None:
     assert "Not trained" not in text
 
 
+def test_the_papers_axis_is_for_its_own_recipe_and_said(tmp_path: Path) -> None:
+    whole = page(error_curves(story(tmp_path, ERRORS)))
+    assert data_of(whole)["ceiling"] == 20
+    said = "Axis as in the paper, 0 to 20 %: the curves begin above it."
+    assert said in whole
+    for other in ("recipe=short", "recipe=quick"):
+        text = page(error_curves(story(tmp_path / other, ERRORS, other)))
+        assert data_of(text)["ceiling"] is None
+        assert said not in text
+
+
+def test_each_kind_of_training_error_has_its_name(tmp_path: Path) -> None:
+    text = own_part(page(error_curves(story(tmp_path, ERRORS))))
+    words = re.sub(r"\s+", " ", text)
+    assert "Running training error (dashed: train mode, augmented images, while training)" in words
+    assert "clean training error (eval mode, un-augmented images) of the last iterate" in words
+    assert "The paper&#39;s training errors look like running ones" in words.replace("'", "&#39;")
+    assert 'train: "running training error"' in words
+
+
 def test_colours_are_the_figures() -> None:
     assert PAGE_COLOURS == COLOURS
 
@@ -355,9 +376,12 @@ def test_in_a_browser_the_page_draws_the_records_without_an_error(
     for record in records_in_browser:
         config = record.config
         network = f"{config['model']['family']}-{config['model']['depth']}"
-        for which, key in (("training", "train_error"), ("test", "test_error")):
+        for which, key in (("running training", "train_error"), ("test", "test_error")):
             _, _, percent = drawn[f"{network}, {which} error, seed {config['seed']}"]
             assert percent == pytest.approx([100 * row[key] for row in record.rows()], rel=1e-4)
+    shown, _, percent = drawn["plain-56, clean training error, last iterate"]
+    assert shown
+    assert percent == pytest.approx([5.1])
     cells = [cell.text for cell in opened.find_elements("css selector", "#table ~ .scroll td")]
     assert "12.50±0.14" in cells
     assert opened.title == "paper: degrade report"  # no hostile name has run
@@ -381,7 +405,8 @@ def test_in_a_browser_controls_work_by_mouse_and_keyboard(opened: Any) -> None:
     opened.find_element("id", f"network-{last}").send_keys(Keys.SPACE)
     assert traces(opened)["residual-56, test error"][0]
     opened.find_element("id", "which-train").send_keys(Keys.SPACE)
-    assert not traces(opened)["plain-20, training error"][0]
+    assert not traces(opened)["plain-20, running training error"][0]
+    assert not traces(opened)["plain-20, clean training error, last iterate"][0]
     opened.find_element("css selector", "[name=seeds][value=mean]").send_keys(Keys.ARROW_RIGHT)
     each = traces(opened)
     assert each["residual-20, test error, seed 1"][0]

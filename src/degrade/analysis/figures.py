@@ -14,8 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
+from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
 
@@ -25,6 +27,8 @@ log = logging.getLogger("degrade.run")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 
 SUFFIXES = (".png", ".svg", ".pdf")
+
+CLEAN = "clean training error, last iterate"
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
@@ -43,42 +47,60 @@ def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None
 
 
 def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
-    """Two panels: training error left, test error right (paper, Figure 1)."""
+    """Two panels: running training error left, test error right (paper, Figure 1).
+
+    A diamond at the end of a training curve is the clean training error of the last iterate.
+    """
     figure, (left, right) = _panels(2)
-    marks = []
+    marks: list[Line2D | None] = []
+    cleans: list[Line2D | None] = []
     for k, (curve, colour) in enumerate(zip(curves, _colours(curves, curves), strict=True)):
         stroke = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]  # when colours run out
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
             _line(axes, series, colour, ended=_ended(curve), total=len(curve.seeds), **style)
             marks.append(_paper_mark(axes, curve, which, colour))
-    for axes, name in ((left, "training error (%)"), (right, "test error (%)")):
+        cleans.append(_clean_mark(left, curve, colour))
+    for axes, name in ((left, "running training error (%)"), (right, "test error (%)")):
         axes.set_ylabel(name)
         _frame(axes, curves)
-        axes.legend(handles=[*axes.get_legend_handles_labels()[0], *_mark_handles(marks)], loc="best")
+        axes.legend(loc="best", fontsize=7)
+    _name_kinds(
+        figure,
+        [
+            *_handles(cleans, CLEAN),
+            *_handles(marks, "the paper's final error (its training error looks like running)"),
+        ],
+    )
     return _finished(figure, curves, title)
 
 
 def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
-    """A panel per family: dashed training error, bold test error (paper, Figure 6)."""
+    """A panel per family: dashed running training error, bold test error (paper, Figure 6).
+
+    A diamond at the end of a training curve is the clean training error of the last iterate.
+    """
     families = sorted({curve.family for curve in curves})
     figure, panels = _panels(len(families))
+    marks: list[Line2D | None] = []
+    cleans: list[Line2D | None] = []
     for axes, family in zip(panels, families, strict=True):
         own = [curve for curve in curves if curve.family == family]
-        marks = []
         for curve, colour in zip(own, _colours(own, curves), strict=True):
             _line(axes, curve.train, colour, linestyle="--", linewidth=1.0, ended=_ended(curve))
             bold = {"label": _label(curve), "linewidth": 2.0}
             _line(axes, curve.test, colour, ended=_ended(curve), total=len(curve.seeds), **bold)
             marks.append(_paper_mark(axes, curve, "test", colour))
+            cleans.append(_clean_mark(axes, curve, colour))
         axes.set_title(f"{family} networks", fontsize=9)
         axes.set_ylabel("error (%)")
         _frame(axes, curves)
-        kinds = [
-            Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="training error"),
-            Line2D([], [], color="0.3", linewidth=2.0, label="test error"),
-        ]
-        axes.legend(handles=[*axes.get_legend_handles_labels()[0], *kinds, *_mark_handles(marks)], loc="best")
+        axes.legend(loc="best", fontsize=7)
+    kinds = [
+        Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="running training error"),
+        Line2D([], [], color="0.3", linewidth=2.0, label="test error"),
+    ]
+    _name_kinds(figure, [*kinds, *_handles(cleans, CLEAN), *_handles(marks, "the paper's final test error")])
     return _finished(figure, curves, title)
 
 
@@ -86,7 +108,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     """Last training error (left) and test error (right) of finished networks against their depth, a line a family."""
     figure, panels = _panels(2)
     clean = all(curve.clean_train for curve in curves if curve.final_test)
-    train = "clean training error (%)" if clean else "training error, running (%)"
+    train = "clean training error (%)" if clean else "running training error (%)"
     lines: dict[str, list[Curve]] = {}
     for curve in curves:
         if curve.final_test:
@@ -232,7 +254,7 @@ def _ended(curve: Curve) -> str:
 
 
 def _line(axes: Axes, series: Series, colour: str, *, ended: str, total: int | None = None, **style: Any) -> None:
-    x, y = series.iteration / 1e4, 100 * series.mean
+    x, y = series.iteration, 100 * series.mean
     axes.plot(x, y, color=colour, marker="." if len(x) < 8 else None, markersize=4, **style)
     if (series.seeds > 1).any():
         axes.fill_between(x, 100 * series.low, 100 * series.high, color=colour, alpha=0.2, linewidth=0)
@@ -252,33 +274,84 @@ def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int
 
 
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
-    """A horizontal line at the paper's final error, where the recipe is the paper's."""
+    """A short horizontal line at the paper's final error at the right, where the recipe is the paper's."""
     value = paper_error(curve.family, curve.depth, which)
     if value is None or not follows_paper(curve.config):
         return None
-    return axes.axhline(100 * value, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
+    return axes.axhline(100 * value, 0.75, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
 
 
-def _mark_handles(marks: Sequence[Line2D | None]) -> list[Line2D]:
-    if not any(marks):
+def _clean_mark(axes: Axes, curve: Curve, colour: str) -> Line2D | None:
+    """A diamond where the training curve ends: clean training error of the last iterate, mean over finished seeds."""
+    if not curve.clean_train or not len(curve.train.iteration):
+        return None
+    place = (float(curve.train.iteration[-1]), 100 * float(np.mean(curve.clean_train)))
+    style: dict[str, Any] = {
+        "marker": "D",
+        "markersize": 4.5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+        "linestyle": "none",
+    }
+    return axes.plot(*place, color=colour, zorder=3, clip_on=False, **style)[0]
+
+
+def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:
+    """An entry of the legend for marks that look alike but for their colour, if any is drawn."""
+    drawn = next((mark for mark in marks if mark is not None), None)
+    if drawn is None:
         return []
-    return [Line2D([], [], color="0.3", linestyle=":", linewidth=0.9, label="the paper's final error")]
+    handle = Line2D([], [])
+    handle.update_from(drawn)
+    handle.set(color="0.3", label=label)
+    return [handle]
+
+
+def _name_kinds(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend of the kinds of lines and marks above the panels, where it covers no curve."""
+    if not handles:
+        return
+    first, columns = figure.axes[0], 4 if len(figure.axes) > 1 else 2
+    rise = 18 if first.get_title() else 3  # points above the panel
+    place = blended_transform_factory(figure.transFigure, first.transAxes)
+    above = ScaledTranslation(0, rise / 72, figure.dpi_scale_trans)
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        bbox_transform=place + above,
+        ncols=columns,
+        fontsize=7,
+        frameon=False,
+        borderpad=0,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )
+    height = (5 + 11 * -(-len(handles) // columns)) / 72  # inches
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - height / figure.get_figheight()))
 
 
 def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
-    axes.set_xlabel("iterations (1e4)")
-    full = all(c.config["recipe"]["iterations"] >= 8000 for c in curves)
-    ends = [100 * float(s.mean.min()) for c in curves for s in (c.train, c.test) if len(s.mean)]
-    # The paper's axis, unless a curve would lie above it or along its upper edge.
-    axes.set_ylim(0, next((top for top in (20, 60) if full and max(ends, default=0) < 0.9 * top), 100))
-    last = max((float(s.iteration.max()) for c in curves for s in (c.train, c.test) if len(s.iteration)), default=1)
-    axes.set_xlim(0, 1.02 * last / 1e4)
+    series = [own for curve in curves for own in (curve.train, curve.test) if len(own.iteration)]
+    last = max((float(own.iteration.max()) for own in series), default=1)
+    axes.set_xlim(0, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    if last > 1e4:
+        axes.set_xlabel("iterations (1e4)")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e4:g}")
+    else:
+        axes.set_xlabel("iterations")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    highest = max((float(own.high.max()) for own in series), default=1)
+    axes.set_ylim(0, PAPER_TOP if has_paper_axis(curves) else min(100, 103 * highest))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Figure:
-    return finished(figure, footer(curves), title)
+    told = [footer(curves), *([PAPER_AXIS] if has_paper_axis(curves) else [])]
+    return finished(figure, "\n".join(told), title)
 
 
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:

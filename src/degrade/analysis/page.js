@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
-  const KINDS = { train: "training error", test: "test error" };
+  const KINDS = { train: "running training error", test: "test error" };
   const find = (selector) => [...document.querySelectorAll(selector)];
   // plotly reads markup in names; what comes from records is text.
   const brief = (words) => (words.length > 70 ? `${words.slice(0, 44)}…${words.slice(-25)}` : words);
@@ -52,10 +52,18 @@
       const paper = network.paper[which];
       if (paper !== undefined && paper !== null && mean.values.length) {
         const x = [0, Math.max(...data.grids[mean.grid])];
-        const own = { x, y: [paper, paper], line: { dash: "dot", width: 1.2 }, name: `the paper, ${name}` };
+        const error = which === "train" ? "training error, which looks like running" : words;
+        const own = { x, y: [paper, paper], line: { dash: "dot", width: 1.2 }, name: `${text(network.label)}: the paper's ${error}` };
         const hover = "%{fullData.name}: %{y} %<extra></extra>";
         made.push({ ...trace({ ...meta, role: "paper" }, mean, own), hovertemplate: hover });
       }
+    }
+    const train = network.mean.train;
+    if (network.clean !== null && train.values.length) {
+      const x = [data.grids[train.grid][train.values.length - 1]];
+      const own = { x, y: [network.clean], mode: "markers", marker: { size: 9, symbol: "diamond", line: { width: 1, color: "white" } },
+        cliponaxis: false, name: `${text(network.label)}, clean training error, last iterate` };
+      made.push(trace({ network: k, which: "train", colour: network.colour, role: "clean" }, train, own));
     }
     return made;
   }

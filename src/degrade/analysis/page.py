@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from degrade import __version__
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
+from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
 from degrade.analysis.intervals import CONFIDENCE
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.analysis.report import METHODS, contrast_text, headline, inside, others_test, title
@@ -41,7 +42,8 @@ NUMBERS = 100_000
 
 #: What a picture beside the runs shows, by the beginning of its name, for who cannot see it.
 PICTURES = {
-    "figure": "Training and test error against iterations, one line a network; the table of last errors has its end",
+    "figure": "Running training error and test error against iterations, one line a network, and diamonds where "
+    "clean training error ended; the table of last errors has these ends",
     "responses": "Standard deviation of each layer's response, one line a network",
     "gradients-initial": "Norm of the loss' gradient at each layer before the first update, one line a network",
     "gradients": "Norm of the loss' gradient, layer by iteration, one panel a network",
@@ -129,9 +131,10 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "data": {
             "networks": networks,
             "grids": lines.grids,
-            "ceiling": _ceiling(curves),
+            "ceiling": PAPER_TOP if has_paper_axis(curves) else None,
             "band": BANDS[curves[0].band],
         },
+        "axis": PAPER_AXIS.capitalize() if has_paper_axis(curves) else "",
         "networks": networks,
         "several_seeds": len(runs) > len(curves),
         "follows_paper": all(follows_paper(curve.config) for curve in curves),
@@ -213,6 +216,7 @@ def _network(curve: Curve, colour: str, lines: _Lines) -> dict[str, Any]:
         "mean": {which: _mean(series, lines) for which, series in (("train", curve.train), ("test", curve.test))},
         "seeds": [_seed(seed, own, lines) for seed, own in rows.items()],
         "rate": _rate(first, curve.config, lines),
+        "clean": _rounded(100 * float(np.mean(curve.clean_train))) if curve.clean_train else None,
         "paper": {} if curve.synthetic or curve.built else {w: _paper(curve, w) for w in ("train", "test")},
     }
 
@@ -255,13 +259,6 @@ def _mean(series: Series, lines: _Lines) -> dict[str, Any]:
 def _paper(curve: Curve, which: str) -> float | None:
     error = paper_error(curve.family, curve.depth, which)
     return None if error is None else _rounded(100 * error)
-
-
-def _ceiling(curves: Sequence[Curve]) -> int | None:
-    """Where the paper's axis ends, if curves of a long recipe come down to it; None: where the curves do."""
-    long = all(curve.config["recipe"]["iterations"] >= 8000 for curve in curves)
-    ends = [float(s.mean.min()) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
-    return 20 if long and min(ends, default=1) < 0.15 else None
 
 
 # Words
