@@ -89,6 +89,15 @@ def test_a_finished_run_is_skipped_and_fresh_starts_over(small: Make) -> None:
     assert rows(record) == expected
 
 
+@pytest.mark.parametrize(("norm", "passes"), [("batch", 2), ("none", 1)])
+def test_the_work_planned_is_the_work_done(norm: str, passes: int, small: Make) -> None:
+    experiment = small(f"model.norm={norm}", "eval.clean_every=12")
+    evaluated: list[int] = []
+    list(fit(Training(experiment, load_images(experiment.data), tick=evaluated.append)))
+    assert sum(evaluated) == 2 * 40 + 2 * passes * 90
+    assert planned_work(experiment) == pytest.approx(8 * (24 * 16 + EVALUATION_COST * sum(evaluated)))
+
+
 def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -> None:
     run(small("name=mine"))
     with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 8000 here.*--fresh"):
