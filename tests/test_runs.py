@@ -15,12 +15,13 @@ import torch
 from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose, load_config
-from degrade.data import ImageSet
+from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
 from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, runner
 from degrade.runs import environment as environment_module
+from degrade.runs.progress import EVALUATION_COST, planned_work
 from degrade.runs.record import sessions_of, variant
-from degrade.training import checkpoint, device, engine
+from degrade.training import Training, checkpoint, device, engine, fit
 from tests.conftest import SMALL
 
 Make = Callable[..., Experiment]
