@@ -171,7 +171,7 @@ class EvalConfig:
     every: int | None = None
     """On the test images. None: once an epoch."""
     clean_every: int | None = None
-    """On all training images, un-augmented. None: at the end only."""
+    """On all training images, un-augmented, with running and with batch statistics. None: at the end only."""
     batch_size: int | None = None
     """Images a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA device."""
 
