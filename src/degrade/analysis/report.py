@@ -54,7 +54,7 @@ def notes(verdict: Verdict) -> list[str]:
     told = [f"Claims are judged by the {kind} of the last iterate."]
     if any(claim.interval for claim in verdict.claims):
         told.append(f"Intervals of {CONFIDENCE:.0%} are of the difference of means over seeds (Welch).")
-    if any(claim.estimate is not None and claim.interval is None for claim in verdict.claims):
+    if any(claim.seeds == 1 for claim in verdict.claims):
         told.append("One seed gives no interval: how far chance in training moves an error shows only between seeds.")
     if verdict.shorter:
         told.append(
@@ -222,6 +222,7 @@ def _plain_claim(claim: Claim) -> dict[str, Any]:
         "low": low,
         "high": high,
         "confidence": CONFIDENCE,
+        "seeds": claim.seeds,
         "supports": claim.supports,
         "outcome": claim.outcome,
         "decides": claim.decides,

@@ -149,6 +149,7 @@ class Claim:
         contrast: the signed networks that the estimate sums.
         estimate: of the contrast of mean errors; None where a network has no finished run.
         interval: the 95 % interval over seeds (Welch); None with one seed of a network.
+        seeds: finished ones of the network that has the fewest.
         supports: whether the estimate lies on the claim's side; None without an estimate.
         outcome: reproduced, not reproduced, inconclusive or too early.
         decides: whether the verdict rests on it.
@@ -166,6 +167,7 @@ class Claim:
     contrast: tuple[tuple[int, str], ...]
     estimate: float | None
     interval: Interval | None
+    seeds: int
     supports: bool | None
     outcome: str
     decides: bool
@@ -242,7 +244,7 @@ class Verdict:
     @property
     def one_seed(self) -> bool:
         """Whether a claim that decides stands on one seed of a network."""
-        return any(claim.interval is None and claim.estimate is not None for claim in self.deciding)
+        return any(claim.seeds == 1 for claim in self.deciding)
 
     @property
     def qualifiers(self) -> list[str]:
@@ -460,6 +462,7 @@ def _claim(
     chosen_among = int(np.prod([tries.get(role, 1) for _, role in statement.terms]))
     samples = [Sample(sign, _errors(curve, statement.error, clean=clean)) for sign, curve in present]
     estimate = contrast(samples) if complete else None
+    fewest = min((len(sample.errors) for sample in samples), default=0)
     interval = welch_interval(samples, 1 - (1 - CONFIDENCE) / chosen_among) if complete else None
     hindrance = f"not judged, there is no run of {missing[0]}" if missing else _hindrance(statement, present)
     early = [] if not complete else _too_early(statement, roles, clean=clean)
@@ -482,8 +485,9 @@ def _claim(
         contrast=tuple((sign, names[role]) for sign, role in statement.terms),
         estimate=estimate,
         interval=interval,
+        seeds=fewest,
         supports=_supports(statement, estimate, rules),
-        outcome=TOO_EARLY if early else _outcome(statement, samples, estimate, interval, rules),
+        outcome=TOO_EARLY if early else _outcome(statement, fewest, estimate, interval, rules),
         decides=not hindrance,
         early=tuple(early),
         remarks=tuple(remarks),
@@ -508,7 +512,7 @@ def _supports(statement: _Statement, estimate: float | None, rules: Rules) -> bo
 
 def _outcome(
     statement: _Statement,
-    samples: Sequence[Sample],
+    seeds: int,
     estimate: float | None,
     interval: Interval | None,
     rules: Rules,
@@ -518,8 +522,7 @@ def _outcome(
         edge = 0.0 if statement.above else rules.margin
         above, below = interval.low > edge, interval.high < edge
         return INCONCLUSIVE if not (above or below) else REPRODUCED if above == statement.above else NOT_REPRODUCED
-    one_seed = min((len(sample.errors) for sample in samples), default=0) == 1
-    if estimate is not None and one_seed and rules.allow_one_seed:
+    if estimate is not None and seeds == 1 and rules.allow_one_seed:
         return REPRODUCED if _supports(statement, estimate, rules) else NOT_REPRODUCED
     return INCONCLUSIVE
 
