@@ -14,7 +14,7 @@ from degrade.config import Experiment, compose
 from degrade.runs import RunRecord, run_directory
 
 #: Parameters of a network without projections, by depth.
-PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+PARAMETERS = {14: 172_506, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
 
 @cache

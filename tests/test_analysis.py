@@ -230,7 +230,7 @@ def test_a_built_network_is_told_apart_and_not_set_beside_the_papers(tmp_path: P
     config.write_text(config.read_text().replace("start: null", "start: plain-20.seed-1.900"))
     (curve,) = error_curves([built])
     assert curve.label == "plain-56 built from plain-20"
-    assert error_table([curve]).splitlines()[1].split()[-2:] == ["-", "-"]
+    assert error_table([curve]).splitlines()[1].split()[-1] == "-"
     assert verdicts([curve]) == []
 
 
@@ -267,11 +267,13 @@ def test_the_papers_numbers() -> None:
 
 def test_the_table_sets_errors_beside_the_papers(tmp_path: Path) -> None:
     runs = [record(tmp_path, [0.12, 0.1], f"seed={s}", "model.depth=56") for s in (0, 1)]
-    head, row = error_table(error_curves(runs)).splitlines()
-    assert row.split() == ["plain-56", "2", "5.00±0.00", "2.50±0.00", "10.00±0.00", "5.80/13.30", "-3.3"]
+    head, row, _, *note = error_table(error_curves(runs)).splitlines()
+    assert head.split() == ["network", "seeds", "running%", "clean%", "test%", "paper"]
+    assert row.split() == ["plain-56", "2", "5.00±0.00", "2.50±0.00", "10.00±0.00", "5.80/13.30"]
+    assert "to be set beside running%" in " ".join(note)
     assert max(len(head), len(row)) <= 80
     synthetic = error_table(error_curves([record(tmp_path, [0.1], "data=synthetic")]))
-    assert synthetic.splitlines()[1].split()[-2:] == ["-", "-"]
+    assert synthetic.splitlines()[1].split()[-1] == "-"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -341,7 +343,11 @@ def test_tables_are_csv_and_markdown_too(tmp_path: Path) -> None:
     runs.append(record(tmp_path, [0.3], "seed=2", "model.depth=56", status="interrupted"))
     (row,) = parsed(error_table(error_curves(runs), form="csv"))
     assert (row["network"], row["seeds"], row["finished"], row["synthetic"]) == ("plain-56", "3", "2", "false")
-    numbers = {key: float(row[key]) for key in row if key.endswith(("mean", "std", "difference")) or "paper" in key}
+    numbers = {
+        key: float(value)
+        for key, value in row.items()
+        if value and (key.endswith(("mean", "std", "difference")) or "paper" in key)
+    }
     assert numbers == pytest.approx(
         {
             "train_error_mean": 0.0575,
@@ -355,8 +361,8 @@ def test_tables_are_csv_and_markdown_too(tmp_path: Path) -> None:
             "test_error_difference": 0.115 - 0.133,
         }
     )
-    head, rule, line, _, remark = error_table(error_curves(runs), form="markdown").splitlines()
-    assert head.count("|") == rule.count("|") == line.count("|") == 8
+    head, rule, line, _, *_, remark = error_table(error_curves(runs), form="markdown").splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|") == 7
     assert "| plain-56 | 2/3 | 5.75±1.06 |" in line
     assert remark == "plain-56: 1 interrupted"
     listed = parsed(runs_table(runs, below=tmp_path, form="csv"))

@@ -99,7 +99,7 @@ def test_the_verdict_is_told_in_words(tmp_path: Path) -> None:
     assert "plain-56 has higher test error than plain-20" in text
     assert re.search(r"plain-56 - plain-20 = \+2\.80 points of test error; the 95% interval runs from \+\d", text)
     assert "wholly above zero" in text
-    assert "The paper: +3.60 points" in text
+    assert "The paper: +3.60." in text
     assert "None: the paper&#39;s recipe" in text or "None: the paper's recipe" in text
 
 

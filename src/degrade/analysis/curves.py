@@ -4,7 +4,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,15 @@ class Curve:
         config: the settings of its first seed.
         train, test: running training error, test error.
         seeds: the seeds, and what became of each run.
-        clean_train, final_test, final_train: last errors of the finished seeds.
+        clean_train, batch_train, final_test, final_train: last errors of the finished seeds.
         synthetic: made from generated images.
         precision: `fp32`, `bf16`, or `bf16 and fp32` where sessions or seeds differ; empty where no record says.
         folder: the experiment's, resolved.
         extra: settings that not all curves share, as the variant's name tells them.
         paths: the records, by seed.
         parameters: weights and biases of the network; None where the record does not say.
-        window: images that a finished seed's last running training error was measured on; None if none finished.
+        chance: error of always answering the most frequent class, a fraction.
+        data_hashes: of the images that the seeds were trained and tested on, as far as the records say.
         band: a key of `BANDS`.
     """
 
@@ -72,6 +73,7 @@ class Curve:
     test: Series
     seeds: dict[int, str]
     clean_train: list[float]
+    batch_train: list[float]
     final_test: list[float]
     final_train: list[float]
     synthetic: bool
@@ -80,7 +82,8 @@ class Curve:
     extra: str
     paths: dict[int, Path]
     parameters: int | None
-    window: int | None
+    chance: float
+    data_hashes: frozenset[str]
     band: str
 
     @property
@@ -148,7 +151,8 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
     rows = [own for *_, own in runs]
     family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
     finished = [own for *_, status, own in runs if own and status == "complete"]
-    environment = first.environment
+    environments = [record.environment for record, *_ in runs]
+    environment = environments[0]
     start = config["model"].get("start")
     built = f" built from {re.split('[,.]', start)[0]}" if start and "model.start=" not in extra else ""
     return Curve(
@@ -160,6 +164,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
         test=_series(rows, "test_error", band),
         seeds={int(config["seed"]): status for _, config, status, _ in runs},
         clean_train=_last(finished, "train_error_clean"),
+        batch_train=_last(finished, "train_error_batch"),
         final_test=_last(finished, "test_error"),
         final_train=_last(finished, "train_error"),
         synthetic=config["data"]["name"] == "synthetic",
@@ -168,7 +173,8 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
         extra=extra,
         paths={int(config["seed"]): record.path for record, config, _, _ in runs},
         parameters=environment.get("parameters"),
-        window=_window(finished, config),
+        chance=_chance(environment, config),
+        data_hashes=frozenset(str(own["data_hash"]) for own in environments if own.get("data_hash")),
         band=band,
     )
 
@@ -207,11 +213,13 @@ def edges(values: list[float], band: str) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def _window(runs: list[list[dict[str, Any]]], config: dict[str, Any]) -> int | None:
-    """Images between the last two rows, the fewest of all runs."""
-    steps = [run[-1]["iteration"] - (run[-2]["iteration"] if len(run) > 1 else 0) for run in runs]
-    size = config["recipe"].get("batch_size")
-    return min(steps) * size if steps and isinstance(size, int) else None
+def _chance(environment: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Chance level as the record says; of an old record, that of classes of one size."""
+    measured: Any = environment.get("chance_error")
+    if _number(measured) and 0 < measured < 1:
+        return float(measured)
+    classes = config["model"].get("classes")
+    return 1 - 1 / (classes if isinstance(classes, int) and classes > 1 else 10)
 
 
 def _number(value: Any) -> bool:

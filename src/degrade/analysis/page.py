@@ -23,7 +23,7 @@ from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
 from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
 from degrade.analysis.intervals import CONFIDENCE
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
-from degrade.analysis.report import METHODS, contrast_text, headline, inside, others_test, title
+from degrade.analysis.report import contrast_text, headline, inside, notes, others_test, said, title
 from degrade.analysis.table import error_cells, run_cells, run_fields
 from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import Experiment, compose
@@ -57,9 +57,9 @@ ERROR_HEAD = (
     "finished seeds",
     "training, running",
     "training, clean",
+    "training, batch-statistics",
     "test",
-    "paper: training/test",
-    "test less paper",
+    "paper: training (like running)/test",
     "parameters",
     "others' test",
 )
@@ -282,16 +282,13 @@ def _facts(curves: Sequence[Curve]) -> list[str]:
 
 
 def _verdict(found: Verdict) -> dict[str, Any]:
-    methods = sorted({claim.method for claim in found.claims if claim.method})
-    kind = "in eval mode on un-augmented images" if found.clean else "running, in train mode on augmented images"
     return {
         "title": title(found),
         "outcome": found.outcome,
         "headline": headline(found),
         "judged": found.judged,
-        "notes": [f"Training error is measured {kind}."]
-        + [f"{CONFIDENCE:.0%} intervals {METHODS[method]}." for method in methods],
-        "claims": [_claim(claim) for claim in found.claims if claim.decides or claim.interval],
+        "notes": notes(found),
+        "claims": [_claim(claim) for claim in found.claims if claim.decides or claim.estimate is not None],
         "wants": [("Not counted", want) for want in found.left_out]
         + [("Not trained", want) for want in found.lacking],
     }
@@ -303,25 +300,20 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "outcome": claim.outcome,
         "decides": claim.decides,
         "words": _interval_in_words(claim),
-        "remark": claim.remark,
-        "paper": None if claim.paper is None else f"{100 * claim.paper:+.2f} points",
-        "others": None
-        if claim.others is None or claim.interval is None
-        else inside(claim.others, claim.interval.estimate),
+        "beside": [told[0].upper() + told[1:] for told in said(claim)],
     }
 
 
 def _interval_in_words(claim: Claim) -> str:
-    if claim.interval is None:
+    if claim.estimate is None:
         return ""
-    estimate, low, high = (f"{100 * value:+.2f}" for value in claim.interval)
-    below, above = claim.interval.low, claim.interval.high
-    place = "wholly above zero" if below > 0 else "wholly below zero" if above < 0 else "with zero inside"
     which = "training" if claim.error == "train" else "test"
-    return (
-        f"{contrast_text(claim)} = {estimate} points of {which} error; "
-        f"the {CONFIDENCE:.0%} interval runs from {low} to {high}, {place}."
-    )
+    told = f"{contrast_text(claim)} = {100 * claim.estimate:+.2f} points of {which} error"
+    if claim.interval is None:
+        return f"{told}."
+    _, low, high = claim.interval
+    place = "wholly above zero" if low > 0 else "wholly below zero" if high < 0 else "with zero inside"
+    return f"{told}; the {CONFIDENCE:.0%} interval runs from {100 * low:+.2f} to {100 * high:+.2f}, {place}."
 
 
 def _beside(curve: Curve) -> list[str]:

@@ -11,14 +11,9 @@ from degrade.analysis.curves import Curve
 from degrade.analysis.intervals import CONFIDENCE
 from degrade.analysis.reference import departures, follows_paper, reproduced_test_error
 from degrade.analysis.table import aligned, spread
-from degrade.analysis.verdict import SCHEMA_VERSION, Claim, Verdict, name, overall, training_errors
+from degrade.analysis.verdict import SCHEMA_VERSION, Claim, Verdict, at_chance, is_trained, name, overall
 
 _WIDTH, _INDENT = 80, 18
-
-METHODS = {
-    "welch": "of the difference of means over seeds (Welch)",
-    "sampling": "from the number of images (one seed: the chance in training is not in them)",
-}
 
 
 def verdict_text(found: Sequence[Verdict]) -> str:
@@ -34,7 +29,7 @@ def verdict_text(found: Sequence[Verdict]) -> str:
 
 
 def verdict_json(found: Sequence[Verdict]) -> str:
-    """The verdicts as JSON, `schema_version` 1; README.md lists the fields. Errors are fractions."""
+    """The verdicts as JSON, `schema_version` 2; README.md lists the fields. Errors are fractions."""
     outcome = overall(found)
     content = {"schema_version": SCHEMA_VERSION, "outcome": outcome, "verdicts": [_plain(v) for v in found]}
     return json.dumps(content, indent=2, allow_nan=False)
@@ -51,37 +46,59 @@ def title(verdict: Verdict) -> str:
     return verdict.folder + (f", {verdict.extra}" if verdict.extra else "")
 
 
+def notes(verdict: Verdict) -> list[str]:
+    """How it was judged, each a sentence: kind of training error, intervals, and what a shorter recipe can say."""
+    kind = "clean training error (eval mode, un-augmented images)"
+    if not verdict.clean:
+        kind = "running training error (train mode, augmented images), since a clean one is missing"
+    told = [f"Claims are judged by the {kind} of the last iterate."]
+    if any(claim.interval for claim in verdict.claims):
+        told.append(f"Intervals of {CONFIDENCE:.0%} are of the difference of means over seeds (Welch).")
+    if any(claim.seeds == 1 for claim in verdict.claims):
+        told.append("One seed gives no interval: how far chance in training moves an error shows only between seeds.")
+    if verdict.shorter:
+        told.append(
+            "In a recipe shorter than the paper's both families pay for depth; only the difference between what it "
+            "costs them says something."
+        )
+    if any(claim.running is not None for claim in verdict.claims):
+        told.append("The paper's training errors look like running ones, and stand beside those.")
+    return told
+
+
 def _report(verdict: Verdict) -> str:
-    kind = "eval mode, un-augmented images" if verdict.clean else "running, train mode, augmented images"
-    methods = sorted({claim.method for claim in verdict.claims if claim.method})
-    parts = [title(verdict), _networks(verdict), f"training error: {kind}; last iterate"]
-    parts += [f"{CONFIDENCE:.0%} intervals {METHODS[method]}" for method in methods]
+    parts = [title(verdict), _networks(verdict), *notes(verdict)]
     different = departures(verdict.curves[0].config)
     if different:
-        parts.append(f"not the paper's recipe: {'; '.join(different)}")
+        parts.append(f"Not the paper's recipe: {'; '.join(different)}.")
     blocks = ["\n".join(_wrapped(part) if "\n" not in part else part for part in parts)]
-    shown = [claim for claim in verdict.claims if claim.decides or claim.interval]
+    shown = [claim for claim in verdict.claims if claim.decides or claim.estimate is not None]
     if shown:
         blocks.append("\n".join(line for claim in shown for line in _claim(claim)))
     if not verdict.judged:
-        blocks.append("nothing to judge by: a verdict needs plain networks of two depths")
+        lacking = "VGGs" if verdict.wall else "plain networks"
+        blocks.append(f"nothing to judge by: a verdict needs {lacking} of two depths")
     for head, wants in (("not counted:", verdict.left_out), ("not trained:", verdict.lacking)):
         if wants:
             # Commands stay whole, to be copied.
             blocks.append("\n".join([head, *(f"  {line}" for want in wants for line in want if line)]))
-    return "\n\n".join([*blocks, f"verdict: {headline(verdict)}"])
+    return "\n\n".join([*blocks, _wrapped(f"verdict: {headline(verdict)}")])
 
 
 def _networks(verdict: Verdict) -> str:
-    ranges = any(others_test(curve) for curve in verdict.curves)
-    head = ["network", "parameters", "seeds", "train%", "test%"] + ["others' test%"] * ranges
+    head = ["network", "parameters", "seeds", "running%", "clean%", "test%"]
     rows = []
     for curve in verdict.curves:
         count = "-" if curve.parameters is None else f"{curve.parameters:,}"
-        train = training_errors(curve, clean=verdict.clean)
-        cells = [name(curve), count, str(len(curve.final_test)), spread(train), spread(curve.final_test)]
-        rows.append(cells + [inside(others_test(curve), _mean(curve.final_test))] * ranges)
-    return "\n" + aligned(head, rows) + "\n"
+        errors = map(spread, (curve.final_train, curve.clean_train, curve.final_test))
+        rows.append([name(curve), count, str(len(curve.final_test)), *errors])
+    others = [
+        f"{name(curve)} {inside(others_test(curve), _mean(curve.final_test))}"
+        for curve in verdict.curves
+        if others_test(curve)
+    ]
+    told = [_wrapped(f"test% of other reproductions: {'; '.join(others)}")] if others else []
+    return "\n".join(["", aligned(head, rows), *told, ""])
 
 
 def others_test(curve: Curve) -> tuple[float, float] | None:
@@ -91,17 +108,36 @@ def others_test(curve: Curve) -> tuple[float, float] | None:
 
 def _claim(claim: Claim) -> list[str]:
     outcome = claim.outcome if claim.decides else f"({claim.outcome})"
-    lines = [f"{outcome:<{_INDENT}}{claim.text}"]
-    if claim.interval is not None:
-        estimate, low, high = (f"{100 * value:+.2f}" for value in claim.interval)
-        values = f"= {estimate} points, {low} to {high}"
+    lines = textwrap.wrap(claim.text, _WIDTH, initial_indent=f"{outcome:<{_INDENT}}", subsequent_indent=" " * _INDENT)
+    if claim.estimate is not None:
+        values = f"= {100 * claim.estimate:+.2f} points" + _bounds(claim)
         one = f"{' ' * _INDENT}{contrast_text(claim)} {values}"
         lines += [one] if len(one) <= _WIDTH else _indented(contrast_text(claim)) + _indented(values)
-    if claim.paper is not None:
-        lines += _indented(f"the paper: {100 * claim.paper:+.2f}")
-    if claim.others is not None and claim.interval is not None:
-        lines += _indented(f"other reproductions: {inside(claim.others, claim.interval.estimate)}")
-    return lines + (_indented(claim.remark) if claim.remark else [])
+    return lines + [line for told in said(claim) for line in _indented(told)]
+
+
+def _bounds(claim: Claim) -> str:
+    return "" if claim.interval is None else ", {:+.2f} to {:+.2f}".format(*(100 * v for v in claim.interval[1:]))
+
+
+def said(claim: Claim) -> list[str]:
+    """All that stands below a claim."""
+    return [*beside(claim), *(["; ".join(claim.early)] if claim.early else []), *claim.remarks]
+
+
+def beside(claim: Claim) -> list[str]:
+    """What the paper and others have in place of the estimate, each with the kind of error that it is of."""
+    told = []
+    if claim.running is not None:
+        papers = "" if claim.paper is None else f"; the paper: {100 * claim.paper:+.2f}"
+        told.append(f"of running training error: {100 * claim.running:+.2f}{papers}")
+    elif claim.paper is not None:
+        told.append(f"the paper: {100 * claim.paper:+.2f}")
+    if claim.one_author is not None:
+        told.append(f"another author, clean training error, one seed: {100 * claim.one_author:+.2f}")
+    if claim.others is not None:
+        told.append(f"other reproductions: {inside(claim.others, claim.estimate)}")
+    return told
 
 
 def contrast_text(claim: Claim) -> str:
@@ -144,6 +180,9 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "iterations": config["recipe"]["iterations"],
         "departures": departures(config),
         "data": config["data"]["name"],
+        "kind": "wall" if verdict.wall else "degradation",
+        "margin": verdict.rules.margin,
+        "one_seed_allowed": verdict.rules.allow_one_seed,
         "training_error": "train_error_clean" if verdict.clean else "train_error",
         "networks": [_plain_network(curve, verdict.clean) for curve in verdict.curves],
         "claims": [_plain_claim(claim) for claim in verdict.claims],
@@ -158,7 +197,13 @@ def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
         "network": name(curve),
         "parameters": curve.parameters,
         "seeds": {str(seed): status for seed, status in curve.seeds.items()},
-        "train_error": training_errors(curve, clean=clean),
+        "precision": curve.precision or None,
+        "chance_error": curve.chance,
+        "trained": is_trained(curve, clean=clean),
+        "seeds_at_chance": at_chance(curve, clean=clean),
+        "train_error": curve.final_train,
+        "train_error_clean": curve.clean_train,
+        "train_error_batch": curve.batch_train,
         "test_error": curve.final_test,
         "reproductions_test_error": others,
         "inside_reproductions": others[0] <= error <= others[1] if others and error is not None else None,
@@ -166,8 +211,8 @@ def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
 
 
 def _plain_claim(claim: Claim) -> dict[str, Any]:
-    estimate, low, high = claim.interval or (None, None, None)
-    others = claim.others
+    _, low, high = claim.interval or (None, None, None)
+    others, estimate = claim.others, claim.estimate
     return {
         "name": claim.name,
         "text": claim.text,
@@ -177,11 +222,15 @@ def _plain_claim(claim: Claim) -> dict[str, Any]:
         "low": low,
         "high": high,
         "confidence": CONFIDENCE,
-        "method": claim.method or None,
+        "seeds": claim.seeds,
+        "supports": claim.supports,
         "outcome": claim.outcome,
         "decides": claim.decides,
-        "remark": claim.remark or None,
+        "too_early": list(claim.early),
+        "remarks": list(claim.remarks),
+        "running": claim.running,
         "paper": claim.paper,
         "reproductions": others,
+        "one_author_clean": claim.one_author,
         "inside_reproductions": others[0] <= estimate <= others[1] if others and estimate is not None else None,
     }

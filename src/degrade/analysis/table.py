@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ FORMATS = ("text", "csv", "markdown")
 
 _WIDTH = 80
 
+#: Columns of a table of errors in percent; `batch%`, batch-statistics training error, where any run has it.
+ERROR_HEAD = ("network", "seeds", "running%", "clean%", "batch%", "test%", "paper")
+BATCH = ERROR_HEAD.index("batch%")
+
+PAPER_NOTE = (
+    "paper: its training and test error at the end of its recipe; the former looks like a running one, so it is to "
+    "be set beside running%"
+)
+
 
 def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
@@ -27,24 +37,25 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
-    head = ["network", "seeds", "train%", "clean%", "test%", "paper tr/te", "diff"]
-    errors = table(head, [error_cells(curve) for curve in curves], form)
-    remarks = [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]
-    return "\n\n".join([errors, "\n".join(remarks)] if remarks else [errors])
+    rows = [error_cells(curve) for curve in curves]
+    kept = [k for k in range(len(ERROR_HEAD)) if k != BATCH or any(row[k] != "-" for row in rows)]
+    blocks = [table([ERROR_HEAD[k] for k in kept], [[row[k] for k in kept] for row in rows], form)]
+    if any(row[-1] != "-" for row in rows):
+        blocks.append("\n".join(textwrap.wrap(PAPER_NOTE, _WIDTH)))
+    if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
+        blocks.append("\n".join(remarks))
+    return "\n\n".join(blocks)
 
 
 def error_cells(curve: Curve) -> list[str]:
-    """Network, seeds, last errors in percent (running, clean, test), the paper's, and test less the paper's."""
+    """Network, seeds, last errors in percent (training by its three kinds, test), and the paper's: `ERROR_HEAD`."""
     finished, total = len(curve.final_test), len(curve.seeds)
-    difference, papers = _difference(curve, "test"), [_papers(curve, which) for which in ("train", "test")]
+    papers = [_papers(curve, which) for which in ("train", "test")]
     return [
         curve.label + (" (synthetic)" if curve.synthetic else ""),
         str(total) if finished == total else f"{finished}/{total}",
-        spread(curve.final_train),
-        spread(curve.clean_train),
-        spread(curve.final_test),
+        *map(spread, (curve.final_train, curve.clean_train, curve.batch_train, curve.final_test)),
         "/".join(map(_percent, papers)) if any(papers) else "-",
-        "-" if difference is None else f"{100 * difference:+.1f}",
     ]
 
 
@@ -58,7 +69,12 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
         "seeds": len(curve.seeds),
         "finished": len(curve.final_test),
     }
-    kinds = {"train_error": curve.final_train, "train_error_clean": curve.clean_train, "test_error": curve.final_test}
+    kinds = {
+        "train_error": curve.final_train,
+        "train_error_clean": curve.clean_train,
+        "train_error_batch": curve.batch_train,
+        "test_error": curve.final_test,
+    }
     for name, errors in kinds.items():
         fields[f"{name}_mean"] = float(np.mean(errors)) if errors else None
         fields[f"{name}_std"] = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
@@ -93,7 +109,7 @@ def runs_table(
         fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
         return as_csv(fields)
-    head = ["run", "status", "iters", "train%", "clean%", "test%", "time"]
+    head = ["run", "status", "iters", "running%", "clean%", "test%", "time"]
     return table(head, [run_cells(own) for own in fields], form)
 
 

@@ -1,7 +1,14 @@
 """Did the degradation problem appear, and did the shortcuts mend it? From curves; errors are fractions.
 
-Each claim of the paper (section 4.2, Figure 6) is a sum and difference of mean errors with a 95 % interval. A claim
-is decided where the whole interval lies on one side of zero.
+Each claim of the paper (section 4.2, Figure 6) is a signed sum of mean errors over seeds, with a 95 % interval. A
+claim decides only where it can: the networks it compares have learnt enough for their recipe to say something, and
+there are seeds enough for an interval.
+
+Two words are used in one sense throughout:
+
+- A network is *trained* if it passed its last milestone and ends with a training error below half of chance level
+  (below 45 % for ten balanced classes).
+- It is *at chance* if its training error ends within 5 points of chance level.
 """
 
 import os
@@ -10,21 +17,37 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from degrade.analysis.curves import Curve
-from degrade.analysis.intervals import Interval, Sample, sampling_interval, welch_interval
-from degrade.analysis.reference import departures, paper_error, reproduced_gap
+from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, welch_interval
+from degrade.analysis.reference import departures, paper_error, reproduced_gap, reproduced_training_gap
 from degrade.config import Experiment
 from degrade.config.schema import flatten
 from degrade.runs.record import INCIDENTAL
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
+TOO_EARLY = "too early"
+
+#: From the one that a verdict on several experiments must not hide to the one that it may.
+OUTCOMES = (NOT_REPRODUCED, TOO_EARLY, INCONCLUSIVE, REPRODUCED)
 
 PAPER_ITERATIONS = Experiment().recipe.iterations
 
+#: Share of chance level below which a network's training error must be for it to count as trained.
+TRAINED = 0.5
+
+#: How near to chance level a network's training error must be for it to count as at chance.
+AT_CHANCE = 0.05
+
+#: By how much a deeper network's training error may exceed a shallower one's and still count as no higher.
+MARGIN = 0.005
+
 #: Names of the networks that claims are about, for when one is missing. Small letters: shallow; capitals: deep.
-#: d and D are the residual networks at the plain pair's depths, r and R the residual pair.
+#: d and D are the residual networks at the plain pair's depths, r and R the residual pair; v and V are the best VGG
+#: and the deepest, s and S the best residual network and the deepest beside them.
 ROLES = {
     "p": "the shallower plain network",
     "P": "the deeper plain network",
@@ -32,6 +55,10 @@ ROLES = {
     "R": "the deeper residual network",
     "d": "the shallower residual network",
     "D": "the deeper residual network",
+    "v": "a VGG less deep",
+    "V": "the deepest VGG",
+    "s": "a residual network less deep",
+    "S": "the deepest residual network",
 }
 
 
@@ -45,13 +72,20 @@ class _Statement:
     terms: tuple[tuple[int, str], ...]
     above: bool = True
 
+    @property
+    def pairs(self) -> list[str]:
+        """The roles that are compared with each other, a family at a time where there are two."""
+        roles = "".join(role for _, role in self.terms)
+        return [roles] if len(roles) == 2 else [roles[:2], roles[2:]]
 
+
+#: Of plain networks and residual ones.
 STATEMENTS = (
     _Statement("plain-train", "{P} has higher training error than {p}", "train", ((1, "P"), (-1, "p"))),
     _Statement("plain-test", "{P} has higher test error than {p}", "test", ((1, "P"), (-1, "p"))),
     _Statement(
         "residual-train",
-        "{R} has no higher training error than {r}",
+        "{R} has no higher training error than {r} (by more than {margin} points)",
         "train",
         ((1, "R"), (-1, "r")),
         above=False,
@@ -66,6 +100,43 @@ STATEMENTS = (
     ),
 )
 
+#: Of VGGs and the residual networks beside them.
+WALL = (
+    _Statement("wall-train", "{V} has higher training error than {v}", "train", ((1, "V"), (-1, "v"))),
+    _Statement(
+        "wall-residual",
+        "{S} has no higher training error than {s} (by more than {margin} points)",
+        "train",
+        ((1, "S"), (-1, "s")),
+        above=False,
+    ),
+    _Statement(
+        "wall-cost",
+        "depth costs the residual networks less training error than VGG",
+        "train",
+        ((1, "V"), (-1, "v"), (-1, "S"), (1, "s")),
+    ),
+)
+
+#: Claims that depth costs a family with shortcuts nothing; early in training it costs every family something.
+_FREE_DEPTH = ("residual-train", "wall-residual")
+
+#: Claims that set what depth costs one family beside what it costs the other.
+_CONTRAST = ("cost-of-depth", "wall-cost")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How strictly is judged.
+
+    Attributes:
+        margin: a deeper residual network may have this much more training error (a fraction) and count as no worse.
+        allow_one_seed: let the sign of a gap decide where there is one seed, and so no interval.
+    """
+
+    margin: float = MARGIN
+    allow_one_seed: bool = False
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -76,26 +147,36 @@ class Claim:
         text: for readers.
         error: `train` or `test`.
         contrast: the signed networks that the estimate sums.
-        interval: estimate and 95 % interval; None where there is none.
-        method: `welch` (over seeds), `sampling` (of images, one seed) or empty.
-        outcome: reproduced, not reproduced or inconclusive.
+        estimate: of the contrast of mean errors; None where a network has no finished run.
+        interval: the 95 % interval over seeds (Welch); None with one seed of a network.
+        seeds: finished ones of the network that has the fewest.
+        supports: whether the estimate lies on the claim's side; None without an estimate.
+        outcome: reproduced, not reproduced, inconclusive or too early.
         decides: whether the verdict rests on it.
-        remark: why there is no interval, or why it decides nothing.
-        paper: the paper's value where recipe and data are the paper's.
-        others: range of independent reproductions, likewise.
+        early: which networks have not learnt enough for it to say anything, and where they stand.
+        remarks: whatever else a reader must know of its networks, or why it decides nothing.
+        running: the same contrast of running training errors; the paper's training errors look like such.
+        paper: the paper's value where recipe and data are the paper's; of training error, of the running kind.
+        others: range of independent reproductions' gap in test error, likewise.
+        one_author: one author's gap in training error of the kind that is judged, likewise; single seeds.
     """
 
     name: str
     text: str
     error: str
     contrast: tuple[tuple[int, str], ...]
+    estimate: float | None
     interval: Interval | None
-    method: str
+    seeds: int
+    supports: bool | None
     outcome: str
     decides: bool
-    remark: str
+    early: tuple[str, ...]
+    remarks: tuple[str, ...]
+    running: float | None
     paper: float | None
     others: tuple[float, float] | None
+    one_author: float | None
 
 
 class Want(NamedTuple):
@@ -114,7 +195,9 @@ class Verdict:
         extra: what tells the setting from others in the folder; often empty.
         curves: its networks.
         clean: training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`.
-        claims: all six, in the order of `STATEMENTS`.
+        wall: whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`).
+        rules: how strictly.
+        claims: in the order of `STATEMENTS` or of `WALL`.
         lacking: networks that no run was begun of.
         left_out: runs that were not counted, and why.
     """
@@ -123,63 +206,114 @@ class Verdict:
     extra: str
     curves: tuple[Curve, ...]
     clean: bool
+    wall: bool
+    rules: Rules
     claims: tuple[Claim, ...]
     lacking: tuple[Want, ...]
     left_out: tuple[Want, ...]
 
     @property
     def judged(self) -> bool:
-        """Whether there is a plain pair: without one nothing can be said of degradation."""
+        """Whether there are two depths without shortcuts: without them nothing can be said of degradation."""
         return self.claims[0].decides
 
     @property
+    def deciding(self) -> list[Claim]:
+        """The claims that the verdict rests on."""
+        return [claim for claim in self.claims if claim.decides]
+
+    @property
+    def shorter(self) -> bool:
+        """Whether its recipe has fewer iterations than the paper's 64,000."""
+        return is_shorter(self.curves[0])
+
+    @property
+    def lacks_contrast(self) -> bool:
+        """Whether a shorter recipe is judged without residual networks, whose own cost of depth would be needed."""
+        return self.shorter and not any(claim.name in _CONTRAST for claim in self.deciding)
+
+    @property
     def outcome(self) -> str:
-        """Reproduced if every claim that decides is, not reproduced if any is refuted, else inconclusive."""
-        outcomes = {claim.outcome for claim in self.claims if claim.decides}
+        """Not reproduced if a deciding claim is refuted, reproduced if all hold, else too early or inconclusive."""
+        outcomes = {claim.outcome for claim in self.deciding}
         if not self.judged:
             return INCONCLUSIVE
-        if NOT_REPRODUCED in outcomes:
-            return NOT_REPRODUCED
-        return REPRODUCED if outcomes == {REPRODUCED} else INCONCLUSIVE
+        found = next(outcome for outcome in OUTCOMES if outcome in outcomes)
+        return INCONCLUSIVE if found == REPRODUCED and self.lacks_contrast else found
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether a claim that decides stands on one seed of a network."""
+        return any(claim.seeds == 1 for claim in self.deciding)
 
     @property
     def qualifiers(self) -> list[str]:
         """What the outcome must not be read without."""
-        deciding = [claim for claim in self.claims if claim.decides]
+        if not self.judged:
+            return []
+        leaning = [claim.supports for claim in self.deciding]
+        way = "the gaps point the paper's way" if all(leaning) else "the gaps do not all point the paper's way"
+        decided = self.outcome in (REPRODUCED, NOT_REPRODUCED)
+        precisions = {name(curve): curve.precision for curve in self.curves if curve.precision}
+        mixed = len(set(precisions.values())) > 1 or " and " in "".join(precisions.values())
+        named = ", ".join(f"{network} {precision}" for network, precision in precisions.items())
+        early = "; ".join(dict.fromkeys(told for claim in self.deciding for told in claim.early))
         facts = {
+            early: self.outcome == TOO_EARLY,
             "SYNTHETIC data": self.curves[0].synthetic,
-            "early training only": is_shorter(self.curves[0]),
-            "one seed": any(claim.method == "sampling" for claim in deciding),
-            "plain networks only": bool(deciding) and all(claim.name.startswith("plain-") for claim in deciding),
+            "early training only": self.shorter and decided,
+            "one seed, no interval": self.one_seed and decided,
+            f"one seed: {way}": self.one_seed and not decided and None not in leaning and self.outcome != TOO_EARLY,
+            "no residual networks to compare the cost of depth with": self.lacks_contrast,
+            "plain networks only": not self.wall and not self.shorter and not _beside(self.deciding),
+            f"precisions mixed: {named}": mixed,
         }
-        return [words for words, true in facts.items() if true and self.judged]
+        return [words for words, true in facts.items() if true]
 
 
-def verdict(curves: Iterable[Curve]) -> Verdict:
+def _beside(claims: Sequence[Claim]) -> bool:
+    """Whether any claim is about residual networks too."""
+    return any(network.startswith("residual") for claim in claims for _, network in claim.contrast)
+
+
+def verdict(curves: Iterable[Curve], rules: Rules | None = None) -> Verdict:
     """The verdict on the networks of one experiment and setting.
 
     Raises:
         ValueError: they are of several; `verdicts` takes those.
     """
-    (only,) = verdicts(curves)
+    (only,) = verdicts(curves, rules)
     return only
 
 
-def verdicts(curves: Iterable[Curve]) -> list[Verdict]:
+def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdict]:
     """A verdict for each experiment's folder and setting, in the order of their names.
 
-    No VGG is judged, and no network that was built from a trained one.
+    Where there are plain networks, they are judged; where there are VGGs, the wall is. Residual networks stand beside
+    either. No network that was built from a trained one is judged.
     """
     groups: dict[tuple[str, str], list[Curve]] = {}
-    for curve in (c for c in curves if c.family != "vgg" and not c.built):
+    for curve in (c for c in curves if not c.built):
         groups.setdefault((str(curve.folder), _setting(curve)), []).append(curve)
-    return [_judge(group) for _, group in sorted(groups.items(), key=lambda g: (g[0][0], g[1][0].extra))]
+    found = []
+    for _, group in sorted(groups.items(), key=lambda g: (g[0][0], g[1][0].extra)):
+        widths = sorted({int(c.config["model"].get("width", 64)) for c in group if c.family == "vgg"})
+        if not widths or any(c.family == "plain" for c in group):
+            found.append(_judge([c for c in group if c.family != "vgg"], rules or Rules()))
+        for width in widths:
+            wall = [c for c in group if c.family == "residual" or _is_vgg(c, width)]
+            found.append(_judge(wall, rules or Rules(), wall=True))
+    return found
+
+
+def _is_vgg(curve: Curve, width: int) -> bool:
+    return curve.family == "vgg" and int(curve.config["model"].get("width", 64)) == width
 
 
 def overall(found: Sequence[Verdict]) -> str:
     """The outcome of several: of those that can be judged, the worst."""
     outcomes = {v.outcome for v in found if v.judged} or {INCONCLUSIVE}
-    return next(o for o in (NOT_REPRODUCED, INCONCLUSIVE, REPRODUCED) if o in outcomes)
+    return next(o for o in OUTCOMES if o in outcomes)
 
 
 def is_shorter(curve: Curve) -> bool:
@@ -197,27 +331,81 @@ def training_errors(curve: Curve, *, clean: bool) -> list[float]:
     return curve.clean_train if clean else curve.final_train
 
 
+# How far a network has come
+
+
+def at_chance(curve: Curve, *, clean: bool) -> int:
+    """How many finished seeds end with a training error within 5 points of chance level."""
+    return sum(error >= curve.chance - AT_CHANCE for error in training_errors(curve, clean=clean))
+
+
+def is_trained(curve: Curve, *, clean: bool) -> bool:
+    """Whether every finished seed passed its last milestone and ends below half of chance level."""
+    errors = training_errors(curve, clean=clean)
+    return bool(errors) and _passed(curve) and all(error < TRAINED * curve.chance for error in errors)
+
+
+def _passed(curve: Curve) -> bool:
+    """Whether updates were made at the last rate: a milestone names the last update at the rate before it."""
+    recipe = curve.config["recipe"]
+    return all(int(recipe["iterations"]) > milestone for milestone in recipe.get("milestones") or ())
+
+
+def _standing(curve: Curve, *, clean: bool) -> str:
+    """Where a network that is not trained stands, in words."""
+    errors = training_errors(curve, clean=clean)
+    percent, stuck = f"{100 * float(np.mean(errors)):.0f}%", at_chance(curve, clean=clean)
+    if stuck == len(errors):
+        return f"{name(curve)} is at {percent}: it has hardly begun to learn"
+    if stuck:
+        return f"{name(curve)} is at {percent}, {stuck} of {len(errors)} seeds at chance"
+    if not _passed(curve):
+        return f"{name(curve)} is at {percent}: it ended before its last milestone"
+    return f"{name(curve)} is at {percent}: not trained, which would be below {100 * TRAINED * curve.chance:.0f}%"
+
+
+def _untold(curve: Curve, *, clean: bool) -> list[str]:
+    """What became of seeds that a mean over the finished ones would hide."""
+    told, total = [], len(curve.seeds)
+    diverged = sum(status == "diverged" for status in curve.seeds.values())
+    if diverged:
+        told.append(f"{diverged} of {total} seeds of {name(curve)} diverged, and the mean is of the others")
+    stuck, finished = at_chance(curve, clean=clean), len(training_errors(curve, clean=clean))
+    if stuck and not is_shorter(curve):
+        whose = name(curve) if stuck == finished else f"{stuck} of {finished} seeds of {name(curve)}"
+        told.append(f"{whose} stayed at chance to the end of the paper's iterations, which is evidence")
+    return told
+
+
+# What is compared
+
+
 def _setting(curve: Curve) -> str:
     """Everything that networks must have in common to be compared; a setting younger than a record is its default."""
-    own = {"seed", "model.family", "model.depth", *INCIDENTAL}
+    own = {"seed", "model.family", "model.depth", "model.width", *INCIDENTAL}
     if curve.config["data"]["name"] != "folder":
         own.add("data.root")
     settings = Experiment().flat() | flatten(curve.config)
-    return repr(sorted((key, value) for key, value in settings.items() if key not in own))
+    return repr(
+        (sorted(curve.data_hashes), sorted((key, value) for key, value in settings.items() if key not in own))
+    )
 
 
-def _judge(curves: list[Curve]) -> Verdict:
-    roles = _roles(curves)
-    finished = [curve for curve in roles.values() if curve.final_train]
+def _judge(curves: list[Curve], rules: Rules, *, wall: bool = False) -> Verdict:
+    finished = [curve for curve in curves if curve.final_train]
     clean = all(len(curve.clean_train) == len(curve.final_train) for curve in finished)
-    claims = tuple(_claim(statement, roles, clean) for statement in STATEMENTS)
+    roles, tries = _wall_roles(curves, clean=clean) if wall else (_roles(curves), {})
+    statements = WALL if wall else STATEMENTS
+    claims = tuple(_claim(statement, roles, clean=clean, rules=rules, tries=tries) for statement in statements)
     return Verdict(
         folder=os.path.relpath(curves[0].folder),
         extra=curves[0].extra,
         curves=tuple(curves),
         clean=clean,
+        wall=wall,
+        rules=rules,
         claims=claims,
-        lacking=tuple(_lacking(curves, roles)),
+        lacking=() if wall else tuple(_lacking(curves, roles)),
         left_out=tuple(want for curve in curves for want in _left_out(curve)),
     )
 
@@ -225,7 +413,8 @@ def _judge(curves: list[Curve]) -> Verdict:
 def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
     """Who is compared: the shallowest and the deepest depth, of those that both families have if they share two.
 
-    A depth all of whose runs diverged has nothing to compare, and never will have: the next one stands in for it.
+    A depth all of whose runs diverged has nothing to compare, and never will have: the next one stands in for it,
+    since a missing result is not evidence.
     """
     by_name = {(c.family, c.depth): c for c in curves if set(c.seeds.values()) != {"diverged"}}
     depths = {family: {d for f, d in by_name if f == family} for family in ("plain", "residual")}
@@ -240,82 +429,135 @@ def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
     return {role: by_name[key] for role, key in wanted.items() if key in by_name}
 
 
-def _claim(statement: _Statement, roles: dict[str, Curve], clean: bool) -> Claim:
+def _wall_roles(curves: Sequence[Curve], *, clean: bool) -> tuple[dict[str, Curve], dict[str, int]]:
+    """The deepest network of each family and the best of the others; and of how many the best is the best."""
+    roles: dict[str, Curve] = {}
+    tries: dict[str, int] = {}
+    for family, shallow, deep in (("vgg", "v", "V"), ("residual", "s", "S")):
+        own = [c for c in curves if c.family == family and set(c.seeds.values()) != {"diverged"}]
+        own.sort(key=lambda curve: curve.depth)
+        if own:
+            roles[deep] = own.pop()
+        measured = [curve for curve in own if training_errors(curve, clean=clean)]
+        if own:
+            best = min(
+                measured or own, key=lambda curve: float(np.mean(training_errors(curve, clean=clean) or [1.0]))
+            )
+            roles[shallow], tries[shallow] = best, max(1, len(measured))
+    return roles, tries
+
+
+# What becomes of a claim
+
+
+def _claim(
+    statement: _Statement, roles: dict[str, Curve], *, clean: bool, rules: Rules, tries: dict[str, int]
+) -> Claim:
     names = {role: name(roles[role]) if role in roles else words for role, words in ROLES.items()}
     present = [(sign, roles[role]) for sign, role in statement.terms if role in roles]
     missing = [names[role] for _, role in statement.terms if role not in roles]
-    samples = [_sample(sign, curve, statement.error, clean) for sign, curve in present]
-    unfinished = [name(c) for (_, c), sample in zip(present, samples, strict=True) if not sample.errors]
+    unfinished = [name(c) for _, c in present if not _errors(c, statement.error, clean=clean)]
     complete = not missing and not unfinished
-    interval, method = _interval(samples) if complete else (None, "")
-    papers = complete and not any(departures(curve.config) for _, curve in present)
+    # The best of several shallower networks is the best by chance as well: each of them could have been it.
+    chosen_among = int(np.prod([tries.get(role, 1) for _, role in statement.terms]))
+    samples = [Sample(sign, _errors(curve, statement.error, clean=clean)) for sign, curve in present]
+    estimate = contrast(samples) if complete else None
+    fewest = min((len(sample.errors) for sample in samples), default=0)
+    interval = welch_interval(samples, 1 - (1 - CONFIDENCE) / chosen_among) if complete else None
     hindrance = f"not judged, there is no run of {missing[0]}" if missing else _hindrance(statement, present)
-    remark = hindrance
-    if not remark and unfinished:
-        remark = f"{' and '.join(unfinished)}: no finished run"
-    elif not remark and interval is None:
-        remark = "the records do not say how many images there are; a second seed gives an interval"
+    early = [] if not complete else _too_early(statement, roles, clean=clean)
+    remarks = [hindrance] if hindrance else []
+    if unfinished:
+        remarks.append(f"{' and '.join(unfinished)}: no finished run")
+    if not missing and not early:
+        remarks += [told for _, curve in present for told in _untold(curve, clean=clean)]
+    if complete and interval is not None and interval.low == interval.high and any(s.errors[0] for s in samples):
+        remarks.append("all seeds of a network have the very same error, and such scatter says nothing")
+        interval = None
+    if chosen_among > 1 and interval is not None:
+        remarks.append(f"the interval allows for the best having been chosen among {chosen_among}")
+    papers = complete and not any(departures(curve.config) for _, curve in present)
+    trained_on = papers and statement.error == "train"
     return Claim(
         name=statement.name,
-        text=statement.text.format(**names),
+        text=statement.text.format(**names, margin=f"{100 * rules.margin:g}"),
         error=statement.error,
         contrast=tuple((sign, names[role]) for sign, role in statement.terms),
+        estimate=estimate,
         interval=interval,
-        method=method,
-        outcome=_outcome(interval, statement.above),
+        seeds=fewest,
+        supports=_supports(statement, estimate, rules),
+        outcome=TOO_EARLY if early else _outcome(statement, fewest, estimate, interval, rules),
         decides=not hindrance,
-        remark=remark,
+        early=tuple(early),
+        remarks=tuple(remarks),
+        running=contrast([Sample(sign, curve.final_train) for sign, curve in present]) if trained_on else None,
         paper=_paper_contrast(present, statement.error) if papers else None,
-        others=reproduced_gap(statement.error, *_depths(present)) if papers and _is_plain(statement) else None,
+        others=reproduced_gap(*_depths(present)) if papers and statement.name == "plain-test" else None,
+        one_author=reproduced_training_gap("clean", *_depths(present))
+        if papers and clean and statement.name == "plain-train"
+        else None,
     )
 
 
-def _sample(sign: int, curve: Curve, error: str, clean: bool) -> Sample:
-    if error == "test":
-        return Sample(sign, curve.final_test, images(curve, "test"))
-    if clean:
-        return Sample(sign, curve.clean_train, images(curve, "train"))
-    return Sample(sign, curve.final_train, curve.window)
+def _errors(curve: Curve, error: str, *, clean: bool) -> list[float]:
+    return curve.final_test if error == "test" else training_errors(curve, clean=clean)
 
 
-def images(curve: Curve, which: str) -> int | None:
-    """How many training or test images its settings leave; None for a folder of images without a limit."""
-    data = curve.config["data"]
-    whole = {"train": 50_000, "test": 10_000}
-    if data.get("split", "full") != "full":
-        whole = {"train": 45_000, "test": 5_000}
-    limit: int | None = data.get(f"{which}_limit")
-    if data["name"] == "folder":
-        return limit
-    return whole[which] if limit is None else min(limit, whole[which])
+def _supports(statement: _Statement, estimate: float | None, rules: Rules) -> bool | None:
+    if estimate is None:
+        return None
+    return estimate > 0 if statement.above else estimate < rules.margin
 
 
-def _interval(samples: Sequence[Sample]) -> tuple[Interval | None, str]:
-    if min(len(sample.errors) for sample in samples) > 1:
-        interval = welch_interval(samples)
-        if interval.low < interval.high:
-            return interval, "welch"
-    # One seed; or several with the very same errors, whose scatter then says nothing.
-    sampled = sampling_interval(samples)
-    return sampled, "sampling" if sampled else ""
+def _outcome(
+    statement: _Statement,
+    seeds: int,
+    estimate: float | None,
+    interval: Interval | None,
+    rules: Rules,
+) -> str:
+    """Reproduced where the whole interval is on the claim's side of zero or of the margin; refuted on the other."""
+    if interval is not None:
+        edge = 0.0 if statement.above else rules.margin
+        above, below = interval.low > edge, interval.high < edge
+        return INCONCLUSIVE if not (above or below) else REPRODUCED if above == statement.above else NOT_REPRODUCED
+    if estimate is not None and seeds == 1 and rules.allow_one_seed:
+        return REPRODUCED if _supports(statement, estimate, rules) else NOT_REPRODUCED
+    return INCONCLUSIVE
 
 
-def _outcome(interval: Interval | None, above: bool) -> str:
-    if interval is None or interval.low <= 0 < interval.high:
-        return INCONCLUSIVE
-    return REPRODUCED if (interval.low > 0) == above else NOT_REPRODUCED
+def _too_early(statement: _Statement, roles: dict[str, Curve], *, clean: bool) -> list[str]:
+    """Which networks have not come far enough for the claim to say anything, and where they stand; empty if none.
+
+    The better network of each pair must be trained: else the recipe is too short even for it. None may be at chance,
+    unless it is the end of the paper's iterations, where a network at chance is evidence.
+    """
+    told = []
+    for pair in statement.pairs:
+        curves = [roles[role] for role in pair]
+        better = min(curves, key=lambda curve: float(np.mean(training_errors(curve, clean=clean) or [1.0])))
+        for curve in curves:
+            stuck = at_chance(curve, clean=clean) > 0 and is_shorter(curve)
+            if stuck or (curve is better and not is_trained(curve, clean=clean)):
+                told.append(_standing(curve, clean=clean))
+    return list(dict.fromkeys(told))
 
 
 def _hindrance(statement: _Statement, present: Sequence[tuple[int, Curve]]) -> str:
     """Why a claim is shown but decides nothing; empty if it decides."""
-    if statement.name == "residual-train" and is_shorter(present[0][1]):
-        return "decides nothing this early in training, when the deeper residual network may still be behind"
+    if statement.name in _FREE_DEPTH and is_shorter(present[0][1]):
+        return (
+            "decides nothing in a recipe shorter than the paper's: early in training depth costs both families, "
+            "and only the difference between what it costs them says something"
+        )
     by_depth: dict[int, list[Curve]] = {}
     for _, curve in present:
-        by_depth.setdefault(curve.depth, []).append(curve)
+        if curve.family != "vgg":
+            by_depth.setdefault(curve.depth, []).append(curve)
     for pair in by_depth.values():
         counts = [curve.parameters for curve in pair]
-        if len(pair) > 1 and (None in counts or len(set(counts)) > 1):
+        if len({curve.family for curve in pair}) > 1 and (None in counts or len(set(counts)) > 1):
             told = [f"{name(c)} has {_count(c.parameters)}" for c in pair]
             return f"decides nothing: parameters differ, {' and '.join(told)}"
     return ""
@@ -323,10 +565,6 @@ def _hindrance(statement: _Statement, present: Sequence[tuple[int, Curve]]) -> s
 
 def _count(parameters: int | None) -> str:
     return "no count on record" if parameters is None else f"{parameters:,}"
-
-
-def _is_plain(statement: _Statement) -> bool:
-    return statement.name.startswith("plain-")
 
 
 def _depths(present: Sequence[tuple[int, Curve]]) -> tuple[int, int]:
@@ -339,6 +577,9 @@ def _paper_contrast(present: Sequence[tuple[int, Curve]], error: str) -> float |
     if any(value is None for _, value in values):
         return None
     return sum(sign * value for sign, value in values if value is not None)
+
+
+# What would have to be run
 
 
 def _left_out(curve: Curve) -> list[Want]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from degrade.runs import RunRecord
     from degrade.runs.sweep import Sweep
 
-VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4}
+VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too early": 4}
 
 app = typer.Typer(
     help="Reproduce the degradation problem: deeper plain networks train worse, identity shortcuts mend it.",
@@ -308,12 +308,30 @@ def plot(
 @app.command()
 def verify(
     runs: Runs = None,
+    allow_one_seed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-one-seed", help="Let the sign of a gap decide where there is one seed, and no interval."
+        ),
+    ] = False,
+    margin: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Points of training error that a deeper residual network may have more, and be no worse.",
+        ),
+    ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was judged, as JSON.")] = False,
 ) -> int:
     """Judge whether the degradation problem appeared and the shortcuts mended it: each claim, its interval, outcome.
 
-    Exit codes: 0 reproduced, 3 not reproduced, 4 inconclusive. Runs of several experiments or settings are judged
-    each for themselves; the exit code is that of the worst.
+    A claim decides only where the better network of those that it compares is trained: it passed its last milestone,
+    and its training error is below half of chance level. In a recipe shorter than the paper's none may be within 5
+    points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict inconclusive.
+
+    Exit codes: 0 reproduced, 3 not reproduced, 4 inconclusive or too early. Runs of several experiments or settings
+    are judged each for themselves; the exit code is that of the worst. VGGs are judged by the wall's claims.
 
     Examples:
 
@@ -321,16 +339,16 @@ def verify(
 
     - `degrade verify outputs/paper`
 
+    - `degrade verify outputs/paper --allow-one-seed`
+
     - `degrade verify outputs/paper outputs/quick --json`
     """
     from degrade.analysis import error_curves, verdict_json, verdict_text, verdicts
-    from degrade.analysis.verdict import overall
+    from degrade.analysis.verdict import Rules, overall
 
-    found = verdicts(error_curves(chosen(runs)[0]))
+    found = verdicts(error_curves(chosen(runs)[0]), Rules(margin / 100, allow_one_seed))
     if not found:
-        raise RunError(
-            "no plain or residual network trained from scratch among these runs, and only those are judged"
-        )
+        raise RunError("no network trained from scratch among these runs, and only those are judged")
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 
@@ -536,8 +554,8 @@ def _show(
     print(error_table(curves, form=form))
     with aside(form):
         print()
-        if any(curve.family == "plain" for curve in curves):  # without any there is nothing to judge
-            print(verdict_text(verdicts(curves)) + "\n")
+        if found := verdicts(curves):
+            print(verdict_text(found) + "\n")
         _draw(curves, output, style=style, title=title)
         save_page(curves, target := output.with_name("report.html"))
         print(f"page: {target}")

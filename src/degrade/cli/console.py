@@ -1,7 +1,7 @@
 """From a command line to an exit code: the only place that knows which error is which code.
 
-0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" ·
-130 interrupted, checkpoint written.
+0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" or
+"too early" · 130 interrupted, checkpoint written.
 """
 
 import contextlib

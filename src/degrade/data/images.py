@@ -53,7 +53,7 @@ class ImageSet:
 
     @property
     def chance_error(self) -> float:
-        """Error on the training images of always answering their most frequent class, a fraction: 0.9 for CIFAR-10."""
+        """Error on the training images of always answering their most frequent class, a fraction; CIFAR-10: 0.9."""
         return 1 - int(self.train_labels.bincount().max()) / len(self.train_labels)
 
 

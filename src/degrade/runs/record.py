@@ -351,7 +351,8 @@ def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> l
     """`RunRecord.sessions`, of files that were read already."""
     found = environment.get("sessions")
     sessions = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
-    if environment.get("schema_version") == 1 and sessions:
+    if environment.get("schema_version") == 1:
+        sessions = sessions or [{}]
         firsts = [session.pop("iteration", None) for session in sessions]
         for session, first, last in zip(sessions, firsts, [*firsts[1:], summary.get("iteration")], strict=True):
             name, _, threads = str(session.get("device")).rpartition(", ")  # "AMD EPYC, 2 threads"
