@@ -44,6 +44,7 @@ def test_keys_groups_and_values_are_completed() -> None:
 def test_what_is_completed_exists() -> None:
     assert set(launcher_names()) == set(NEEDS)
     assert CHOICES.keys() <= Experiment().flat().keys()
+    assert (completion.statistics(""), completion.statistics("b")) == (["running", "batch"], ["batch"])
 
 
 def test_runs_are_completed_below_what_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
