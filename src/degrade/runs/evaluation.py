@@ -59,6 +59,6 @@ def restored(
     record.check_images(images.content_hash)
     training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device
-    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.warning) is None:
+    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.error) is None:
         raise RunError(f"{record.path}: has no usable checkpoint; train it again")
     return training
