@@ -111,10 +111,10 @@ def _table(text: str) -> list[list[str]] | None:
         return None
     if any(len(row) != len(head) for row in rows):
         return None
-    if CHECKSUM not in head:
+    if not any(CHECKSUM in row for row in table):
         return table
     bare = [row[:-1] for row in table]
-    return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1] == CHECKSUM else None
+    return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1:] == [CHECKSUM] else None
 
 
 def _text(table: Sequence[Sequence[str]]) -> str:

@@ -389,9 +389,10 @@ class RunRecord:
             if key not in ignored and held.get(key) != asked.get(key)
         ]
         if differing:
+            changed = "".join(f"; {loss}" for loss in self.file_losses() if loss.file == "config.yaml")
             raise RunConflictError(
                 f"{self.path} holds a run of other settings ({'; '.join(differing)}): "
-                "choose another name=... or start over with --fresh"
+                f"choose another name=... or start over with --fresh{changed}"
             )
 
     def check_images(self, content_hash: str) -> None:
