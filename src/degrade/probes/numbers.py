@@ -71,8 +71,9 @@ def numbers_path(record: RunRecord, probe: str) -> Path:
     return record.path / "probes" / f"{probe}.csv"
 
 
-#: The last column: in each row the CRC-32 of the table without it.
+#: The last column: in each row `crc32:` and the CRC-32 of the table without it.
 CHECKSUM = "checksum"
+_MARK = "crc32:"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -109,9 +110,11 @@ def _table(text: str) -> list[list[str]] | None:
     head, *rows = table
     if not text.endswith("\n") or "\ufffd" in text or len(set(head)) < len(head):
         return None
+    if not all(name.isidentifier() for name in head):
+        return None
     if any(len(row) != len(head) for row in rows):
         return None
-    if not any(CHECKSUM in row for row in table):
+    if CHECKSUM not in head and not any(cell.startswith(_MARK) for row in table for cell in row):
         return table
     bare = [row[:-1] for row in table]
     return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1:] == [CHECKSUM] else None
@@ -124,7 +127,7 @@ def _text(table: Sequence[Sequence[str]]) -> str:
 
 
 def _checksum(table: Sequence[Sequence[str]]) -> str:
-    return f"{zlib.crc32(_text(table).encode()):08x}"
+    return f"{_MARK}{zlib.crc32(_text(table).encode()):08x}"
 
 
 def _value(text: str) -> Value:

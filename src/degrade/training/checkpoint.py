@@ -29,10 +29,11 @@ NO_DAMAGE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint in `folder`; the one before stays as a fallback."""
     fresh = folder / f"{NAME}.tmp"
-    _flushed(fresh, state)
-    if (folder / NAME).exists():
-        (folder / NAME).replace(folder / PREVIOUS)
-    fresh.replace(folder / NAME)
+    with gone_on_failure(fresh):
+        _flushed(fresh, state)
+        if (folder / NAME).exists():
+            (folder / NAME).replace(folder / PREVIOUS)
+        fresh.replace(folder / NAME)
     _flush_names(folder)
 
 
@@ -41,8 +42,9 @@ def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
     below = folder / SNAPSHOTS
     below.mkdir(exist_ok=True)
     fresh = below / f"{iteration}.pt.tmp"
-    _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
-    fresh.replace(below / f"{iteration}.pt")
+    with gone_on_failure(fresh):
+        _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
+        fresh.replace(below / f"{iteration}.pt")
     _flush_names(below)
 
 
@@ -53,7 +55,7 @@ def snapshots(folder: Path) -> dict[int, Path]:
 
 
 def _flushed(path: Path, state: dict[str, Any]) -> None:
-    with gone_on_failure(path), path.open("wb") as file:
+    with path.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
