@@ -419,14 +419,15 @@ class RunRecord:
     def keep_rows(self, *, up_to: int) -> tuple[int, int]:
         """Drop rows after an iteration at which one was measured, and damaged lines; all others get checksums.
 
-        Where rows up to that iteration are lost, the file as it was stays as `metrics.jsonl.damaged`.
+        Where rows up to that iteration are lost, or several lines, the file as it was stays as
+        `metrics.jsonl.damaged`.
 
         Returns:
             The number of damaged lines, and of lost rows.
         """
         path, measured = self.path / "metrics.jsonl", self._measured()
         lost = measured.lost_before(up_to)
-        if lost and present(path):
+        if (lost or measured.damaged > 1) and present(path):  # one torn line is what a kill leaves
             copy_aside(path)
         kept = [row for row in measured.rows if row["iteration"] <= up_to]
         replace_text(path, "".join(sealed_line(row, number) + "\n" for number, row in enumerate(kept, start=1)))
