@@ -66,7 +66,7 @@ def test_a_finished_record_holds_what_the_contract_says(small: Make) -> None:
     assert "augmented" in environment["open_choices"]["train_error"]
     keys = (
         "iteration epoch lr train_loss train_error train_error_clean train_error_batch test_loss test_error "
-        "images_per_second seconds"
+        "images_per_second seconds row crc"
     )
     lines = (record.path / "metrics.jsonl").read_text().splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [sorted(keys.split())] * 2
@@ -317,6 +317,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small: Make) -> None:
     log = (record.path / "train.log").read_text()
     assert "checkpoint.pt cannot be used: checkpoint.pt is damaged" in log
     assert not (record.path / checkpoint.PREVIOUS).read_bytes().startswith(b"damaged")
+    assert (record.path / "checkpoint.pt.damaged").read_bytes() == b"damaged"
     assert "going on from iteration 12" in log
 
 
@@ -326,8 +327,12 @@ def test_a_checkpoint_that_does_not_fit_falls_back_too(small: Make) -> None:
     state = checkpoint.load(record.path / checkpoint.NAME, torch.device("cpu"))
     del state["engine"]["model"]["linear.bias"]
     torch.save(state, record.path / checkpoint.NAME)
+    (record.path / "checkpoint.pt.damaged").write_text("of another day")
     run(small("name=parts"))
     assert rows(record) == rows(whole)
+    aside = checkpoint.load(record.path / "checkpoint.pt.damaged-2", torch.device("cpu"))
+    assert aside["iteration"] == state["iteration"]
+    assert (record.path / "checkpoint.pt.damaged").read_text() == "of another day"
     assert "checkpoint.pt cannot be used" in (record.path / "train.log").read_text()
 
 
@@ -372,18 +377,30 @@ def test_records_older_than_a_setting_are_still_the_same_run(small: Make) -> Non
 
 def test_other_images_under_an_unfinished_run_are_refused(small: Make) -> None:
     record = interrupted_copy(small)
-    environment = json.loads((record.path / "environment.json").read_text())
-    environment["data_hash"] = "0" * 64
+    environment = record.environment | {"data_hash": "0" * 64}
     (record.path / "environment.json").write_text(json.dumps(environment))
     with pytest.raises(RunConflictError, match="begun on other images"):
         run(small())
 
 
-def test_without_a_readable_checkpoint_the_run_starts_over_and_says_so(small: Make) -> None:
-    whole = run(small("name=whole"))
-    record = interrupted_copy(small, "name=parts")
+def test_without_a_checkpoint_only_fresh_starts_over_where_there_are_rows(small: Make) -> None:
+    record = interrupted_copy(small, "log.every=4")
+    before = (record.path / "metrics.jsonl").read_bytes()
     checkpoint.remove(record.path)
-    run(small("name=parts"))
+    with pytest.raises(
+        RunFailed, match=r"holds 3 rows of metrics, the last of iteration 12, .*start over with --fresh"
+    ):
+        run(small("log.every=4"))
+    assert (record.path / "metrics.jsonl").read_bytes() == before
+    assert run(small("log.every=4"), fresh=True).status == "complete"
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over_by_itself(small: Make) -> None:
+    whole = run(small("name=whole", "log.every=4"))
+    record = interrupted_copy(small, "name=parts", "log.every=4", at=9)
+    checkpoint.remove(record.path)
+    record.summarise(**record.summary | {"status": "running"})  # as a kill leaves it
+    run(small("name=parts", "log.every=4"))
     assert rows(record) == rows(whole)
     assert "no usable checkpoint, starting from the beginning" in (record.path / "train.log").read_text()
 

@@ -4,6 +4,7 @@ DegradeError
 ├── ConfigError        a setting that cannot be right
 ├── DatasetError       images that are missing, damaged or cannot be fetched
 └── RunError           a run's record that cannot be used
+    ├── RunFileError       a file of it cannot be read or written just now
     ├── RunInUseError      another process is writing it
     ├── RunConflictError   it holds other settings
     ├── RunInterrupted     stopped by the user, checkpoint written
@@ -28,6 +29,10 @@ class DatasetError(DegradeError):
 
 class RunError(DegradeError):
     """A run's record that cannot be used."""
+
+
+class RunFileError(RunError):
+    """The system cannot read or write one of the record's files just now; that proves no damage."""
 
 
 class RunInUseError(RunError):

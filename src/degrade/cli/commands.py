@@ -35,6 +35,7 @@ from degrade.cli.options import (
     check_suffix,
     check_word,
     chosen,
+    name_losses,
     networks_of,
     one_run,
     readable,
@@ -488,7 +489,10 @@ def list_runs(
     if mean:
         print(error_table(error_curves(readable([directory])), form=form))
     else:
-        print(runs_table(find_records([directory]), below=directory, form=form))
+        records = find_records([directory])
+        for record in records:
+            name_losses(record.path, record.file_losses())
+        print(runs_table(records, below=directory, form=form))
     return DONE
 
 
@@ -608,6 +612,9 @@ def _print_cells(planned: "Sweep") -> None:
     from degrade.runs.sweep import OUTCOMES
 
     outcomes = [cell.outcome for cell in planned.cells]
+    for cell, outcome in zip(planned.cells, outcomes, strict=True):
+        if outcome in ("complete", "diverged"):
+            name_losses(cell.record.path, cell.record.losses())
     print(runs_table([cell.record for cell in planned.cells], below=Path(), statuses=outcomes))
     for cell, outcome in zip(planned.cells, outcomes, strict=True):
         if outcome == "failed":

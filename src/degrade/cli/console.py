@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -23,12 +24,16 @@ from degrade.errors import (
     DatasetError,
     DegradeError,
     RunFailed,
+    RunFileError,
     RunInterrupted,
     raise_stopped,
 )
 
 # typer bundles click in some versions and imports it in others: reach the base class through a public name.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+#: Errors of the system that say nothing against the command: a full, failing or read-only disk.
+TROUBLE = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, errno.EROFS)
 
 
 def entry_point() -> None:
@@ -104,14 +109,16 @@ def _run(words: list[str], manners: list[str]) -> int:
         return _failed(error, str(error), INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _failed(error, "interrupted", INTERRUPTED)
-    except RunFailed as error:
+    except (RunFailed, RunFileError) as error:
         return _failed(error, str(error), RUN_FAILED)
     except DegradeError as error:
         return _failed(error, str(error), BAD_INPUT)
     except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
         return DONE
-    except OSError as error:  # a path too long, not permitted, on a full disk
+    except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno in TROUBLE:
+            return _failed(error, f"{where}{error.strerror or error}", RUN_FAILED)
         return _failed(error, f"{where}{error.strerror or error}; check the path", BAD_INPUT)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]

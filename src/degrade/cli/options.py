@@ -4,18 +4,19 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from degrade.cli import completion
-from degrade.errors import ConfigError, RunError, did_you_mean
+from degrade.errors import ConfigError, RunError, RunFileError, did_you_mean
 
 if TYPE_CHECKING:
     from degrade.config import Experiment
     from degrade.runs import RunRecord
+    from degrade.runs.record import Loss
 
 DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -160,7 +161,11 @@ def check_suffix(output: Path) -> None:
 
 
 def readable(paths: Sequence[Path]) -> "list[RunRecord]":
-    """Records at or below the paths; those that cannot be read are named and left out."""
+    """Records at or below the paths; damage is named, and those of which nothing can be made are left out.
+
+    Raises:
+        RunFileError: one cannot be read just now: what is shown without it would be another answer.
+    """
     from degrade.runs import find_records
 
     records = []
@@ -168,27 +173,21 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
         try:
             _ = record.config
             records.append(record)
+        except RunFileError:
+            raise
         except RunError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        for loss in _losses(record):
-            print(f"{record.path}/{loss}", file=sys.stderr)
+        name_losses(record.path, record.losses())
     if not records:
         raise RunError(f"{paths[0]}: holds no run that can be read")
     return records
 
 
-def _losses(record: "RunRecord") -> Iterator[str]:
-    """The files of a record that lack something, and what."""
-    summary = record.summary
-    if not summary:
-        yield "summary.json: missing or damaged; taken for interrupted"
-    rows, damaged = record.rows_and_damage()
-    measured, reached = rows[-1]["iteration"] if rows else 0, summary.get("iteration")
-    if damaged:
-        yield f"metrics.jsonl: {damaged} of {len(rows) + damaged} lines cannot be read, and are left out"
-    elif record.status_of(summary) == "complete" and isinstance(reached, int) and measured < reached:
-        yield f"metrics.jsonl: ends at iteration {measured:,}, though the run went on to {reached:,}"
+def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
+    """Say on stderr which files of a record are damaged, a line each."""
+    for loss in losses:
+        print(f"{folder}/{loss}", file=sys.stderr)
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
@@ -206,16 +205,18 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
 
 
 def one_run(path: Path) -> "RunRecord":
-    """The record at or below a path.
+    """The record at or below a path; what is damaged of it is named.
 
     Raises:
         RunError: there are several, or none.
+        RunFileError: it cannot be read just now.
     """
     from degrade.runs import find_records
 
     records = find_records([path])
     if len(records) > 1:
         raise RunError(f"{path}: holds {len(records)} runs; name one, such as {records[0].path}")
+    name_losses(records[0].path, records[0].losses())
     return records[0]
 
 

@@ -6,14 +6,16 @@ A probe that finds its numbers there does not measure again; where the checkpoin
 import csv
 import io
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from degrade.config import load_config
 from degrade.data import load_images
 from degrade.errors import RunError
+from degrade.files import read_bytes, replace_text
 from degrade.runs.evaluation import restored
-from degrade.runs.record import RunRecord, replace_text
+from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
@@ -69,27 +71,63 @@ def numbers_path(record: RunRecord, probe: str) -> Path:
     return record.path / "probes" / f"{probe}.csv"
 
 
+#: The last column: in each row `crc32:` and the CRC-32 of the table without it.
+CHECKSUM = "checksum"
+_MARK = "crc32:"
+
+
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of equal columns as csv, atomically."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Write rows of equal columns as csv with a checksum, atomically."""
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    checksum = _checksum(table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, out.getvalue())
+    replace_text(path, _text([[*table[0], CHECKSUM], *([*row, checksum] for row in table[1:])]))
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
+    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged, which is named.
+
+    Raises:
+        RunFileError: the file cannot be read just now.
+    """
+    content = read_bytes(path)
+    if content is None:
         return []
-    head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
-    if not text.endswith("\n") or "\ufffd" in text or any(len(row) != len(head) for row in rows):
-        log.warning("%s: damaged, left out", path)
+    table = _table(content.decode(errors="replace"))
+    if table is None:
+        log.error("%s: damaged, left out", path)
         return []
+    head, *rows = table
     return [dict(zip(head, map(_value, row), strict=True)) for row in rows]
+
+
+def _table(text: str) -> list[list[str]] | None:
+    """Head and rows, without the checksum, which files of earlier versions lack; None if they are damaged."""
+    try:
+        table = list(csv.reader(io.StringIO(text))) or [[]]
+    except csv.Error:
+        return None
+    head, *rows = table
+    if not text.endswith("\n") or "\ufffd" in text or len(set(head)) < len(head):
+        return None
+    if not all(name.isidentifier() for name in head):
+        return None
+    if any(len(row) != len(head) for row in rows):
+        return None
+    if CHECKSUM not in head and not any(cell.startswith(_MARK) for row in table for cell in row):
+        return table
+    bare = [row[:-1] for row in table]
+    return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1:] == [CHECKSUM] else None
+
+
+def _text(table: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(table)
+    return out.getvalue()
+
+
+def _checksum(table: Sequence[Sequence[str]]) -> str:
+    return f"{_MARK}{zlib.crc32(_text(table).encode()):08x}"
 
 
 def _value(text: str) -> Value:

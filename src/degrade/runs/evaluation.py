@@ -108,6 +108,6 @@ def restored(
     record.check_images(images.content_hash)
     training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device
-    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.warning) is None:
+    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.error) is None:
         raise no_checkpoint(record)
     return training

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
-from degrade.errors import RunFailed, RunInUseError
+from degrade.errors import RunFailed, RunFileError, RunInUseError
 from degrade.runs.progress import Progress
 from degrade.runs.record import RunRecord, run_directory, settle_precision
 from degrade.runs.runner import run
@@ -25,6 +25,7 @@ def run_matrix(experiments: Sequence[Experiment], *, fresh: bool = False) -> lis
 
     Raises:
         RunConflictError: a directory holds other settings; raised before anything is trained.
+        RunFileError: a record's settings cannot be read just now, likewise.
         RunInterrupted: the user stopped; what was being trained has its checkpoint.
     """
     records = [RunRecord(run_directory(experiment)) for experiment in experiments]
@@ -47,7 +48,7 @@ def run_matrix(experiments: Sequence[Experiment], *, fresh: bool = False) -> lis
             bar.prefix = f"{k}/{len(experiments)} "
             try:
                 run(experiment, fresh=fresh, images=images, progress=bar)
-            except (RunFailed, RunInUseError) as error:
+            except (RunFailed, RunFileError, RunInUseError) as error:
                 log.error("%s", error)
     finally:
         bar.close()

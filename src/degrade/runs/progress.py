@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from degrade.config import Experiment
+from degrade.errors import RunFileError
 from degrade.runs.record import RunRecord
 
 log = logging.getLogger("degrade.run")
@@ -158,9 +159,13 @@ class _WatchedCell:
         """Read the record; whether its status is another."""
         if self.status in ENDED:
             return False
-        summary, before = self.record.summary, self.status
-        if summary != self._seen or before == "running":
-            self._seen, self.status = summary, self.record.status
+        before = self.status
+        try:
+            summary = self.record.summary
+            if summary != self._seen or before == "running":
+                self._seen, self.status = summary, self.record.status_of(summary)
+        except RunFileError:  # the next look may tell
+            return False
         self.done = self.work if self.status in ENDED else self._share() * self.work
         return self.status != before
 

@@ -4,18 +4,21 @@
 checkpoint.pt and train.log; README.md says what is in each.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
@@ -24,7 +27,9 @@ from omegaconf import OmegaConf
 from degrade.config import Experiment, compose
 from degrade.config.groups import group_options
 from degrade.config.schema import flatten
-from degrade.errors import RunConflictError, RunError, RunInUseError
+from degrade.errors import RunConflictError, RunError, RunFileError, RunInUseError
+from degrade.files import append_line, copy_aside, present, read_bytes, reason, replace_text
+from degrade.runs.checked import Measured, Row, read_json, read_metrics, sealed, sealed_line
 
 #: 2: `sessions` of environment.json say all that is known of each. 1: only of the last, outside `sessions`.
 SCHEMA_VERSION = 2
@@ -52,11 +57,14 @@ INCIDENTAL = frozenset(
     }
 )
 
-Row = dict[str, Any]
-
 #: Settings without which a record cannot be drawn.
 _NEEDED = {"seed", "model.family", "model.depth", "data.name", "recipe.name", "recipe.iterations"}
-_INTEGERS = ("seed", "model.depth", "recipe.iterations")
+
+#: Errors of an output that can be no folder, whatever the disk does.
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+#: The key of environment.json that holds the SHA-256 of config.yaml, which people read, copy and run again.
+_CONFIG_HASH = "config_sha256"
 
 
 def run_directory(experiment: Experiment) -> Path:
@@ -112,8 +120,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+class Loss(NamedTuple):
+    """What a file of a record lacks or holds wrongly."""
+
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
 class RunRecord:
-    """One run's directory.
+    """One run's directory. Every reader raises RunFileError where the system cannot read a file just now.
 
     Args:
         path: the directory; need not exist yet.
@@ -121,6 +139,9 @@ class RunRecord:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._count: int | None = None  # rows in metrics.jsonl, while this process writes it
+        self._environment: dict[str, Any] = {}  # what environment.json holds, likewise
+        self._place: tuple[int, int] | None = None  # the directory that is locked
 
     def __repr__(self) -> str:
         return f"RunRecord({str(self.path)!r})"
@@ -128,7 +149,7 @@ class RunRecord:
     @property
     def exists(self) -> bool:
         """Whether a run was ever begun here."""
-        return (self.path / "config.yaml").is_file()
+        return present(self.path / "config.yaml")
 
     # Reading
 
@@ -141,24 +162,30 @@ class RunRecord:
         """
         path = self.path / "config.yaml"
         try:
-            settings: Any = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - it is a safe loader
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
+            content = read_bytes(path)
+            if content is None:
+                raise RunError(f"{path} is missing; `--fresh` starts the run over")
+            settings: Any = yaml.load(content.decode(), Loader=_Loader)  # noqa: S506 - it is a safe loader
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise RunError(f"{path} cannot be read ({reason(error)}); `--fresh` starts the run over") from error
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
         flat = flatten(settings)
         if missing := _NEEDED - flat.keys():
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; `--fresh` starts the run over")
-        for key in _INTEGERS:
-            if not isinstance(flat[key], int):
-                raise RunError(f"{path}: {key}: {flat[key]} is no whole number; `--fresh` starts the run over")
+        for key, kinds in _kinds().items():
+            if key in flat and not any(_is(flat[key], kind) for kind in kinds):
+                wanted = " or ".join(_WORDS[kind] for kind in kinds if kind is not types.NoneType)
+                raise RunError(f"{path}: {key}: {flat[key]} is no {wanted}; `--fresh` starts the run over")
         found: dict[str, Any] = settings
         return found
 
     @property
     def environment(self) -> dict[str, Any]:
         """Data, open choices and sessions; empty if missing or damaged."""
-        return _read_json(self.path / "environment.json")
+        content = read_json(self.path / "environment.json").content
+        content.pop(_CONFIG_HASH, None)
+        return content
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -182,7 +209,7 @@ class RunRecord:
     @property
     def summary(self) -> dict[str, Any]:
         """Status, iteration and last errors; empty if missing or damaged."""
-        return _read_json(self.path / "summary.json")
+        return read_json(self.path / "summary.json").content
 
     @property
     def status(self) -> str:
@@ -191,7 +218,7 @@ class RunRecord:
 
     def status_of(self, summary: Mapping[str, Any]) -> str:
         """The same, of a summary that was read already."""
-        status = str(summary.get("status", "interrupted"))
+        status = str(summary.get("status") or "interrupted")
         if status == "running" and not self.in_use:
             return "interrupted"
         return status
@@ -200,9 +227,9 @@ class RunRecord:
     def in_use(self) -> bool:
         """Whether a process is writing this record."""
         path = self.path / ".lock"
-        if not path.is_file():
-            return False
         try:
+            if not path.is_file():
+                return False
             with FileLock(path, timeout=0):
                 return False
         except Timeout:
@@ -212,23 +239,63 @@ class RunRecord:
 
     def rows(self) -> list[Row]:
         """The metrics that can be read, by iteration."""
-        return self.rows_and_damage()[0]
+        return self._measured().rows
 
     def rows_and_damage(self) -> tuple[list[Row], int]:
         """The metrics that can be read, by iteration, and the number of lines that cannot."""
-        try:
-            text = (self.path / "metrics.jsonl").read_text(errors="replace")
-        except OSError:
-            return [], 0
-        lines = text.splitlines()
-        rows: dict[int, Row] = {}
-        damaged = 0
-        for row in _parsed(lines):
-            if isinstance(row, dict) and type(row.get("iteration")) is int:
-                rows[row["iteration"]] = row
-            else:
-                damaged += 1
-        return [rows[iteration] for iteration in sorted(rows)], damaged
+        measured = self._measured()
+        return measured.rows, measured.damaged
+
+    def _measured(self) -> Measured:
+        return read_metrics(self.path / "metrics.jsonl")
+
+    def losses(self) -> list[Loss]:
+        """What the record's files lack or hold wrongly; empty for one that is whole, as far as it can tell."""
+        return [*self.file_losses(), *self.earlier_losses(), *self.row_losses()]
+
+    def file_losses(self) -> list[Loss]:
+        """Of config.yaml, environment.json and summary.json."""
+        found = []
+        summary, environment = (read_json(self.path / f"{name}.json") for name in ("summary", "environment"))
+        if not environment.content:
+            found.append(Loss("environment.json", "missing or damaged; data, sessions and precision are unknown"))
+        found += [Loss("environment.json", f"{wrong}; left out") for wrong in environment.flaws]
+        expected = environment.content.get(_CONFIG_HASH)
+        content = read_bytes(self.path / "config.yaml")
+        if expected and content is not None and expected != hashlib.sha256(content).hexdigest():
+            found.append(Loss("config.yaml", "was changed since the run wrote it; its SHA-256 differs"))
+        if not summary.content:
+            found.append(Loss("summary.json", "missing or damaged; taken for interrupted"))
+        found += [Loss("summary.json", f"{wrong}; left out") for wrong in summary.flaws]
+        return found
+
+    def row_losses(self) -> list[Loss]:
+        """Of metrics.jsonl."""
+        measured, summary = self._measured(), self.summary
+        status = self.status_of(summary)
+        there = len(measured.rows) + measured.damaged
+        expected = max(measured.expected, summary.get("rows") or 0 if status in ("complete", "diverged") else 0)
+        reached = summary.get("iteration") if status == "complete" else None
+        last = measured.rows[-1]["iteration"] if measured.rows else 0
+        found = []
+        if measured.damaged:
+            found.append(f"{measured.damaged} of {there} lines cannot be read, and are left out")
+        if expected > there:
+            found.append(f"{expected - there} of {expected} rows are missing")
+        elif not measured.damaged and reached is not None and last < reached:
+            found.append(f"ends at iteration {last:,}, though the run went on to {reached:,}")
+        return [Loss("metrics.jsonl", what) for what in (*found, *(f"{wrong}; left out" for wrong in measured.flaws))]
+
+    def earlier_losses(self) -> list[Loss]:
+        """Rows that were lost already when a session went on."""
+        return [
+            Loss(
+                "metrics.jsonl",
+                f"lost {session['lost_rows']} rows before {session.get('started')}, as train.log says",
+            )
+            for session in self.sessions
+            if session.get("lost_rows")
+        ]
 
     # Writing
 
@@ -238,7 +305,8 @@ class RunRecord:
 
         Raises:
             RunInUseError: another process holds it.
-            RunError: the directory cannot be written.
+            RunFileError: the directory cannot be written just now.
+            RunError: there can be no such directory.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -248,11 +316,33 @@ class RunRecord:
         except Timeout:
             raise RunInUseError(f"{self.path} is in use by another process; wait for it or stop it") from None
         except OSError as error:
-            raise RunError(f"{self.path} cannot be written ({_first_line(error)}); set output=DIR") from error
+            kind = RunError if error.errno in _NO_FOLDER else RunFileError
+            raise kind(f"{self.path} cannot be written ({reason(error)}); set output=DIR") from error
         try:
+            self._place = self._identity()
             yield
         finally:
+            self._place = None
             lock.release()
+
+    def check_place(self) -> None:
+        """Before writing: whether the folder is still the one that was locked, which somebody may have moved.
+
+        Raises:
+            RunFileError: it is not; what stands at its path may be another process's.
+        """
+        if self._place is not None and self._identity() != self._place:
+            raise RunFileError(
+                f"{self.path} was moved or replaced while it was being written, and is left alone; "
+                "move it back, and the same command goes on from its last checkpoint"
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def begin(
         self, experiment: Experiment, environment: Mapping[str, Any], session: Mapping[str, Any], *, resumed: bool
@@ -265,21 +355,24 @@ class RunRecord:
             session: the one that begins now.
             resumed: it goes on from where earlier ones were; else there were none.
         """
+        self.check_place()
         earlier = self.sessions if resumed else []
         if earlier:  # one that was killed left no word of how far it got
             earlier[-1]["last_iteration"] = session["first_iteration"]
-        replace_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(experiment))))
-        self._write_environment({**environment, "sessions": [*earlier, dict(session)]})
+        text = OmegaConf.to_yaml(OmegaConf.create(asdict(experiment)))
+        hashed = {_CONFIG_HASH: hashlib.sha256(text.encode()).hexdigest()}
+        self._environment = {**environment, **hashed, "sessions": [*earlier, dict(session)]}
+        replace_text(self.path / "config.yaml", text)
+        self._write_environment()
 
     def end_session(self, iteration: int) -> None:
         """Note how far the last session got."""
-        environment = self.environment
-        environment["sessions"][-1]["last_iteration"] = iteration
-        self._write_environment(environment)
+        self._environment["sessions"][-1]["last_iteration"] = iteration
+        self._write_environment()
 
-    def _write_environment(self, environment: Mapping[str, Any]) -> None:
-        content = {**environment, "schema_version": SCHEMA_VERSION}
-        replace_text(self.path / "environment.json", _json(content, indent=2))
+    def _write_environment(self) -> None:
+        self.check_place()
+        replace_text(self.path / "environment.json", sealed({**self._environment, "schema_version": SCHEMA_VERSION}))
 
     def check_same(self, experiment: Experiment) -> None:
         """Refuse to go on with a record that holds other settings.
@@ -296,9 +389,10 @@ class RunRecord:
             if key not in ignored and held.get(key) != asked.get(key)
         ]
         if differing:
+            changed = "".join(f"; {loss}" for loss in self.file_losses() if loss.file == "config.yaml")
             raise RunConflictError(
                 f"{self.path} holds a run of other settings ({'; '.join(differing)}): "
-                "choose another name=... or start over with --fresh"
+                f"choose another name=... or start over with --fresh{changed}"
             )
 
     def check_images(self, content_hash: str) -> None:
@@ -316,22 +410,37 @@ class RunRecord:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics and flush it to disk; NaN and infinity become null."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(_json(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.check_place()
+        if self._count is None:
+            self._count = self._measured().expected
+        append_line(self.path / "metrics.jsonl", sealed_line(row, self._count + 1))
+        self._count += 1
 
-    def keep_rows(self, *, up_to: int) -> int:
-        """Drop rows after an iteration, and damaged lines; returns the number of damaged ones."""
-        rows, damaged = self.rows_and_damage()
-        kept = "".join(_json(row) + "\n" for row in rows if row["iteration"] <= up_to)
-        replace_text(self.path / "metrics.jsonl", kept)
-        return damaged
+    def keep_rows(self, *, up_to: int) -> tuple[int, int]:
+        """Drop rows after an iteration at which one was measured, and damaged lines; all others get checksums.
+
+        Where rows up to that iteration are lost, or several lines, the file as it was stays as
+        `metrics.jsonl.damaged`.
+
+        Returns:
+            The number of damaged lines, and of lost rows.
+        """
+        path, measured = self.path / "metrics.jsonl", self._measured()
+        lost = measured.lost_before(up_to)
+        if (lost or measured.damaged > 1) and present(path):  # one torn line is what a kill leaves
+            copy_aside(path)
+        kept = [row for row in measured.rows if row["iteration"] <= up_to]
+        replace_text(path, "".join(sealed_line(row, number) + "\n" for number, row in enumerate(kept, start=1)))
+        self._count = len(kept)
+        return measured.damaged, lost
 
     def summarise(self, **fields: Any) -> None:
-        """Replace summary.json."""
+        """Replace summary.json; while metrics are written, it says how many rows there are."""
+        self.check_place()
+        if self._count is not None:
+            fields["rows"] = self._count
         fields["updated"] = now()
-        replace_text(self.path / "summary.json", _json(fields, indent=2))
+        replace_text(self.path / "summary.json", sealed(fields))
 
 
 def settle_precision(matrix: Iterable[tuple[Experiment, RunRecord]]) -> None:
@@ -369,22 +478,34 @@ def find_records(paths: Iterable[Path]) -> list[RunRecord]:
 
     Raises:
         RunError: a path does not exist, or holds no record.
+        RunFileError: a folder cannot be read just now.
     """
     found: dict[Path, RunRecord] = {}
     for path in paths:
-        if not path.exists():
+        if not present(path):
             raise RunError(
                 f"{path}: no such directory; `degrade train` makes runs, below outputs unless told otherwise"
             )
-        below = sorted(config.parent for config in path.rglob("config.yaml") if _is_record(config.parent))
+        below = sorted(folder for folder in _folders_with_config(path) if _is_record(folder))
         if not below:
             raise RunError(f"{path}: holds no run; `degrade train` makes one")
         found.update({folder.resolve(): RunRecord(folder) for folder in below})
     return list(found.values())
 
 
+def _folders_with_config(path: Path) -> Iterator[Path]:
+    def trouble(error: OSError) -> None:
+        # What nobody may look into holds no run of ours; a failing disk must not make runs vanish.
+        if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
+            raise RunFileError(f"{error.filename} cannot be read just now ({reason(error)})") from error
+
+    for folder, _, names in os.walk(path, onerror=trouble):
+        if "config.yaml" in names:
+            yield Path(folder)
+
+
 def _is_record(folder: Path) -> bool:
-    return (folder / "summary.json").exists() or (folder / "environment.json").exists()
+    return present(folder / "summary.json") or present(folder / "environment.json")
 
 
 def now() -> str:
@@ -392,48 +513,38 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+# Types of settings, for records that hold no checksums
 
 
-def _parsed(lines: list[str]) -> list[Any]:
-    """Each line as JSON, None where it is none."""
-    try:
-        # All at once: with a thousand records that takes a third of the time.
-        values: list[Any] = json.loads(f"[{','.join(lines)}]")
-        if len(values) == len(lines):
-            return values
-    except ValueError:
-        pass
-    return [_parsed_line(line) for line in lines]
+@cache
+def _kinds() -> dict[str, tuple[Any, ...]]:
+    """The types that each setting may have."""
+    return dict(_kinds_of(Experiment, ""))
 
 
-def _parsed_line(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+def _kinds_of(part: type, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for name, hint in typing.get_type_hints(part).items():
+        if is_dataclass(hint):
+            yield from _kinds_of(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield prefix + name, typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
-    return json.dumps(finite, indent=indent, allow_nan=False)
+_WORDS = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    list[int]: "list of whole numbers",
+}
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically and durably."""
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value that was read from YAML is of a type."""
+    if kind == list[int]:
+        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    if kind is float:
+        return _is(value, int) or (type(value) is float and math.isfinite(value))
+    return isinstance(value, kind)

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from degrade.config import Experiment
+from degrade.config.schema import flatten
 from degrade.data import ImageSet, load_images
-from degrade.errors import ConfigError, DegradeError, RunFailed, RunInterrupted
+from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
+from degrade.files import copy_aside, reason
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
@@ -55,7 +57,8 @@ def run(
         RunInterrupted: SIGINT or SIGTERM came; a checkpoint is written.
         RunConflictError: the directory holds a run of other settings.
         RunInUseError: another process is writing it.
-        RunFailed: training raised; the record says what.
+        RunFailed: training raised, and the record says what; or the record is damaged, so that only --fresh helps.
+        RunFileError: the system cannot read or write the record just now.
         ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights; or
             `log.tensorboard` is, and the package is not installed.
     """
@@ -64,10 +67,11 @@ def run(
     if record.exists and not fresh:
         record.check_same(experiment)
         if record.status in ("complete", "diverged"):
-            log.info("%s: already %s, skipped (--fresh starts over)", record.path, record.status)
             if progress is not None:
                 progress.skip(planned_work(experiment))
-            return record
+            return _skipped(record)
+    elif not fresh and (checkpoint.candidates(record.path) or record.rows()):
+        raise RunFailed(f"{record.path}/config.yaml is missing from a run; bring it back, or start over with --fresh")
     if experiment.model.start is not None and begin is None and (fresh or not checkpoint.candidates(record.path)):
         start = experiment.model.start
         raise ConfigError(f"model.start={start}: `degrade probe construct` begins such runs; start it there")
@@ -85,9 +89,9 @@ def run(
     except Exception as error:  # whatever it is, the record says so, and a matrix goes on
         if session is not None:
             session.failed(error)
-        first = str(error).strip().splitlines() or [type(error).__name__]
         at = session.training.iteration if session is not None else 0
-        raise RunFailed(f"{record.path} failed at iteration {at:,}: {first[0]}") from error
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}") from error
     finally:
         if session is not None and session.board is not None:
             session.board.close()
@@ -95,6 +99,21 @@ def run(
             bar.close()
     if session.signals.received:
         raise RunInterrupted(f"{record.path} is {record.status}; stopped there")
+    return record
+
+
+def _skipped(record: RunRecord) -> RunRecord:
+    """A finished run as it is, if its metrics are whole; other damage is named.
+
+    Raises:
+        RunFailed: rows are lost, and only training again brings them back.
+    """
+    status = record.status
+    for loss in (*record.file_losses(), *record.earlier_losses()):
+        log.error("%s/%s", record.path, loss)
+    if lost := record.row_losses():
+        raise RunFailed(f"{record.path}/{lost[0]}; the run is {status}, and only --fresh trains it again")
+    log.info("%s: already %s, skipped (--fresh starts over)", record.path, status)
     return record
 
 
@@ -125,6 +144,7 @@ class _Session:
         self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self.board: board.Board | None = None
+        self.lost_rows = 0  # that the record once had, as it was found
         self._shown = 0.0
         self._begun = False
 
@@ -134,6 +154,8 @@ class _Session:
             begin(self.training)
         engine = self.training.engine
         session = describe_session(engine, first_iteration=self.training.iteration)
+        if self.lost_rows:
+            session["lost_rows"] = self.lost_rows
         self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)
         self._begun = True
         self._summarise("running")
@@ -171,7 +193,7 @@ class _Session:
 
     def failed(self, error: Exception) -> None:
         """Leave word of a failure in the record, if it can be written at all."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunFileError):
             self._end("failed", error=f"{type(error).__name__}: {error}"[:2000])
 
     def _new_training(self) -> Training:
@@ -182,25 +204,66 @@ class _Session:
         folder, device = self.record.path, self.training.engine.device
         if checkpoint.candidates(folder):
             self.record.check_images(self.images.content_hash)
-        used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.warning)
+        used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.error)
         if used is None:
             self.training = self._new_training()
+            self._check_that_nothing_is_lost()
+        for path in checkpoint.set_aside_before(folder, used):  # or the next save would keep it as the one before
+            log.error("%s: kept as %s", folder, path.name)
+        self._keep_damaged_files()
+        if used is None:
             if self.record.exists:
                 log.info("%s: no usable checkpoint, starting from the beginning", folder)
                 self.record.keep_rows(up_to=0)
             return False
-        if used.name != checkpoint.NAME:
-            (folder / checkpoint.NAME).unlink(missing_ok=True)  # or the next save would keep it as the one before
-        damaged = self.record.keep_rows(up_to=self.training.recorded)
-        for row in self.record.rows():
-            self._note(row)
-        if damaged:
-            log.warning("%s: dropped %d damaged lines of metrics.jsonl", folder, damaged)
+        self._keep_rows()
         self._warn_of_another_machine()
         log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
         share = self.training.iteration / self.experiment.recipe.iterations
         self._count(share * self.work_left, self.bar.skip)
         return True
+
+    def _check_that_nothing_is_lost(self) -> None:
+        """Before starting over: only what never had a checkpoint may, as a run that was killed before its first.
+
+        Raises:
+            RunFailed: there are rows that a checkpoint must once have stood behind.
+        """
+        rows = self.record.rows()
+        if not rows:
+            return
+        folder, last = self.record.path, rows[-1]["iteration"]
+        held = flatten(self.record.config)
+        every = held.get("checkpoint.every") or held.get("eval.every") or self.training.batches.per_epoch
+        had_one = last >= every or self.record.summary.get("status") == "interrupted"
+        if had_one or checkpoint.candidates(folder):
+            raise RunFailed(
+                f"{folder} holds {len(rows)} rows of metrics, the last of iteration {last:,}, but no checkpoint that "
+                "can be used; bring one back, or start over with --fresh"
+            )
+
+    def _keep_damaged_files(self) -> None:
+        """Name damage to what is about to be written anew, and keep it beside."""
+        damaged = self.record.file_losses() if self.record.exists else []
+        for loss in damaged:
+            log.error("%s/%s", self.record.path, loss)
+        for name in dict.fromkeys(loss.file for loss in damaged):
+            with contextlib.suppress(FileNotFoundError):  # missing, not damaged
+                copy_aside(self.record.path / name)
+
+    def _keep_rows(self) -> None:
+        """The rows that the checkpoint knows of; what of them is lost is named, here and in environment.json."""
+        folder = self.record.path
+        damaged, self.lost_rows = self.record.keep_rows(up_to=self.training.recorded)
+        for row in self.record.rows():
+            self._note(row)
+        if damaged:
+            log.error("%s: dropped %d damaged lines of metrics.jsonl", folder, damaged)
+        if self.lost_rows:
+            log.error(
+                "%s: metrics.jsonl lacks %d rows up to iteration %s; as it was, it is kept as metrics.jsonl.damaged",
+                *(folder, self.lost_rows, f"{self.training.recorded:,}"),
+            )
 
     def _warn_of_another_machine(self) -> None:
         """Resuming is exact on one machine; say so where this is another."""
@@ -283,10 +346,12 @@ class _Session:
         )
 
     def _save(self) -> None:
+        self.record.check_place()
         checkpoint.save(self.record.path, self.training.state_dict())
 
     def _keep_snapshot(self) -> None:
         if self.training.iteration in self.snapshots:
+            self.record.check_place()
             checkpoint.save_snapshot(self.record.path, self.training.iteration, self.training.engine.model)
 
     def _end(self, status: str, **more: Any) -> None:

@@ -10,6 +10,7 @@ from degrade import __version__
 from degrade.config import Experiment, load_config
 from degrade.data import ImageSet, load_images
 from degrade.extras import require
+from degrade.files import gone_on_failure
 from degrade.runs.evaluation import divergence, no_checkpoint
 from degrade.runs.record import RunRecord
 from degrade.training import checkpoint
@@ -38,6 +39,7 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     Raises:
         ConfigError: safetensors is not installed.
         RunError: the record has no checkpoint that can be used.
+        RunFileError: a checkpoint cannot be read just now.
         RunConflictError: the images are not those it was trained on.
     """
     require("safetensors", extra="safetensors", what="--weights")
@@ -50,8 +52,9 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     facts = _metadata(record, experiment, images, iteration)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(target.name + ".tmp")
-    fresh.write_bytes(save({**weights, MEAN: images.mean.contiguous()}, metadata=facts))
-    fresh.replace(target)
+    with gone_on_failure(fresh):
+        fresh.write_bytes(save({**weights, MEAN: images.mean.contiguous()}, metadata=facts))
+        fresh.replace(target)
     return facts
 
 
@@ -62,7 +65,7 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
     def take(state: dict[str, Any]) -> None:
         found.update(iteration=int(state["iteration"]), weights=state["engine"]["model"])
 
-    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.warning) is None:
+    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.error) is None:
         raise no_checkpoint(record)
     contiguous = {
         key: own.contiguous().clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()

@@ -1,8 +1,11 @@
 """Checkpoints that a crash at any moment leaves whole: written beside, flushed to disk, renamed; one older kept.
 
+A checkpoint that the system cannot read just now is never taken for damaged: that raises RunFileError.
+
 Snapshots are the weights alone of some iterations, for looking back; training never reads them.
 """
 
+import io
 import os
 import shutil
 import zipfile
@@ -13,18 +16,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from degrade.files import gone_on_failure, present, read_bytes, set_aside
+
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
 SNAPSHOTS = "snapshots"
+
+#: Too little memory, or a device in trouble: nothing that a checkpoint is to blame for.
+NO_DAMAGE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint in `folder`; the one before stays as a fallback."""
     fresh = folder / f"{NAME}.tmp"
-    _flushed(fresh, state)
-    if (folder / NAME).exists():
-        (folder / NAME).replace(folder / PREVIOUS)
-    fresh.replace(folder / NAME)
+    with gone_on_failure(fresh):
+        _flushed(fresh, state)
+        if (folder / NAME).exists():
+            (folder / NAME).replace(folder / PREVIOUS)
+        fresh.replace(folder / NAME)
     _flush_names(folder)
 
 
@@ -33,8 +42,9 @@ def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
     below = folder / SNAPSHOTS
     below.mkdir(exist_ok=True)
     fresh = below / f"{iteration}.pt.tmp"
-    _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
-    fresh.replace(below / f"{iteration}.pt")
+    with gone_on_failure(fresh):
+        _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
+        fresh.replace(below / f"{iteration}.pt")
     _flush_names(below)
 
 
@@ -62,7 +72,7 @@ def _flush_names(folder: Path) -> None:
 
 def candidates(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, newest first."""
-    return [folder / name for name in (NAME, PREVIOUS) if (folder / name).is_file()]
+    return [folder / name for name in (NAME, PREVIOUS) if present(folder / name)]
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
@@ -70,12 +80,17 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
     Raises:
         ValueError: it is damaged, or no checkpoint.
+        RunFileError: it cannot be read just now.
     """
+    content = io.BytesIO(_content(path))  # all of it, so that no error below can be the disk's
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             if archive.testzip() is not None:  # PyTorch does not look at the checksums that it writes
                 raise ValueError("a checksum differs")
-        state = torch.load(path, map_location=device, weights_only=True)
+        content.seek(0)
+        state = torch.load(content, map_location=device, weights_only=True)
+    except NO_DAMAGE:
+        raise
     except Exception as error:  # torch.load raises whatever zipfile, pickle and the storage readers do
         raise ValueError(f"{path.name} is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict) or "iteration" not in state or "engine" not in state:
@@ -83,10 +98,17 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+def _content(path: Path) -> bytes:
+    content = read_bytes(path)
+    if content is None:
+        raise ValueError(f"{path.name} is not there")
+    return content
+
+
 def restore(
     folder: Path, device: torch.device, apply: Callable[[dict[str, Any]], None], *, complain: Callable[[str], None]
 ) -> Path | None:
-    """Apply the newest checkpoint in `folder` that is whole and fits.
+    """Apply the newest checkpoint in `folder` that is whole and fits. Changes no file.
 
     Args:
         folder: where.
@@ -96,14 +118,33 @@ def restore(
 
     Returns:
         The checkpoint that was applied; None if there is none.
+
+    Raises:
+        RunFileError: one cannot be read just now.
     """
     for path in candidates(folder):
         try:
             apply(load(path, device))
             return path
+        except NO_DAMAGE:
+            raise
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             complain(f"{folder}: {path.name} cannot be used: {(str(error).splitlines() or [''])[0]}")
     return None
+
+
+def set_aside_before(folder: Path, used: Path | None) -> list[Path]:
+    """Rename the checkpoints that are newer than the one that was applied: they are damaged, or do not fit.
+
+    Args:
+        folder: where.
+        used: what `restore` returned.
+
+    Returns:
+        Their new names.
+    """
+    found = candidates(folder)
+    return [set_aside(path) for path in found[: found.index(used) if used in found else None]]
 
 
 def remove(folder: Path) -> None:

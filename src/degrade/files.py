@@ -1,0 +1,128 @@
+"""Files read so that trouble with the disk is not taken for damage, and written so that a crash leaves them whole.
+
+A file that is not there is one thing, a file that cannot be read just now another: a hiccup of a network disk must
+never lead to starting over. What is proven to be damaged is kept beside, as `NAME.damaged`.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from degrade.errors import RunFileError
+
+#: A path that cannot lead to a file, whatever the disk does: there is none.
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def present(path: Path) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        RunFileError: the system cannot tell just now.
+    """
+    with _trouble_named(path):
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE:
+                return False
+            raise
+    return True
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """A file's content; None where there is no such file.
+
+    Raises:
+        RunFileError: the file cannot be read just now.
+    """
+    with _trouble_named(path):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE:
+                return None
+            raise
+
+
+@contextmanager
+def _trouble_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFileError(
+            f"{path} cannot be read just now ({reason(error)}); nothing was changed, try the same command again"
+        ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's text atomically and durably; where that fails, the file is as it was."""
+    fresh = path.with_name(path.name + ".tmp")
+    with gone_on_failure(fresh):
+        with fresh.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, durably; where that fails, no part of it stays."""
+    data = (line + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+@contextmanager
+def gone_on_failure(path: Path) -> Iterator[None]:
+    """Remove a half-written file when what is inside raises: on a full disk it would take the room of others."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to `NAME.damaged`, or `NAME.damaged-2` and so on where that is taken."""
+    target = _free(path)
+    path.replace(target)
+    return target
+
+
+def copy_aside(path: Path) -> Path:
+    """Copy a damaged file to `NAME.damaged`, as `set_aside` names it, for one that is about to be replaced."""
+    target = _free(path)
+    with gone_on_failure(target):
+        shutil.copyfile(path, target)
+    return target
+
+
+def _free(path: Path) -> Path:
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while present(target):
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{number}")
+    return target
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line: of an error of the system, its words and the file where it has one."""
+    strerror = getattr(error, "strerror", None)
+    if isinstance(error, OSError) and strerror:
+        return str(strerror)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
