@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Curve:
 
     @property
     def built(self) -> bool:
-        """Whether it began as a trained network made deeper, and so is not one that the paper's errors are of."""
+        """Whether it began as a trained network, deeper or not, and so is not one that the paper's errors are of."""
         return self.config["model"].get("start") is not None
 
     @property
@@ -150,7 +150,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
     finished = [own for *_, status, own in runs if own and status == "complete"]
     environment = first.environment
     start = config["model"].get("start")
-    built = f" built from {re.split('[,.]', start)[0]}" if start and "model.start=" not in extra else ""
+    built = _origin(start, f"{family}-{depth}") if start and "model.start=" not in extra else ""
     return Curve(
         label=", ".join(part for part in (f"{family}-{depth}{built}", extra, experiment) if part),
         family=family,
@@ -171,6 +171,18 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
         window=_window(finished, config),
         band=band,
     )
+
+
+def first_seed(curve: Curve) -> Curve:
+    """The same network by the first of its seeds alone, under the same label."""
+    (own,) = error_curves([RunRecord(next(iter(curve.paths.values())))], band=curve.band)
+    return replace(own, label=curve.label, extra=curve.extra)
+
+
+def _origin(start: str, network: str) -> str:
+    """What a network began as, behind its name."""
+    before = re.split("[,.]", start)[0]
+    return " trained on" if before == network else f" built from {before}"
 
 
 def _series(runs: list[list[dict[str, Any]]], key: str, band: str) -> Series:
