@@ -219,10 +219,10 @@ def _print_gradients(head: str, lines: "Sequence[tuple[str, Sequence[Row]]]") ->
     from degrade.analysis.table import table
     from degrade.probes.gradients import GROWTH, RELATIVE, SIGNALS, WEIGHTS
 
-    columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".1e")}
+    columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".0e")}
     said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
     if grown := any(math.isfinite(float(row.get(GROWTH, math.nan))) for _, own in lines for row in own):
-        columns["growth"] = (GROWTH, ".3g")
+        columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room: names are shorter
     print(f"{said}; growth: norm of the weights over the initial one" if grown else said)
     cells = [
         [label, *(_over_layers([float(row[key]) for row in own], form) for key, form in columns.values())]
