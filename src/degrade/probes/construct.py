@@ -17,6 +17,7 @@ weights: without this control a fall in error could be that of any network that 
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -377,7 +378,7 @@ def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
         networks: what is drawn.
         rows: of `compare`: the constructed network before it trained on.
     """
-    figure, panels = new_figure(1, 2, (7.2, 3.8))
+    figure, panels = new_figure(1, 2, (7.2, 4.2))
     begins, shallow = int(rows[0]["iteration"]), networks.shallow
     # What begins at 0, then what begins where the shallow run stood; each with its colour.
     lines = [(curve, 0, colour) for curve, colour in ((networks.scratch, 1), (shallow, 0)) if curve is not None]
@@ -389,18 +390,26 @@ def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
             _line(axes, curve, which, first, COLOURS[colour])
         axes.axhline(held, color=COLOURS[0], linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
         place = (begins, 100 * float(row["deep_error"]))
-        style: dict[str, Any] = {"marker": "D", "markersize": 5, "linestyle": "none"}
+        style: dict[str, Any] = {"marker": "D", "markersize": 4, "linestyle": "none"}
         axes.plot(*place, color=COLOURS[2], label=f"{networks.built}, in eval mode", **style)
         axes.set_xlabel("iterations")
         axes.set_ylabel(name)
-        axes.set_ylim(0, 100 if held > 15 else 20)
+        low, high = axes.dataLim.intervaly
+        axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
         axes.set_xlim(0, 1.02 * max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(loc="lower left")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        title=f"{networks.built}, its added layers the identity",
+        title_fontsize=10,
+    )
     curves = [curve for curve, *_ in lines]
-    title = f"{networks.built}, its added layers the identity"
-    return finished(figure, f"{_difference(rows)}\n{footer(curves, banded=False)}", title)
+    return finished(figure, f"{_difference(rows)}\n{footer(curves, banded=False)}", None)
 
 
 def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:
@@ -410,7 +419,7 @@ def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> Non
     axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
     if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
         place = (begins + series.iteration[-1], 100 * curve.clean_train[0])
-        axes.plot(*place, color=colour, marker="D", markersize=5, linestyle="none")
+        axes.plot(*place, color=colour, marker="D", markersize=4, linestyle="none")
 
 
 def _difference(rows: Sequence[Row]) -> str:
