@@ -469,8 +469,9 @@ def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
         "--continue",
         str(curve.config["recipe"]["iterations"]),
     ]
-    # The network, its recipe and its place are those of the trained one.
-    own = [word for word in words if not word.startswith(("recipe", "model.", "name=", "output="))]
+    # The network, its recipe, its precision and its place are those of the trained one.
+    taken = ("recipe", "model.", "name=", "output=", "runtime.precision=")
+    own = [word for word in words if not word.startswith(taken)]
     return shlex.join(["degrade", "probe", "construct", *made, *own])
 
 
