@@ -7,13 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from degrade.analysis import error_curves
 from degrade.config import Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
-from degrade.probes.construct import compare, constructed, continuation, exact_scale, train_on
+from degrade.probes.construct import compare, constructed, continuations, exact_scale, train_on
 from degrade.probes.numbers import subject
-from degrade.runs import run
+from degrade.runs import RunRecord, run
+from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome
+from tests.test_runs import interrupted_copy
 
 Small = Callable[..., Experiment]
 Cli = Callable[..., Outcome]
@@ -95,7 +98,7 @@ def test_errors_are_those_of_the_networks_one_image_at_a_time(small: Small) -> N
 
 def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(small: Small) -> None:
     record = run(small("recipe.iterations=6"))
-    experiment = continuation(record, 14, 4, ["log.every=1", "checkpoint.every=1"])
+    experiment, _ = continuations(record, 14, 4, ["log.every=1", "checkpoint.every=1"])
     assert experiment.optim.lr == pytest.approx(0.05)  # the first milestone is 12
     assert (
         experiment.model.start
@@ -113,6 +116,63 @@ def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(
         run(experiment, fresh=True)
 
 
+def test_the_control_trains_on_as_long_at_the_same_rate_from_the_same_weights(small: Small) -> None:
+    record = run(small("recipe.iterations=6", "runtime.precision=fp32"))
+    deep, control = continuations(record, 14, 3, ["optim.lr=1e-30", "runtime.precision=auto"])
+    assert (control.model.depth, control.model.start) == (8, deep.model.start)
+    assert control.optim == deep.optim
+    assert control.recipe == deep.recipe
+    assert (
+        control.runtime.precision == deep.runtime.precision == "fp32"
+    )  # as the run itself, whatever auto means here
+    trained = train_on(record, control)
+    assert trained.path.parents[1] == train_on(record, deep).path.parents[1]
+    assert trained.path.parent.name.startswith("plain-8,")
+    assert "model.start=plain-8" in trained.path.parent.name
+    assert trained.environment["open_choices"]["initial weights"] == f"those of {control.model.start}, trained"
+    before, after = (dict(subject(own, "cpu").engine.model.named_parameters()) for own in (record, trained))
+    assert all(torch.equal(before[name], after[name]) for name in before)  # no update is of any size at that rate
+    (curve,) = error_curves([trained])
+    assert curve.label == "plain-8 trained on"
+    assert curve.built
+
+
+def test_an_interrupted_run_continues_at_the_rate_where_it_stopped(small: Small) -> None:
+    settings = ["optim.lr=0.05", "recipe.milestones=[8,20]"]
+    record = interrupted_copy(small, *settings, at=6)
+    for experiment in continuations(record, 14, 4):
+        assert experiment.optim.lr == pytest.approx(0.05)  # not the 0.0005 of its planned end
+        assert str(experiment.model.start).endswith(".6")
+    assert continuations(interrupted_copy(small, *settings, "name=later", at=13), 14, 4)[0].optim.lr == pytest.approx(
+        0.005
+    )
+    warming = interrupted_copy(small, *settings, "name=warming", "recipe.warmup=on", at=3)
+    assert continuations(warming, 14, 4)[0].optim.lr == pytest.approx(0.01)
+
+
+def killed(record: RunRecord, iteration: int) -> None:
+    """Leave a record as `kill -9` does between two checkpoints: the summary is ahead of the weights."""
+    record.summarise(**{**record.summary, "iteration": iteration, "status": "running"})
+
+
+def test_weights_are_filed_under_the_iteration_that_they_have(small: Small) -> None:
+    record = interrupted_copy(small, at=6)
+    killed(record, 11)
+    assert {row["iteration"] for row in compare(record, 14, device="cpu")} == {6}
+    deep, control = continuations(record, 14, 2)
+    assert str(deep.model.start).endswith(".seed-0.6")
+    assert train_on(record, control).status == "complete"
+    checkpoint.remove(record.path)
+    assert continuations(record, 14, 2) == (deep, control)  # the numbers that are kept say so still
+
+
+@pytest.mark.parametrize("iterations", [0, 10_000_001, 99999999999999999999])
+def test_absurd_iterations_are_refused_at_once(small: Small, iterations: int) -> None:
+    record = run(small("recipe.iterations=2"))
+    with pytest.raises(ConfigError, match=f"^--continue {iterations}: must lie from 1 to 10000000$"):
+        continuations(record, 14, iterations)
+
+
 def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -> None:
     record = run(small("recipe.iterations=2"))
     with pytest.raises(ConfigError, match="depth 8; give a greater one"):
@@ -127,8 +187,8 @@ def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -
 def test_a_continuation_keeps_network_images_and_place(small: Small, text: str) -> None:
     record = run(small("recipe.iterations=2"))
     with pytest.raises(ConfigError, match=f"^{text}: .*leave it out$"):
-        continuation(record, 14, 4, ["optim.lr=0.1", text])
-    assert continuation(record, 14, 4, ["optim.lr=0.1", "data.root=elsewhere"]).optim.lr == 0.1
+        continuations(record, 14, 4, ["optim.lr=0.1", text])
+    assert continuations(record, 14, 4, ["optim.lr=0.1", "data.root=elsewhere"])[0].optim.lr == 0.1
 
 
 def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cli, tmp_path: Path) -> None:
@@ -139,15 +199,30 @@ def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cl
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[1].split()[-1] == "0"
-    assert all(len(line) <= 80 for line in outcome.out.splitlines()[:3])
+    lines = outcome.out.splitlines()
+    last = lines[lines.index(next(line for line in lines if line.startswith("last errors"))) :][:5]
+    assert all(len(line) <= 80 for line in [*lines[:3], *last])
+    assert [line.split(" (synthetic)")[0] for line in last[1:]] == [
+        "plain-8",
+        "plain-14 built from plain-8, trained on",
+        "plain-8 trained on (control)",
+        "plain-14 from scratch",
+    ]
+    built, control = (RunRecord(Path(line[8:])) for line in lines if line.startswith("record: "))
+    assert (built.config["model"]["depth"], control.config["model"]["depth"]) == (14, 8)
     figure = tmp_path / "outputs/smoke-construct/construct.png"
     drawn = figure.read_bytes()
     for path in tmp_path.rglob("checkpoint*.pt"):
         path.unlink()
-    assert cli(*command).code == 0
+    again = cli(*command)
+    assert again.code == 0
+    assert again.out.count("already complete, skipped") == 2
     assert figure.read_bytes() == drawn
     assert cli("probe", "construct", "outputs/smoke", "--depth", "14").code == 2
     assert cli(*command[:-2], "optim.lr=1").code == 2
+    absurd = cli(*command[:-1], "99999999999999999999")
+    assert (absurd.code, absurd.err.count("\n")) == (2, 1)
+    assert "--continue 99999999999999999999: must lie from" in absurd.err
 
 
 def test_identity_initialisation_passes_a_normalised_image_on() -> None:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from degrade.analysis import error_curves
 from degrade.config import CheckpointConfig, Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes import gradients as probe
 from degrade.probes.gradients import gradients, layer_gradients, weighted_layers
-from degrade.probes.numbers import subject
+from degrade.probes.numbers import read, subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome
@@ -24,6 +25,7 @@ Small = Callable[..., Experiment]
 Cli = Callable[..., Outcome]
 
 NETWORKS = [("plain", "batch"), ("plain", "none"), ("residual", "batch"), ("residual", "none")]
+UNSIZED = [word for word in SMALL if not word.startswith("model.")]
 SNAPSHOTS = ["checkpoint.snapshots=6"]
 KEPT = [0, 1, 2, 5, 11, 24]
 
@@ -60,8 +62,9 @@ def test_along_its_gradient_the_loss_rises_by_the_norm(family: str, norm: str) -
     for row, (_, weight, _) in zip(found, weighted_layers(model), strict=True):
         (gradient,) = torch.autograd.grad(loss(), weight)
         assert slope(loss, weight, gradient / gradient.norm()) == pytest.approx(row["weight_gradient"], rel=1e-5)
-        relative = float(row["weight_gradient"]) / float(weight.detach().norm())
-        assert row["relative_gradient"] == pytest.approx(relative)
+        length = float(weight.detach().norm())
+        assert row["relative_gradient"] == pytest.approx(float(row["weight_gradient"]) / length)
+        assert row["weight_norm"] == pytest.approx(length)
 
 
 def test_the_norm_is_that_of_every_slope_by_itself() -> None:
@@ -177,21 +180,66 @@ def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small) -> Non
     assert [row["weight_gradient"] for row in stages[0]] == [row["weight_gradient"] for row in fresh]
 
 
+def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small) -> None:
+    record = run(small(*SNAPSHOTS))
+    found = gradients(record, limit=20)
+
+    def norms(iteration: int) -> list[float]:
+        state = checkpoint.load(checkpoint.snapshots(record.path)[iteration], torch.device("cpu"))
+        model = build_model(small().model)
+        model.load_state_dict(state["engine"]["model"])
+        return [float(weight.detach().norm()) for _, weight, _ in weighted_layers(model)]
+
+    grown = [later / first for later, first in zip(norms(24), norms(0), strict=True)]
+    assert max(grown) > 1.001
+    last = probe.stages(found)[1][-1]
+    assert [row[probe.GROWTH] for row in last] == pytest.approx(grown)
+    old = [{key: value for key, value in row.items() if key not in ("weight_norm", "count")} for row in found]
+    assert [row[probe.GROWTH] for row in probe.stages(old)[1][-1]] == pytest.approx(grown)
+    without = probe.stages([row for row in found if row["snapshot"] != 0])[1][-1]
+    assert all(math.isnan(float(row[probe.GROWTH])) for row in without)
+
+
+def test_heat_maps_are_of_all_quantities_that_are_known_and_say_what_they_are(small: Small) -> None:
+    record = run(small(*SNAPSHOTS, "seed=4"))
+    rows = gradients(record, limit=20)
+    curves = error_curves([record])
+    figure = probe.draw_heat_maps(curves, [rows])
+    names = [axes.get_ylabel().replace("\n", " ") for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert names == [
+        "gradient of the response",
+        "gradient of the weights",
+        "gradient of the weights relative to the weights",
+        "norm of the weights relative to the initial one",
+    ]
+    assert figure.axes[0].get_title().startswith("plain-8, seed 4\n")
+    below = " ".join(figure.get_supxlabel().split())
+    assert "that of the batch's summed loss in train mode with respect to one image's response" in below
+    assert "the first 20 training images" in below
+    less = probe.draw_heat_maps(curves, [[row for row in rows if row["snapshot"] != 0]])
+    assert len([axes for axes in less.axes if axes.get_label() == "<colorbar>"]) == 3
+
+
 def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shrunk = [["model=plain", "model.depth=8", "name=gradients", "checkpoint.snapshots=4"]]
     monkeypatch.setattr("degrade.config.network_matrix", lambda _: shrunk)
     monkeypatch.setattr("degrade.config.untrained_matrix", lambda _: [["model=residual", "model.norm=none"]])
-    command = ["probe", "gradients", "experiment=gradients", *SMALL[:-1], "recipe.iterations=3", "--limit", "20"]
+    command = ["probe", "gradients", "experiment=gradients", *UNSIZED, "recipe.iterations=3", "--limit", "20"]
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs/gradients"
     for name in ("gradients.png", "gradients-initial.png"):
         assert (folder / name).stat().st_size > 10_000
-    assert "plain-8, iteration 3" in outcome.out
     assert "residual, no norm, he, 20" in outcome.out
-    table = [line for line in outcome.out.splitlines() if line.startswith("gradient of") or "e-0" in line]
-    assert len(table) >= 4
-    assert all(len(line) <= 80 for line in table)
+    lines = [line for line in outcome.out.splitlines() if not line.startswith("figure:")]
+    assert all(len(line) <= 80 for line in lines if ".." in line or line.startswith(("network", "norms")))
+    (head,) = [line.split() for line in lines if line.startswith("network at iteration")]
+    assert head[3:] == ["responses", "weights", "relative", "growth"]
+    (last,) = [line.split() for line in lines if line.startswith("plain-8 at 3 ")]
+    rows = probe.stages(read(next(tmp_path.rglob("probes/gradients.csv"))))[1][-1]
+    for cell, key, form in ((last[-2], probe.RELATIVE, ".1e"), (last[-1], probe.GROWTH, ".3g")):
+        values = [float(row[key]) for row in rows]
+        assert cell == f"{min(values):{form}}..{max(values):{form}}"
     (csv,) = tmp_path.rglob("probes/gradients.csv")
     assert len(csv.read_text().splitlines()) == 1 + 8 * 4
     assert "skipped" in cli(*command).out
@@ -199,7 +247,7 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     again = cli("probe", "gradients", str(folder), "-o", "again.png")
     assert again.out.endswith("figure: again.png\nfigure: again-initial.png\n")
     assert (tmp_path / "again-initial.png").read_bytes() == measured
-    assert cli("reproduce", "gradients", *SMALL[:-1], "recipe.iterations=3").out.count("degrade probe gradients") == 1
+    assert cli("reproduce", "gradients", *UNSIZED, "recipe.iterations=3").out.count("degrade probe gradients") == 1
 
 
 def test_runs_without_snapshots_and_networks_without_runs_are_profiles(cli: Cli, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from degrade.analysis import error_curves
 from degrade.config import Experiment
+from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
-from degrade.probes.landscape import direction, landscape
+from degrade.probes import landscape as probe
+from degrade.probes.landscape import direction, draw_landscape, landscape, measure_statistics
 from degrade.probes.numbers import read, subject, write
 from degrade.runs import run
 from tests.conftest import SMALL, Outcome
@@ -53,6 +56,87 @@ def test_losses_are_those_of_networks_moved_one_weight_tensor_at_a_time(small: S
     assert [(row["a"], row["b"]) for row in rows[:4]] == [(-0.5, -0.5), (-0.5, 0.0), (-0.5, 0.5), (0.0, -0.5)]
 
 
+@pytest.mark.parametrize("family", ["plain", "residual"])
+def test_recalibrated_the_middle_is_an_evaluation_with_statistics_of_the_same_images(
+    small: Small, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's own `update_bn` gives the statistics, over the images at once and in two parts that are averaged."""
+    record = run(small(f"model={family}", "recipe.iterations=2", "eval.batch_size=16"))
+    for parts, together in ((1, 512), (2, 15)):
+        monkeypatch.setattr(probe, "TOGETHER", together)
+        for path in record.path.glob("probes/*"):
+            path.unlink()
+        middle = landscape(record, grid=3, limit=30, recalibrate=True, device="cpu")[4]
+        training = subject(record, "cpu")
+        images, labels = (
+            single_view(training.batches.pixels[:30], training.batches.mean),
+            training.batches.labels[:30],
+        )
+        model = training.engine.model
+        with torch.no_grad():
+            stale = float(F.cross_entropy(model.eval()(images), labels))
+            torch.optim.swa_utils.update_bn(images.tensor_split(parts), model)
+            logits = model.eval()(images)
+        assert middle["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-4)
+        assert middle["error"] == pytest.approx(float((logits.argmax(1) != labels).float().mean()))
+        assert middle["loss"] != pytest.approx(stale, rel=1e-3)
+
+
+def test_recalibrated_batch_norm_takes_out_the_scale_of_the_weights(small: Small) -> None:
+    training = subject(run(small("recipe.iterations=2")), "cpu")
+    model, pixels, mean = training.engine.model.eval(), training.batches.pixels[:40], training.batches.mean
+    images = single_view(pixels, mean)
+    with torch.no_grad():
+        stale = model(images)
+        measure_statistics(model, pixels, mean)
+        before = model(images)
+        for _, convolution, _ in model.convolutions():
+            convolution.weight *= 3
+        assert not torch.allclose(model(images), before, rtol=1e-2)
+        measure_statistics(model, pixels, mean)
+        assert torch.allclose(model(images), before, atol=1e-3)
+    assert not torch.allclose(stale, before, rtol=1e-2)
+    assert not model.training
+    assert {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
+
+
+def test_recalibrated_points_have_a_file_and_a_figure_that_say_so(cli: Cli, small: Small, tmp_path: Path) -> None:
+    record = run(small("recipe.iterations=2", "seed=3"))
+    plain, anew = (landscape(record, grid=3, limit=100, recalibrate=r) for r in (False, True))
+    names = sorted(path.name for path in (record.path / "probes").iterdir())
+    kept = "landscape-grid3-span0.5-seed0-images100"
+    assert names == [f"{kept}-recalibrated.csv", f"{kept}.csv"]
+    assert [row["loss"] for row in plain] != [row["loss"] for row in anew]
+    curves = error_curves([record])
+    for rows, recalibrate, title, says in (
+        (plain, False, "as in the middle", "the running ones of training"),
+        (anew, True, "measured anew", "mean and variance measured anew at each point"),
+    ):
+        figure = draw_landscape(curves, [rows], seed=0, limit=100, recalibrate=recalibrate)
+        assert title in figure.get_suptitle()
+        below = " ".join(figure.get_supxlabel().split())
+        assert says in below
+        assert (
+            "9 points for each network (3 x 3), of one seed each; loss in eval mode on all 90 training images"
+            in below
+        )
+        assert figure.axes[0].get_title().startswith("plain-8, seed 3\nloss")
+    outcome = cli("probe", "landscape", "--grid", "3", "--limit", "10", "--recalibrate")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "outputs/smoke/landscape-recalibrated.png").is_file()
+
+
+def test_without_batch_norm_there_is_nothing_to_measure_anew(cli: Cli, small: Small) -> None:
+    record = run(small("recipe.iterations=2", "model.norm=none"))
+    plain = landscape(record, grid=3, limit=10)
+    assert landscape(record, grid=3, limit=10, recalibrate=True) == plain
+    assert len([*record.path.glob("probes/*")]) == 1
+    outcome = cli("probe", "landscape", "--grid", "3", "--limit", "10", "--recalibrate")
+    assert outcome.code == 0
+    assert "no batch norm, for which --recalibrate changes nothing" in outcome.err
+    assert outcome.out.endswith("landscape.png\n")
+
+
 def _matrices(model: torch.nn.Module) -> list[torch.Tensor]:
     return [parameter for parameter in model.parameters() if parameter.dim() > 1]
 
@@ -79,6 +163,17 @@ def test_grids_without_a_middle_are_refused(small: Small) -> None:
         landscape(record, grid=4)
     with pytest.raises(ConfigError, match="--span nan"):
         landscape(record, span=math.nan)
+    for seed in (99999999999999999999, -1):
+        with pytest.raises(ConfigError, match=f"^--seed {seed}: must lie from 0 to 9223372036854775807$"):
+            landscape(record, seed=seed)
+
+
+def test_points_of_a_record_older_than_the_count_of_images_are_gone_on_with(small: Small) -> None:
+    record = run(small("recipe.iterations=2"))
+    whole = landscape(record, grid=3, limit=10)
+    (path,) = (record.path / "probes").glob("landscape*.csv")
+    write(path, [{key: row[key] for key in ("a", "b", "loss", "error", "iteration")} for row in whole[:4]])
+    assert landscape(record, grid=3, limit=10) == whole
 
 
 def test_the_command_draws_all_networks(cli: Cli, tmp_path: Path) -> None:
@@ -86,5 +181,5 @@ def test_the_command_draws_all_networks(cli: Cli, tmp_path: Path) -> None:
         assert cli("train", f"model={family}", *SMALL, "recipe.iterations=2").code == 0
     outcome = cli("probe", "landscape", "--grid", "3", "--limit", "10")
     assert outcome.code == 0, outcome.err
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:3]] == ["plain-8", "residual-8"]
+    assert [line[:18].strip() for line in outcome.out.splitlines()[1:3]] == ["plain-8, seed 0", "residual-8, seed 0"]
     assert (tmp_path / "outputs/smoke/landscape.png").stat().st_size > 10_000

@@ -4,17 +4,23 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from degrade.analysis import error_curves
 from degrade.config import Experiment
 from degrade.errors import RunError
+from degrade.probes.gradients import gradients
+from degrade.probes.landscape import landscape
 from degrade.probes.numbers import read, subject, write
-from degrade.probes.responses import responses
+from degrade.probes.responses import draw_responses, responses
 from degrade.runs import run
 from degrade.training import Training
 from tests.conftest import SMALL, Outcome
+from tests.test_construct import killed
+from tests.test_runs import interrupted_copy
 
 Small = Callable[..., Experiment]
 Cli = Callable[..., Outcome]
@@ -72,6 +78,47 @@ def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_mu
         responses(record)
     run(small("recipe.iterations=2"), fresh=True)
     assert responses(record) == all_images
+
+
+def test_after_a_kill_numbers_are_filed_under_the_weights_own_iteration(small: Small) -> None:
+    record = interrupted_copy(small, at=6)
+    killed(record, 11)
+    for rows in (responses(record), gradients(record, limit=10), landscape(record, grid=3, limit=10)):
+        assert {row["iteration"] for row in rows} == {6}
+    run(small())  # on from 6 to 24
+    for rows in (responses(record), gradients(record, limit=10), landscape(record, grid=3, limit=10)):
+        assert {row["iteration"] for row in rows} == {24}  # measured again
+
+
+def test_of_several_seeds_the_median_is_drawn_between_the_least_and_the_greatest(cli: Cli, small: Small) -> None:
+    for seed in (0, 1, 2):
+        assert cli("train", *SMALL, "recipe.iterations=2", f"seed={seed}").code == 0
+    outcome = cli("probe", "responses", "--limit", "20")
+    assert outcome.code == 0, outcome.err
+    found = [responses(run(small("recipe.iterations=2", f"seed={seed}")), limit=20) for seed in (0, 1, 2)]
+    first = sorted(float(rows[0]["std"]) for rows in found)
+    greatest = sorted(max(float(row["std"]) for row in rows) for rows in found)
+    assert f"{greatest[1]:#.3g} {greatest[0]:#.3g}-{greatest[2]:#.3g}" in outcome.out.splitlines()[2]
+    curves = error_curves([run(small("recipe.iterations=2", f"seed={seed}")) for seed in (0, 1, 2)])
+    figure = draw_responses(curves, [found])
+    ordered, by_size = figure.axes
+    (line,), (band,) = ordered.get_lines(), ordered.collections
+    assert line.get_ydata()[0] == pytest.approx(first[1])  # type: ignore[index]
+    edge = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    every = [float(row["std"]) for rows in found for row in rows]
+    assert (edge.min(), edge.max()) == pytest.approx((min(every), max(every)))
+    assert by_size.get_lines()[0].get_ydata()[0] == pytest.approx(greatest[1])  # type: ignore[index]
+    assert "median" in figure.get_suptitle()
+    assert "least to greatest seed" in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("probe", ["responses", "gradients", "landscape"])
+def test_absurd_numbers_are_one_line_that_names_them(cli: Cli, probe: str) -> None:
+    assert cli("train", *SMALL, "recipe.iterations=2").code == 0
+    for value in ("99999999999999999999", "0", "-1"):
+        outcome = cli("probe", probe, "--limit", value)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+        assert f"--limit {value}: must lie from 1 to 10000000" in outcome.err
 
 
 def test_fresh_forgets_what_probes_found(small: Small) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Curve:
 
     @property
     def built(self) -> bool:
-        """Whether it began as a trained network made deeper, and so is not one that the paper's errors are of."""
+        """Whether it began as a trained network, deeper or not, and so is not one that the paper's errors are of."""
         return self.config["model"].get("start") is not None
 
     @property
@@ -154,7 +154,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
     environments = [record.environment for record, *_ in runs]
     environment = environments[0]
     start = config["model"].get("start")
-    built = f" built from {re.split('[,.]', start)[0]}" if start and "model.start=" not in extra else ""
+    built = _origin(start, f"{family}-{depth}") if start and "model.start=" not in extra else ""
     return Curve(
         label=", ".join(part for part in (f"{family}-{depth}{built}", extra, experiment) if part),
         family=family,
@@ -177,6 +177,18 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
         data_hashes=frozenset(str(own["data_hash"]) for own in environments if own.get("data_hash")),
         band=band,
     )
+
+
+def first_seed(curve: Curve) -> Curve:
+    """The same network by the first of its seeds alone, under the same label."""
+    (own,) = error_curves([RunRecord(next(iter(curve.paths.values())))], band=curve.band)
+    return replace(own, label=curve.label, extra=curve.extra)
+
+
+def _origin(start: str, network: str) -> str:
+    """What a network began as, behind its name."""
+    before = re.split("[,.]", start)[0]
+    return " trained on" if before == network else f" built from {before}"
 
 
 def _series(runs: list[list[dict[str, Any]]], key: str, band: str) -> Series:

@@ -144,7 +144,9 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "choices": _told_apart(curves, open_choices),
         "settings": _differing_settings(curves, settings),
         "environment": _environment(environments),
-        "commands": [_command(curve, own) for curve, own in zip(curves, settings, strict=True)],
+        "commands": list(
+            dict.fromkeys(_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
+        ),
         "after": [shlex.join(["degrade", verb, *folders]) for verb in ("verify", "plot", "report")],
     }
 
@@ -420,35 +422,45 @@ def _value(value: Any) -> str:
 # Commands
 
 
-def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]]) -> str:
+def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> str:
     """What trains a network again, all its seeds, from nothing but degrade; or from its record, where words fail."""
     first, *others = curve.paths
     # Seeds may differ in what computes nothing, such as threads; that is left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
     words = _overrides(shared)
     if curve.built:
-        return _building_command(curve, words or [])
+        alike = [own for own in curves if own.config["model"].get("start") == curve.config["model"]["start"]]
+        return _building_command(curve, words or [], max(own.depth for own in alike))
     if words is None:
         return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
     verb = "sweep" if others else "train"
     return shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])
 
 
-def _building_command(curve: Curve, words: Sequence[str]) -> str:
-    """What builds a network from a trained one and trains it on; that one by its path as it was then."""
+def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
+    """What builds a network from a trained one and trains both on; that one by its path as it was then.
+
+    Args:
+        curve: the built network or its control.
+        words: the settings that it was trained on with.
+        depth: the greatest of the networks that began as that one.
+    """
     network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
+    if network.split(",")[0] == f"{curve.family}-{depth}":
+        depth += 6  # the control alone is left: a network of whatever greater depth is built beside it
     run = (
         curve.folder.with_name(curve.folder.name.removesuffix("-construct")) / network / f"seed-{rest.split('.')[0]}"
     )
     made = [
         os.path.relpath(run),
         "--depth",
-        str(curve.depth),
+        str(depth),
         "--continue",
         str(curve.config["recipe"]["iterations"]),
     ]
-    # The network, its recipe and its place are those of the trained one.
-    own = [word for word in words if not word.startswith(("recipe", "model.", "name=", "output="))]
+    # The network, its recipe, its precision and its place are those of the trained one.
+    taken = ("recipe", "model.", "name=", "output=", "runtime.precision=")
+    own = [word for word in words if not word.startswith(taken)]
     return shlex.join(["degrade", "probe", "construct", *made, *own])
 
 

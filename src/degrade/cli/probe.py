@@ -1,8 +1,10 @@
 """`degrade probe`: what a trained network looks like inside."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +26,7 @@ from degrade.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from degrade.analysis import Curve
+    from degrade.config import Experiment
     from degrade.probes.numbers import Row
     from degrade.runs import RunRecord
 
@@ -32,14 +35,15 @@ probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the s
 #: Networks before their first update: the table beside the runs that their figure is drawn from.
 INITIAL = "gradients-initial.csv"
 
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many images. [default: all]")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first so many images. [default: all]")]
 
 
 @probe_app.command("responses")
 def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit = None, device: Device = None) -> int:
     """Standard deviation of each layer's response, after batch norm, before ReLU and addition (paper, Figure 7).
 
-    Measured over the test images on each run's checkpoint, and kept in RUN/probes/responses.csv.
+    Measured over the test images on each run's checkpoint, and kept in RUN/probes/responses.csv. Of several seeds the
+    median is drawn as a line, from the least to the greatest as a band.
 
     Examples:
 
@@ -49,12 +53,11 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
 
     - `degrade probe responses outputs/quick/plain-56 outputs/quick/residual-56 --limit 1000`
     """
-    if output is not None:
-        check_suffix(output)
+    _check(output, limit)
     records, folder = chosen(runs)
     curves = _curves(records, "responses")
     from degrade.analysis.figures import save
-    from degrade.analysis.table import aligned
+    from degrade.analysis.table import table
     from degrade.probes.responses import draw_responses, responses
     from degrade.runs import RunRecord
 
@@ -64,9 +67,12 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     ]
     rows = []
     for curve, seeds in zip(curves, found, strict=True):
-        every = [float(row["std"]) for own in seeds for row in own]
-        rows.append([curve.label, str(len(seeds[0])), *(f"{f(every):.3f}" for f in (min, _mean, max))])
-    print(aligned(["network", "layers", "least", "mean", "greatest"], rows))
+        stds = [[float(row["std"]) for row in own] for own in seeds]
+        layers = ([pick(own) for own in stds] for pick in (min, median, max))
+        rows.append([curve.label, str(len(seeds)), *map(_over_seeds, layers)])
+    if any(len(seeds) > 1 for seeds in found):
+        print("standard deviation of the response: median of the seeds, least-greatest seed")
+    print(table(["network", "seeds", "least layer", "median layer", "greatest layer"], rows, "text"))
     save(draw_responses(curves, found), target := output or folder / "responses.png")
     print(f"figure: {target}")
     return DONE
@@ -85,14 +91,16 @@ def probe_gradients(
         ),
     ] = None,
     output: FigureFile = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use so many training images. [default: 256]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use so many training images. [default: 256]")] = None,
     device: Device = None,
 ) -> int:
     """Signals forwards and gradients backwards, layer by layer, at initialisation and along training (section 4.1).
 
-    Measured in train mode on the first training images. Runs trained with checkpoint.snapshots=K are looked at along
-    training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the numbers.
-    gradients-initial.csv beside the runs, of networks before their first update, is drawn again too.
+    Measured in train mode on the first training images: gradients of responses and of weights, the latter relative
+    to the weights too, and how the weights' norm has grown. Runs trained with checkpoint.snapshots=K are looked at
+    along training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the
+    numbers of all seeds, the first of which is drawn. gradients-initial.csv beside the runs, of networks before their
+    first update, is drawn again too.
 
     Examples:
 
@@ -102,8 +110,7 @@ def probe_gradients(
 
     - `degrade probe gradients model=plain,residual model.depth=20,56 model.norm=batch,none`
     """
-    if output is not None:
-        check_suffix(output)
+    _check(output, limit)
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
     settings = [word for word in arguments or [] if word not in runs]
     if runs and settings:
@@ -151,27 +158,22 @@ def _gradients_of(
 ) -> None:
     """Measure and draw runs, along training where there are snapshots."""
     curves = _curves(records, "gradients")
-    from degrade.analysis.figures import footer, save
+    from degrade.analysis.curves import first_seed
+    from degrade.analysis.figures import save
     from degrade.probes import gradients as probe
     from degrade.runs import RunRecord
 
-    found = [
+    measured = [
         [probe.gradients(RunRecord(path), limit=limit, device=device or "auto") for path in curve.paths.values()]
         for curve in curves
     ]
-    lines = []
-    for curve, seeds in zip(curves, found, strict=True):
-        iterations, stages = probe.stages(seeds[0])
-        for k in sorted({0, len(stages) - 1}):
-            lines.append((f"{curve.label}, iteration {iterations[k]:,}", stages[k]))
-    _print_gradients(lines)
-    if all(len(probe.stages(seeds[0])[0]) == 1 for seeds in found):
-        images = {int(seeds[0][0]["images"]) for seeds in found}
-        text = f"{probe.what(images)}\n{footer(curves, banded=False)}"
-        figure = probe.draw_profiles(probe.last_profiles(curves, found), text)
-    else:
-        figure = probe.draw_heat_maps(curves, found)
-    save(figure, target := output or folder / "gradients.png")
+    curves, found = [first_seed(curve) for curve in curves], [seeds[0] for seeds in measured]
+    lines, along = [], [probe.stages(rows) for rows in found]
+    for curve, (iterations, stages) in zip(curves, along, strict=True):
+        lines += [(f"{curve.label} at {iterations[k]:,}", stages[k]) for k in sorted({0, len(stages) - 1})]
+    _print_gradients("network at iteration", lines)
+    draw = probe.draw_last if all(len(stages) == 1 for _, stages in along) else probe.draw_heat_maps
+    save(draw(curves, found), target := output or folder / "gradients.png")
     print(f"figure: {target}")
 
 
@@ -198,9 +200,8 @@ def _initial_gradients(
     folder = run_directory(experiments[0]).parents[1]
     table = probe.initial_table(experiments, found, limit or probe.IMAGES)
     write(folder / INITIAL, table)
-    _print_gradients(
-        [(f"{profile.panel}, {profile.label}", profile.rows) for profile in probe.initial_profiles(table)]
-    )
+    profiles = probe.initial_profiles(table)
+    _print_gradients("network", [(f"{own.panel}, {own.label}", own.rows) for own in profiles])
     _draw_initial(table, output or folder / "gradients-initial.png")
     return DONE
 
@@ -213,16 +214,35 @@ def _draw_initial(table: "Sequence[Row]", target: Path) -> None:
     print(f"figure: {target}")
 
 
-def _print_gradients(lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
-    """The norms of gradients of weights and of responses, from the least of all layers to the greatest."""
-    from degrade.analysis.table import aligned
+def _print_gradients(head: str, lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
+    """Norms of the gradients and growth of the weights' norms, from the least of all layers to the greatest."""
+    from degrade.analysis.table import table
+    from degrade.probes.gradients import GROWTH, RELATIVE, SIGNALS, WEIGHTS
 
-    head = ["gradient of", "weights", "to", "responses", "to"]
-    rows = []
-    for label, own in lines:
-        weights, responses = ([float(row[key]) for row in own] for key in ("weight_gradient", "response_gradient"))
-        rows.append([label, *(f"{f(each):.0e}" for each in (weights, responses) for f in (min, max))])
-    print(aligned(head, rows))
+    columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".0e")}
+    said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
+    if grown := any(math.isfinite(float(row.get(GROWTH, math.nan))) for _, own in lines for row in own):
+        columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room: names are shorter
+    print(f"{said}; growth: norm of the weights over the initial one" if grown else said)
+    cells = [
+        [label, *(_over_layers([float(row[key]) for row in own], form) for key, form in columns.values())]
+        for label, own in lines
+    ]
+    print(table([head, *columns], cells, "text"))
+
+
+def _over_layers(values: list[float], form: str) -> str:
+    """The least and the greatest; where one is not finite, that one as the greatest."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    beyond = next((value for value in values if not math.isfinite(value)), max(finite))
+    return f"{min(finite):{form}}..{beyond:{form}}"
+
+
+def _over_seeds(values: list[float]) -> str:
+    """The median, and the least and the greatest of several."""
+    return f"{median(values):#.3g}" + (f" {min(values):#.3g}-{max(values):#.3g}" if len(values) > 1 else "")
 
 
 @probe_app.command("construct")
@@ -243,7 +263,10 @@ def probe_construct(
         ),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option("--continue", min=1, metavar="N", help="Train the built network N iterations on.")
+        int | None,
+        typer.Option(
+            "--continue", metavar="N", help="Train the built network N iterations on, and RUN's beside it as control."
+        ),
     ] = None,
     scratch: Annotated[
         Path | None,
@@ -260,9 +283,9 @@ def probe_construct(
 ) -> int:
     """Build the deeper network whose added layers are the identity, and train it on (paper, introduction).
 
-    Both networks are evaluated in eval mode on all images: RUN/probes/construct-M.csv. --continue trains by RUN's
-    settings at the rate at which RUN ended, into a record of its own in <experiment>-construct; the same command
-    again goes on where it was stopped.
+    Both networks are evaluated in eval mode on all images: RUN/probes/construct-M.csv. --continue trains both, the
+    built one and RUN's own as its control, by RUN's settings at the rate at which RUN stopped, into records of their
+    own in <experiment>-construct; the same command again goes on where it was stopped.
 
     Examples:
 
@@ -272,42 +295,46 @@ def probe_construct(
 
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300 optim.lr=0.01 eval.every=50`
     """
-    if output is not None:
-        check_suffix(output)
+    _check(output, limit)
     if overrides and iterations is None:
         raise ConfigError(f"{overrides[0]}: settings are for --continue N; give it, or leave them out")
     from degrade.analysis.figures import save
-    from degrade.analysis.table import aligned
+    from degrade.analysis.table import aligned, error_cells
     from degrade.probes.construct import (
         compare,
-        continuation,
+        continuations,
         draw_construct,
-        network_curve,
+        networks,
         scratch_record,
         train_on,
     )
 
     record = one_run(run)
+    planned: tuple[Experiment, ...] = ()
     if iterations is not None:
         further = [*([] if device is None else [f"runtime.device={device}"]), *(overrides or [])]
-        experiment = continuation(record, depth, iterations, further)  # first: what is wrong with it is known at once
+        planned = continuations(record, depth, iterations, further)  # first: what is wrong with it is known at once
     rows = compare(record, depth, limit=limit, device=device or "auto")
-    shallow = network_curve(record)
     cells = []
     for row in rows:
-        errors = (f"{row[key]:.2%}" for key in ("shallow_error", "deep_error"))
-        cells.append([str(row["set"]), f"{row['count']:,}", *errors, f"{row['largest_difference']:g}"])
-    built = f"{shallow.family}-{depth} built"
-    print(aligned(["images", "number", shallow.label, built, "largest difference of a logit"], cells))
-    trained = None if iterations is None else train_on(record, experiment, fresh=fresh)
+        both = (f"{row[key]:.2%}" for key in ("shallow_error", "deep_error"))
+        cells.append([str(row["set"]), f"{row['count']:,}", *both, f"{row['largest_difference']:g}"])
+    model = record.config["model"]
+    heads = [f"{model['family']}-{model['depth']}", f"{model['family']}-{depth} built"]
+    print(aligned(["images", "number", *heads, "largest difference of a logit"], cells))
+    trained = [train_on(record, experiment, fresh=fresh) for experiment in planned]
     beside = one_run(scratch) if scratch is not None else scratch_record(record, depth)
-    deep, other = (None if found is None else network_curve(found) for found in (trained, beside))
-    folder = (trained or record).path.parents[1]
-    save(draw_construct(shallow, deep, other, rows), target := output or folder / "construct.png")
-    if trained is not None:
-        print(f"record: {trained.path}")
+    drawn = networks(record, depth, trained, beside)
+    if trained:
+        named = [drawn.shallow, *drawn.continued, *([] if drawn.scratch is None else [drawn.scratch])]
+        errors = [[own[0], *own[2:5]] for own in map(error_cells, named)]
+        print(aligned(["last errors", "train%", "clean%", "test%"], errors))
+    folder = (trained[0] if trained else record).path.parents[1]
+    save(draw_construct(drawn, rows), target := output or folder / "construct.png")
+    for continued in trained:
+        print(f"record: {continued.path}")
     print(f"figure: {target}")
-    return RUN_FAILED if trained is not None and trained.status != "complete" else DONE
+    return RUN_FAILED if any(continued.status != "complete" for continued in trained) else DONE
 
 
 @probe_app.command("landscape")
@@ -315,15 +342,23 @@ def probe_landscape(
     runs: Runs = None,
     grid: Annotated[int, typer.Option(help="Points along each direction, odd.")] = 15,
     span: Annotated[float, typer.Option(help="How far it reaches, in units of each filter's norm.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the two directions.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, help="Training images a point, the first so many.")] = 300,
+    seed: Annotated[int, typer.Option(help="Draws the two directions.")] = 0,
+    limit: Annotated[int, typer.Option(help="Training images at each point, the first so many.")] = 300,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            "--recalibrate", help="Measure batch norm's mean and variance anew at each point, over the same images."
+        ),
+    ] = False,
     output: FigureFile = None,
     device: Device = None,
 ) -> int:
     """Loss around trained networks along two random filter-normalised directions, as contours and as a surface.
 
-    As in Li et al. (2018). Points are kept in RUN/probes/landscape-*.csv as they are found: the same command again
-    goes on where it was stopped. Of several seeds of a network the first is looked at.
+    As in Li et al. (2018), in eval mode. Batch norm's running statistics belong to the weights in the middle, and
+    grow stale away from it; --recalibrate measures them anew at each point. Points are kept in
+    RUN/probes/landscape-*.csv as they are found: the same command again goes on where it was stopped. Of several
+    seeds of a network the first is looked at.
 
     Examples:
 
@@ -331,17 +366,24 @@ def probe_landscape(
 
     - `degrade probe landscape outputs/quick/plain-56/seed-0 --grid 7 --limit 100`
 
+    - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56 --recalibrate`
+
     - `degrade probe landscape outputs/paper/residual-56 --grid 51 --limit 5000 --device cuda --output landscape.pdf`
     """
-    if output is not None:
-        check_suffix(output)
+    _check(output, None)  # the limit and the rest are looked at where they are used, before any work
     records, folder = chosen(runs)
     curves = _curves(records, "landscape")
+    from degrade.analysis.curves import first_seed
     from degrade.analysis.figures import save
     from degrade.analysis.table import aligned
     from degrade.probes.landscape import draw_landscape, landscape
     from degrade.runs import RunRecord
 
+    curves = [first_seed(curve) for curve in curves]
+    bare = [curve.label for curve in curves if curve.config["model"].get("norm", "batch") != "batch"]
+    if recalibrate and bare:
+        print(f"{', '.join(bare)}: no batch norm, for which --recalibrate changes nothing", file=sys.stderr)
+    recalibrate = recalibrate and len(bare) < len(curves)
     found = [
         landscape(
             RunRecord(next(iter(curve.paths.values()))),
@@ -349,6 +391,7 @@ def probe_landscape(
             span=span,
             seed=seed,
             limit=limit,
+            recalibrate=recalibrate,
             device=device or "auto",
         )
         for curve in curves
@@ -356,19 +399,23 @@ def probe_landscape(
     cells = []
     for curve, rows in zip(curves, found, strict=True):
         losses = [float(row["loss"]) for row in rows]
-        which = f", seed {next(iter(curve.paths))}" if len(curve.paths) > 1 else ""
-        cells.append(
-            [curve.label + which, *(f"{value:.3g}" for value in (losses[len(losses) // 2], min(losses), max(losses)))]
-        )
+        own = f"{curve.label}, seed {next(iter(curve.seeds))}"
+        cells.append([own, *(f"{value:.3g}" for value in (losses[len(losses) // 2], min(losses), max(losses)))])
     print(aligned(["network", "loss", "least", "greatest"], cells))
-    facts = f"loss in eval mode on the first {limit:,} training images; directions by filter, seed {seed}"
-    save(draw_landscape(curves, found, facts), target := output or folder / "landscape.png")
+    figure = draw_landscape(curves, found, seed=seed, limit=limit, recalibrate=recalibrate)
+    save(figure, target := output or folder / f"landscape{'-recalibrated' * recalibrate}.png")
     print(f"figure: {target}")
     return DONE
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _check(output: Path | None, limit: int | None) -> None:
+    """Refuse options that no probe can use, before any work is done."""
+    if output is not None:
+        check_suffix(output)
+    if limit is not None:
+        from degrade.probes.numbers import MOST, within
+
+        within("--limit", limit, 1, MOST)
 
 
 def _curves(records: "Sequence[RunRecord]", probe: str) -> "list[Curve]":

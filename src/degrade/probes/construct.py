@@ -10,12 +10,16 @@ map's size nor the channels change, so the shallow network's own blocks keep the
   mean and deviation as shift and scale: in eval mode they cancel exactly (on the CPU; elsewhere up to rounding), in
   train mode up to how a batch differs from them.
 - A residual block keeps its shortcut; the scale of its second batch norm is 0, and so is its branch, in both modes.
+
+Where the built network trains on, so does the shallow one beside it, for as long, at the same rate, from the same
+weights: without this control a fall in error could be that of any network that trains longer.
 """
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,18 @@ from degrade.config import Experiment, load_config
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.models import BasicBlock, CifarNet, build_model
-from degrade.probes.numbers import Row, kept_or_measured, subject
+from degrade.probes.numbers import (
+    MOST,
+    Row,
+    Standing,
+    kept_or_measured,
+    numbers_path,
+    read,
+    reported,
+    standing,
+    subject,
+    within,
+)
 from degrade.runs import RunRecord, run, run_directory
 from degrade.training import Training, learning_rate
 
@@ -43,7 +58,7 @@ CALIBRATION = 4000
 
 #: What stays as it is where the constructed network trains on, by its settings, and why.
 _KEPT = {
-    "model": "the network is the one that was built; --depth sets its depth",
+    "model": "the networks are the run's and the one built from it; --depth sets its depth",
     "data": "it trains on with the images of the run that it is built from",
     "recipe.iterations": "--continue sets them",
     "output": "its record lies beside the run that it is built from",
@@ -72,8 +87,7 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
     """
     deeper(record, depth)
 
-    def measure() -> list[Row]:
-        training = subject(record, device)
+    def measure(training: Training) -> list[Row]:
         deep = constructed(training, depth)
         images = {"train": (training.batches.pixels, training.batches.labels), "test": training.test}
         return [
@@ -81,7 +95,7 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
             for name, (pixels, labels) in images.items()
         ]
 
-    return kept_or_measured(record, f"construct-{depth}", {"depth": depth, "images": limit or 0}, measure)
+    return kept_or_measured(record, f"construct-{depth}", {"depth": depth, "images": limit or 0}, measure, device)
 
 
 @torch.inference_mode()
@@ -223,54 +237,78 @@ def deeper(record: RunRecord, depth: int) -> Experiment:
     return replace(load_config(record.path / "config.yaml", settings), output=_short(experiment.parent))
 
 
-def continuation(record: RunRecord, depth: int, iterations: int, overrides: Sequence[str] = ()) -> Experiment:
-    """How the constructed network trains on: by the run's settings, at the rate at which it ended, from iteration 0.
+def continuations(
+    record: RunRecord, depth: int, iterations: int, overrides: Sequence[str] = ()
+) -> tuple[Experiment, Experiment]:
+    """How the constructed network trains on, and its control, the run's own network.
+
+    Both do so by the run's settings at the rate where it stopped, from iteration 0.
 
     Args:
-        record: the run that it is built from.
+        record: the run that they begin as.
         depth: of the constructed network.
         iterations: updates.
         overrides: other settings, such as `optim.lr=0.01`.
 
     Raises:
-        ConfigError: the depth or a setting is wrong, or the setting would make it another network or other data.
+        ConfigError: the depth, the iterations or a setting is wrong, or the setting would make it another network or
+            other data.
     """
+    within("--continue", iterations, 1, MOST)
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
         why = _KEPT.get(key) or _KEPT.get(key.partition(".")[0])
         if why and key != "data.root":  # the images may have moved
             raise ConfigError(f"{text}: {why}; leave it out")
     scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")
-    recipe = held.recipe
-    rate = learning_rate(recipe.iterations, base=held.optim.lr, milestones=recipe.milestones)
-    place = record.path.resolve()
-    start = f"{place.parent.name}.{place.name}.{record.summary.get('iteration') or 0}"
+    weights, place = _weights(record, depth), record.path.resolve()
+    start = f"{place.parent.name}.{place.name}.{weights.iteration}"
     settings = [
-        f"model.depth={depth}",
         f"name={scratch.name}-construct",
         f"recipe.iterations={iterations}",
         "recipe.milestones=[]",
         "recipe.warmup=off",
-        f"optim.lr={rate!r}",
+        f"optim.lr={weights.lr or _planned_rate(held, weights.iteration)!r}",
         *overrides,
     ]
-    experiment = load_config(record.path / "config.yaml", settings)
-    return replace(experiment, output=scratch.output, model=replace(experiment.model, start=start))
+
+    def at(depth: int) -> Experiment:
+        experiment = load_config(record.path / "config.yaml", [f"model.depth={depth}", *settings])
+        if experiment.runtime.precision == "auto" and record.precision is not None:
+            experiment.runtime.precision = record.precision  # as before, or the two could differ in it
+        return replace(experiment, output=scratch.output, model=replace(experiment.model, start=start))
+
+    return at(depth), at(held.model.depth)
+
+
+def _weights(record: RunRecord, depth: int) -> Standing:
+    """How far the run's weights got; where they are gone, how far those were that the network was built from."""
+    kept = read(numbers_path(record, f"construct-{depth}"))
+    return standing(record) or (Standing(int(kept[0]["iteration"]), None) if kept else reported(record))
+
+
+def _planned_rate(held: Experiment, iteration: int) -> float:
+    """Of the update made at an iteration, a warm-up aside, of which only the checkpoint knows how long it was."""
+    return learning_rate(max(1, iteration), base=held.optim.lr, milestones=held.recipe.milestones)
 
 
 def train_on(record: RunRecord, experiment: Experiment, *, fresh: bool = False) -> RunRecord:
-    """Train the constructed network on, into a record of its own; as `degrade.runs.run` does, resumed or skipped.
+    """Train the constructed network or its control on, into a record of its own, resumed or skipped as any other.
 
     Args:
-        record: the run that it is built from; needs its checkpoint only where training begins.
-        experiment: from `continuation`.
+        record: the run that it begins as; needs its checkpoint only where training begins.
+        experiment: one of `continuations`.
         fresh: start over.
     """
 
     def begin(training: Training) -> None:
         shallow = subject(record, experiment.runtime.device)
-        grow(shallow.engine.model, training.engine.model, stage_statistics(shallow))
-        log.info("begins as %s, deeper by identity layers", experiment.model.start)
+        if experiment.model.depth == shallow.experiment.model.depth:
+            training.engine.model.load_state_dict(shallow.engine.model.state_dict())
+            log.info("begins as %s", experiment.model.start)
+        else:
+            grow(shallow.engine.model, training.engine.model, stage_statistics(shallow))
+            log.info("begins as %s, deeper by identity layers", experiment.model.start)
 
     return run(experiment, fresh=fresh, begin=begin)
 
@@ -281,48 +319,97 @@ def scratch_record(record: RunRecord, depth: int) -> RunRecord | None:
     return found if found.exists and found.rows() else None
 
 
-def network_curve(record: RunRecord) -> Curve:
-    """A single run's curve, labelled by family and depth alone."""
+def network_curve(record: RunRecord, label: str | None = None) -> Curve:
+    """A single run's curve, under a label, else under family and depth alone."""
     (curve,) = error_curves([record])
-    return curve
+    return curve if label is None else replace(curve, label=label)
 
 
-def draw_construct(shallow: Curve, deep: Curve | None, scratch: Curve | None, rows: Sequence[Row]) -> Figure:
-    """Training error left, test error right, over all updates that went into the weights.
+@dataclass(frozen=True)
+class Networks:
+    """All that is drawn, under the labels that the figure and the table give them."""
+
+    shallow: Curve
+    """The run that was built upon."""
+    built: str
+    """The constructed network, in words."""
+    deep: Curve | None
+    """The constructed network as it trained on; it begins where the shallow run stood."""
+    control: Curve | None
+    """The shallow network as it trained on beside it."""
+    scratch: Curve | None
+    """The same depth from scratch."""
+
+    @property
+    def continued(self) -> list[Curve]:
+        """Those that begin where the shallow run stood."""
+        return [curve for curve in (self.deep, self.control) if curve is not None]
+
+
+def networks(shallow: RunRecord, depth: int, trained: Sequence[RunRecord], scratch: RunRecord | None) -> Networks:
+    """The curves of the records, named by what they are here.
 
     Args:
         shallow: the run that was built upon.
-        deep: the constructed network as it trained on; it begins where the shallow run ended.
+        depth: of the constructed network.
+        trained: that network and its control as they trained on, or none.
         scratch: the same depth from scratch.
+    """
+    own = network_curve(shallow)
+    built = f"{own.family}-{depth} built from {own.label}"
+    deep, control = (
+        (
+            network_curve(record, label)
+            for record, label in zip(
+                trained, (f"{built}, trained on", f"{own.label} trained on (control)"), strict=True
+            )
+        )
+        if trained
+        else (None, None)
+    )
+    other = None if scratch is None else network_curve(scratch)
+    return Networks(own, built, deep, control, other and replace(other, label=f"{other.label} from scratch"))
+
+
+def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
+    """Training error left, test error right, over all updates that went into the weights.
+
+    Args:
+        networks: what is drawn.
         rows: of `compare`: the constructed network before it trained on.
     """
-    figure, panels = new_figure(1, 2, (7.2, 3.4))
-    begins, depth = int(rows[0]["iteration"]), int(rows[0]["depth"])
-    built = f"{shallow.family}-{depth} built from {shallow.label}"
-    if scratch is not None:
-        scratch = replace(scratch, label=f"{scratch.label} from scratch")
-    if deep is not None:
-        deep = replace(deep, label=f"{built}, trained on")
-    lines = [curve for curve in (shallow, deep, scratch) if curve is not None]
+    figure, panels = new_figure(1, 2, (7.2, 4.2))
+    begins, shallow = int(rows[0]["iteration"]), networks.shallow
+    # What begins at 0, then what begins where the shallow run stood; each with its colour.
+    lines = [(curve, 0, colour) for curve, colour in ((networks.scratch, 1), (shallow, 0)) if curve is not None]
+    lines += [(curve, begins, 2 + place) for place, curve in enumerate(networks.continued)]
     for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
         row = next(row for row in rows if row["set"] == which)
         held = 100 * float(row["shallow_error"])
-        if scratch is not None:
-            _line(axes, scratch, which, 0, COLOURS[1])
-        _line(axes, shallow, which, 0, COLOURS[0])
-        if deep is not None:
-            _line(axes, deep, which, begins, COLOURS[2])
+        for curve, first, colour in lines:
+            _line(axes, curve, which, first, COLOURS[colour])
         axes.axhline(held, color=COLOURS[0], linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
         place = (begins, 100 * float(row["deep_error"]))
-        axes.plot(*place, color=COLOURS[2], marker="D", markersize=5, linestyle="none", label=f"{built}, eval mode")
+        style: dict[str, Any] = {"marker": "D", "markersize": 4, "linestyle": "none"}
+        axes.plot(*place, color=COLOURS[2], label=f"{networks.built}, in eval mode", **style)
         axes.set_xlabel("iterations")
         axes.set_ylabel(name)
-        axes.set_ylim(0, 100 if held > 15 else 20)
-        axes.set_xlim(0, 1.02 * max(begins * (curve is deep) + float(curve.train.iteration[-1]) for curve in lines))
+        low, high = axes.dataLim.intervaly
+        axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
+        axes.set_xlim(0, 1.02 * max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(loc="lower left")
-    return finished(figure, f"{_difference(rows)}\n{footer(lines, banded=False)}", None)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        title=f"{networks.built}, its added layers the identity",
+        title_fontsize=10,
+    )
+    curves = [curve for curve, *_ in lines]
+    return finished(figure, f"{_difference(rows)}\n{footer(curves, banded=False)}", None)
 
 
 def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:
@@ -332,15 +419,15 @@ def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> Non
     axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
     if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
         place = (begins + series.iteration[-1], 100 * curve.clean_train[0])
-        axes.plot(*place, color=colour, marker="D", markersize=5, linestyle="none")
+        axes.plot(*place, color=colour, marker="D", markersize=4, linestyle="none")
 
 
 def _difference(rows: Sequence[Row]) -> str:
     largest = max(float(row["largest_difference"]) for row in rows)
     images = ", ".join(f"{row['count']:,} {row['set']}" for row in rows)
     return (
-        f"diamonds: eval mode, un-augmented · built network before training on: largest difference of a logit "
-        f"{largest:g} ({images} images)"
+        f"training error: lines running, in train mode on augmented batches; diamonds in eval mode, un-augmented · "
+        f"built network before training on: largest difference of a logit {largest:g} ({images} images)"
     )
 
 

@@ -2,6 +2,10 @@
 
 The paper argues that plain networks do not degrade for want of gradients: with batch norm, signals forwards keep
 their variance and gradients backwards their norm. It shows no picture of it; this is one.
+
+Batch norm takes out the scale of the weights before it, so what a gradient can do for them is told by its norm
+relative to theirs: weights k times as large have a gradient 1/k times as large, and turn k^2 times more slowly at the
+same rate.
 """
 
 import copy
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,7 +32,7 @@ from degrade.config import Experiment
 from degrade.data import ImageSet
 from degrade.data.batches import single_view
 from degrade.models import CifarNet, VggNet
-from degrade.probes.numbers import Row, Value, kept_or_measured, subject
+from degrade.probes.numbers import Row, Value, kept_or_measured, looked_at
 from degrade.probes.responses import deviations, moments, watched
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
@@ -40,15 +45,22 @@ IMAGES = 256
 #: Images a pass, over which batch norm takes its statistics: the paper's batch.
 BATCH = 128
 
-#: What is drawn, and its axis.
-WEIGHTS, SIGNALS, FORWARD = "weight_gradient", "response_gradient", "response_std"
-NAMES = {WEIGHTS: "gradient of the weights", SIGNALS: "gradient of the response", FORWARD: "std of the response"}
+#: What is drawn, and its axis. The last is computed from the rows of several snapshots.
+WEIGHTS, RELATIVE, NORM = "weight_gradient", "relative_gradient", "weight_norm"
+SIGNALS, FORWARD, GROWTH = "response_gradient", "response_std", "weight_growth"
+NAMES = {
+    FORWARD: "standard deviation\nof the response",
+    SIGNALS: "gradient of\nthe response",
+    WEIGHTS: "gradient of\nthe weights",
+    RELATIVE: "gradient of the weights\nrelative to the weights",
+    GROWTH: "norm of the weights\nrelative to the initial one",
+}
 
 
 def gradients(record: RunRecord, *, limit: int | None = None, device: str = "auto") -> list[Row]:
     """A row for each weighted layer of a run's network at each of its snapshots, and at its last checkpoint.
 
-    Columns: `snapshot` (iteration), then those of `layer_gradients`.
+    Columns: `snapshot` (iteration), then those of `layer_gradients`, then `count` of images.
 
     Args:
         record: the run; the rows are kept in its `probes/gradients.csv`.
@@ -59,8 +71,8 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
         RunError: the run has neither a checkpoint nor such rows.
     """
 
-    def measure() -> list[Row]:
-        training = subject(record, device)
+    def measure(training: Training) -> list[Row]:
+        images, labels = _images(training, limit)
         stages = checkpoint.snapshots(record.path)
         rows: list[Row] = []
         for iteration in tqdm(sorted({*stages, training.iteration}), str(record.path), leave=False, disable=None):
@@ -74,15 +86,15 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
                 model.load_state_dict(state["engine"]["model"])
             else:
                 model = training.engine.model
-            found = layer_gradients(model, *_images(training, limit))
-            rows += [{"snapshot": iteration, **row} for row in found]
+            found = layer_gradients(model, images, labels)
+            rows += [{"snapshot": iteration, **row, "count": len(labels)} for row in found]
         return rows
 
-    return kept_or_measured(record, "gradients", {"images": limit or IMAGES}, measure)
+    return kept_or_measured(record, "gradients", {"images": limit or IMAGES}, measure, device)
 
 
 def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | None = None) -> list[Row]:
-    """The rows of `layer_gradients` for a network as it is before its first update.
+    """The rows of `layer_gradients`, and `count` of images, for a network as it is before its first update.
 
     Args:
         experiment: which network, from which seed.
@@ -90,7 +102,8 @@ def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | 
         limit: as in `gradients`.
     """
     training = Training(experiment, images)
-    return layer_gradients(training.engine.model, *_images(training, limit))
+    looked, labels = _images(training, limit)
+    return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
 
 
 def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) -> list[Row]:
@@ -98,9 +111,10 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) ->
 
     A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
     Rows hold `layer` (from 1) and `name`; `weight_gradient`, the Euclidean norm of the mean loss' gradient with
-    respect to the layer's weights, and `relative_gradient`, that over the norm of the weights;
-    `response_gradient`, the norm of one image's loss' gradient with respect to its response, root mean square over
-    images; `response_std` over images, channels and places. Values that overflow are inf or nan.
+    respect to the layer's weights, `weight_norm`, that of the weights, and `relative_gradient`, the quotient;
+    `response_gradient`, the norm of the gradient of the batch's summed loss with respect to one image's response,
+    root mean square over images (in train mode the losses of a batch's other images depend on that response too);
+    `response_std` over images, channels and places. Values that overflow are inf or nan.
 
     Args:
         model: the network; it is not changed, batch norm's running statistics included.
@@ -130,10 +144,9 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) ->
     rows: list[Row] = []
     for k, ((name, weight, _), std) in enumerate(zip(layers, deviations(sums), strict=True)):
         assert weight.grad is not None  # noqa: S101 - for mypy
-        norm = weight.grad.double().norm() / len(labels)
-        row: Row = {"layer": k + 1, "name": name, WEIGHTS: float(norm)}
-        row["relative_gradient"] = float(norm / weight.detach().double().norm())
-        rows.append({**row, SIGNALS: backwards[k], FORWARD: std})
+        norm, own = weight.grad.double().norm() / len(labels), weight.detach().double().norm()
+        row: Row = {"layer": k + 1, "name": name, WEIGHTS: float(norm), RELATIVE: float(norm / own)}
+        rows.append({**row, NORM: float(own), SIGNALS: backwards[k], FORWARD: std})
     return rows
 
 
@@ -197,21 +210,24 @@ def initial_profiles(table: Sequence[Row]) -> list[Profile]:
 def draw_initial(table: Sequence[Row]) -> Figure:
     """`draw_profiles` of an `initial_table`."""
     names = sorted({str(row["data"]).replace("synthetic", "SYNTHETIC").replace("cifar", "CIFAR-") for row in table})
-    text = f"before the first update, {'/'.join(names)} data; {what({int(row['images']) for row in table})}"
-    return draw_profiles(initial_profiles(table), text)
+    profiles = initial_profiles(table)
+    text = f"{'/'.join(names)} data; {what([own.rows for own in profiles])}"
+    return draw_profiles(profiles, text, title="Before the first update, by initial weights and depth")
 
 
-def last_profiles(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> list[Profile]:
-    """Trained networks at their last checkpoint, the first seed of each.
+def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
+    """`draw_profiles` of trained networks at their last checkpoint.
 
     Args:
-        curves: the networks.
-        found: for each network, for each seed, the rows of `gradients`.
+        curves: the networks, each of one seed.
+        found: for each network the rows of `gradients`.
     """
-    return [
-        Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(seeds[0])[1][-1])
-        for c, seeds in zip(curves, found, strict=True)
+    profiles = [
+        Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(rows)[1][-1])
+        for c, rows in zip(curves, found, strict=True)
     ]
+    text = f"{what(found)}\n{footer(curves, banded=False)}"
+    return draw_profiles(profiles, text, title="Trained networks at their last checkpoint")
 
 
 #: Settings that a profile's place and name tell already.
@@ -223,25 +239,40 @@ def _panel(family: str, norm: str) -> str:
 
 
 def stages(rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
-    """Iterations of the snapshots, and the rows of each."""
+    """Iterations of the snapshots, and the rows of each with one column more, `weight_growth`.
+
+    It is the norm of the layer's weights relative to the initial one; nan without a snapshot of iteration 0.
+    """
     iterations = sorted({int(row["snapshot"]) for row in rows})
-    return iterations, [[row for row in rows if row["snapshot"] == iteration] for iteration in iterations]
+    first = {row["layer"]: weight_norm(row) for row in rows if row["snapshot"] == 0}
+    grown = [{**row, GROWTH: weight_norm(row) / (first.get(row["layer"]) or math.nan)} for row in rows]
+    return iterations, [[row for row in grown if row["snapshot"] == iteration] for iteration in iterations]
 
 
-def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
-    """Responses forwards (top) and gradients backwards (bottom) over layers; a panel a family and norm.
+def weight_norm(row: Row) -> float:
+    """Norm of a layer's weights; where the record is older than that column, the quotient of two that it has."""
+    if NORM in row:
+        return float(row[NORM])
+    gradient, relative = float(row[WEIGHTS]), float(row[RELATIVE])
+    return gradient / relative if relative else math.nan
+
+
+def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figure:
+    """Responses forwards (top) and gradients backwards (below) over layers; a column for each family and norm.
 
     Args:
         profiles: the networks.
         text: below the panels.
+        title: above them, over the legend.
     """
+    quantities = (FORWARD, SIGNALS, RELATIVE)
     panels = sorted({profile.panel for profile in profiles})
     kinds = list(dict.fromkeys(profile.kind for profile in profiles))
     depths = sorted({profile.depth for profile in profiles})
-    figure, axes = new_figure(2, len(panels), (max(4.2, 1.2 + 1.8 * len(panels)), 5.2))
+    figure, axes = new_figure(len(quantities), len(panels), (max(4.2, 1.2 + 1.6 * len(panels)), 7.4))
     for place, each in enumerate(axes):
         row, column = divmod(place, len(panels))
-        quantity = (FORWARD, SIGNALS)[row]
+        quantity = quantities[row]
         low, high = _range([_values(profile.rows, quantity) for profile in profiles])
         each.set_yscale("log")
         each.set_ylim(low, high)
@@ -255,8 +286,10 @@ def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
         each.spines[["top", "right"]].set_visible(False)
         if row == 0:
             each.set_title(panels[column], fontsize=9)
-        else:
+        if row == len(quantities) - 1:
             each.set_xlabel("layer")
+        else:
+            each.tick_params(labelbottom=False)
         if column == 0:
             each.set_ylabel(NAMES[quantity])
         else:
@@ -264,51 +297,73 @@ def draw_profiles(profiles: Sequence[Profile], text: str) -> Figure:
     lines = {str(line.get_label()): line for each in axes for line in each.get_lines()}
     handles = [lines[label] for label in dict.fromkeys(p.label for p in sorted(profiles, key=lambda p: p.kind))]
     columns = len(kinds) if 1 < len(kinds) < 5 else 4
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=7, frameon=False)
-    every = [_values(profile.rows, quantity) for profile in profiles for quantity in (FORWARD, SIGNALS)]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title,
+        title_fontsize=10,
+    )
+    every = [_values(profile.rows, quantity) for profile in profiles for quantity in quantities]
     return finished(figure, text + _beyond(every, "triangles: beyond the axis, or"), None)
 
 
-def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> Figure:
-    """Gradients of each layer (upwards) along training (to the right): of responses (top) and weights (bottom).
+def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
+    """Gradients and weights of each layer (upwards) along training (to the right), a row for each quantity.
 
     Args:
-        curves: the networks, a column each; of several seeds the first is drawn.
-        found: for each network, for each seed, the rows of `gradients`.
+        curves: the networks, each of one seed: a column each.
+        found: for each network the rows of `gradients`.
     """
-    quantities = (SIGNALS, WEIGHTS)
-    figure, axes = new_figure(2, len(curves), (max(4.2, 1.4 + 2.0 * len(curves)), 5.2))
+    along = [stages(rows) for rows in found]
+    known = any(math.isfinite(float(row[GROWTH])) for _, each in along for own in each for row in own)
+    quantities = (SIGNALS, WEIGHTS, RELATIVE, *((GROWTH,) if known else ()))
+    size = (max(4.2, 1.5 + 1.8 * len(curves)), 1.3 + 1.9 * len(quantities))
+    figure, axes = new_figure(len(quantities), len(curves), size)
     every: list[Values] = []
     for row, quantity in enumerate(quantities):
-        maps = []
-        for seeds in found:
-            iterations, rows = stages(seeds[0])
-            maps.append((iterations, np.stack([_values(own, quantity) for own in rows], axis=1)))
+        maps = [np.stack([_values(own, quantity) for own in each], axis=1) for _, each in along]
         own = axes[row * len(curves) : (row + 1) * len(curves)]
-        low, high = _range([values.ravel() for _, values in maps])
-        for each, (iterations, values) in zip(own, maps, strict=True):
-            mesh = _heat_map(each, iterations, values, LogNorm(low, high, clip=False))
-        figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
+        scale = _growth_scale(maps) if quantity == GROWTH else LogNorm(*_range([values.ravel() for values in maps]))
+        for each, (iterations, _), values in zip(own, along, maps, strict=True):
+            mesh = _heat_map(each, iterations, values, scale)
+            each.tick_params(labelbottom=row == len(quantities) - 1)
+        bar = figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
+        if quantity == GROWTH:
+            bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.minorticks_off()
         own[0].set_ylabel("layer")
-        every += [values for _, values in maps]
+        every += maps
     for each, curve in zip(axes, curves, strict=False):
-        each.set_title(f"{curve.label}\n{_error(curve)}", fontsize=8)
-    for each in axes[len(curves) :]:
+        each.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}\n{_error(curve)}", fontsize=8)
+    for each in axes[-len(curves) :]:
         each.set_xlabel("iteration")
-    images = {int(row["images"]) for seeds in found for row in seeds[0][:1]}
-    return finished(figure, f"{what(images)}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}", None)
+    text = f"{what(found)}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}"
+    return finished(figure, text, "Gradients and weights of each layer along training")
 
 
-def what(images: set[int]) -> str:
+def _growth_scale(maps: Sequence["Values"]) -> LogNorm:
+    """From the least to the greatest, at least a factor of two, so that little growth looks like little."""
+    flat = np.concatenate([values.ravel() for values in maps])
+    shown = flat[np.isfinite(flat) & (flat > 0)]
+    return LogNorm(float(shown.min()), max(float(shown.max()), 2 * float(shown.min())))
+
+
+def what(found: Sequence[Sequence[Row]]) -> str:
     """What the numbers are, for below a figure.
 
     Args:
-        images: how many were looked at.
+        found: the rows of `layer_gradients` of each network, with `images`.
     """
-    which = " or ".join(f"the first {n:,}" for n in sorted(images))
+    images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     return (
-        "response: after batch norm, before ReLU and addition; its gradient: norm for one image's loss, root mean "
-        f"square over images; train mode, {which} training images, un-augmented, {BATCH} at a time; fp32"
+        "response: output after batch norm, before ReLU and addition; its gradient: that of the batch's summed loss "
+        "in train mode with respect to one image's response, root mean square over images; gradient of the weights: "
+        f"that of the mean loss; of gradients and weights the Euclidean norm; {images}, un-augmented, {BATCH} at a "
+        "time; fp32"
     )
 
 
@@ -372,5 +427,5 @@ def _beyond(values: Sequence[Values], mark: str) -> str:
 def _error(curve: Curve) -> str:
     """How well it was trained."""
     if curve.clean_train:
-        return f"training error {np.mean(curve.clean_train):.1%}"
+        return f"{np.mean(curve.clean_train):.1%} clean training error"
     return curve.remark or "unfinished"

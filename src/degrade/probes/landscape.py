@@ -2,7 +2,8 @@
 
 A direction is drawn from a normal distribution, and each of its filters scaled to the norm of the network's filter
 (a row of the linear layer counts as one), so that flat and sharp mean the same for networks of other scales. Biases
-and batch norm's scale and shift stay as they are, and so do its running statistics: the loss is in eval mode.
+and batch norm's scale and shift stay as they are. The loss is in eval mode: with the running statistics of training,
+which belong to the weights in the middle and to no others, or with statistics measured anew at each point.
 """
 
 import math
@@ -23,10 +24,22 @@ from tqdm import tqdm
 from degrade.analysis.curves import Array, Curve
 from degrade.analysis.figures import finished, footer
 from degrade.data.batches import single_view
-from degrade.errors import ConfigError, RunError
-from degrade.probes.numbers import Row, numbers_path, read, subject, write
+from degrade.errors import ConfigError
+from degrade.probes.numbers import (
+    MOST,
+    Row,
+    looked_at,
+    numbers_path,
+    read,
+    reported,
+    standing,
+    subject,
+    within,
+    without_checkpoint,
+    write,
+)
 from degrade.runs.record import RunRecord
-from degrade.training import Training, checkpoint
+from degrade.training import Training
 
 #: A network's parameters, or a direction among them.
 Weights = list[Tensor]
@@ -34,9 +47,19 @@ Weights = list[Tensor]
 #: Drawn no higher than this: ten times what guessing among ten classes costs.
 CEILING = 10 * math.log(10)
 
+#: Most images that pass together where batch norm's statistics are measured anew; of more, parts are averaged.
+TOGETHER = 512
+
 
 def landscape(
-    record: RunRecord, *, grid: int = 15, span: float = 0.5, seed: int = 0, limit: int = 300, device: str = "auto"
+    record: RunRecord,
+    *,
+    grid: int = 15,
+    span: float = 0.5,
+    seed: int = 0,
+    limit: int = 300,
+    recalibrate: bool = False,
+    device: str = "auto",
 ) -> list[Row]:
     """Loss and error at each point of a grid around a run's network: `a`, `b`, `loss`, `error` (a fraction).
 
@@ -49,10 +72,12 @@ def landscape(
         span: how far the grid reaches, in units of the filters' norms.
         seed: draws the directions; those of plain and residual networks of one depth are alike but for their scale.
         limit: training images, the first so many, un-augmented.
+        recalibrate: measure batch norm's mean and variance anew at each point, over the same images; kept in a file
+            of its own. Without batch norm it changes nothing.
         device: as `runtime.device`.
 
     Raises:
-        ConfigError: the grid is even or too small, or the span is none.
+        ConfigError: the grid is even or too small, the span is none, or the seed or the limit is out of range.
         RunError: points are missing and there is no checkpoint.
     """
     if not 3 <= grid < 1000 or grid % 2 == 0:
@@ -61,27 +86,37 @@ def landscape(
         )
     if not (math.isfinite(span) and span > 0):
         raise ConfigError(f"--span {span}: must be a number above 0")
-    path = numbers_path(record, f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}")
-    iteration = int(record.summary.get("iteration") or 0)
+    within("--seed", seed, 0, 2**63 - 1)
+    within("--limit", limit, 1, MOST)
+    recalibrate = recalibrate and record.config["model"].get("norm", "batch") == "batch"
+    name = f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}{'-recalibrated' * recalibrate}"
+    path, weights = numbers_path(record, name), standing(record)
+    iteration = (weights or reported(record)).iteration
     rows = [row for row in read(path) if row["iteration"] == iteration]
     if len(rows) == grid**2:
         return rows
-    if not checkpoint.candidates(record.path):
-        raise RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
-    loss = _loss_around(subject(record, device), seed, limit)
+    if weights is None:
+        raise without_checkpoint(record)
+    training = subject(record, device)
+    loss, count = _loss_around(training, seed, limit, recalibrate=recalibrate)
+    more: Row = {"iteration": training.iteration, "images": limit, "count": count}
+    rows = [{**row, **more} for row in rows if row["iteration"] == training.iteration]
     steps = np.linspace(-span, span, grid).tolist()
     places = [(a, b) for a in steps for b in steps]
     bar = tqdm(places[len(rows) :], str(record.path), grid**2, initial=len(rows), leave=False, disable=None)
     for a, b in bar:
         found, error = loss(a, b)
-        rows.append({"a": a, "b": b, "loss": found, "error": error, "iteration": iteration})
+        rows.append({"a": a, "b": b, "loss": found, "error": error, **more})
         write(path, rows)  # all of them, whole at any moment; it costs nothing beside a point
     return rows
 
 
-def _loss_around(training: Training, seed: int, limit: int) -> Callable[[float, float], tuple[float, float]]:
-    """Loss and error of a trained network as a function of the place on the plane of two directions."""
+def _loss_around(
+    training: Training, seed: int, limit: int, *, recalibrate: bool
+) -> tuple[Callable[[float, float], tuple[float, float]], int]:
+    """Loss and error as a function of the place on the plane of two directions; and the number of images."""
     model, mean, size = training.engine.model.eval(), training.batches.mean, training.engine.evaluation_size
+    model.recompute = False  # it would change nothing here, where nothing is kept
     pixels, labels = training.batches.pixels[:limit], training.batches.labels[:limit]
     centre = [parameter.detach().clone() for parameter in model.parameters()]
     generator = torch.Generator().manual_seed(seed)
@@ -90,6 +125,8 @@ def _loss_around(training: Training, seed: int, limit: int) -> Callable[[float, 
     @torch.inference_mode()
     def loss(a: float, b: float) -> tuple[float, float]:
         move(model, centre, [(a, first), (b, second)])
+        if recalibrate:
+            measure_statistics(model, pixels, mean)
         total = wrong = 0.0
         for start in range(0, len(labels), size):
             logits = model(single_view(pixels[start : start + size], mean))
@@ -98,7 +135,29 @@ def _loss_around(training: Training, seed: int, limit: int) -> Callable[[float, 
             wrong += int((logits.argmax(1) != own).sum())
         return total / len(labels), wrong / len(labels)
 
-    return loss
+    return loss, len(labels)
+
+
+@torch.no_grad()
+def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
+    """Give batch norm the mean and variance that its input has over some images, as the network's weights now are.
+
+    Args:
+        model: the network; it is left in eval mode.
+        pixels: uint8 N x 3 x 32 x 32. Up to 512 pass at once; the statistics of equal parts of more are averaged.
+        mean: what is subtracted from them.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all that passes
+    model.train()
+    for part in pixels.tensor_split(-(-len(pixels) // TOGETHER)):
+        model(single_view(part, mean))
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def direction(weights: Weights, generator: torch.Generator) -> Weights:
@@ -124,13 +183,17 @@ def move(model: nn.Module, centre: Weights, steps: Sequence[tuple[float, Weights
         parameter.copy_(centre[place] + sum(step * along[place] for step, along in steps))
 
 
-def draw_landscape(curves: Sequence[Curve], found: Sequence[Sequence[Row]], facts: str) -> Figure:
-    """A column a network: contours of the loss above, the surface below, on scales that all share.
+def draw_landscape(
+    curves: Sequence[Curve], found: Sequence[Sequence[Row]], *, seed: int, limit: int, recalibrate: bool
+) -> Figure:
+    """A column for each network: contours of the loss above, the surface below, on scales that all share.
 
     Args:
-        curves: the networks; the first seed of each is drawn.
+        curves: the networks, each of one seed.
         found: for each the rows of `landscape`.
-        facts: of the directions and images, for the footer.
+        seed: as it was given to `landscape`.
+        limit: likewise.
+        recalibrate: likewise.
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -142,19 +205,37 @@ def draw_landscape(curves: Sequence[Curve], found: Sequence[Sequence[Row]], fact
     for k, (curve, (a, b, loss)) in enumerate(zip(curves, planes, strict=True), start=1):
         flat = figure.add_subplot(2, len(curves), k)
         shades = _contours(flat, a, b, loss, levels)
-        flat.set_title(f"{curve.label}: loss {loss[len(loss) // 2, len(loss) // 2]:.3g} in the middle", fontsize=9)
+        middle = f"loss {loss[len(loss) // 2, len(loss) // 2]:.3g} in the middle"
+        flat.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}\n{middle}", fontsize=9)
         above.append(flat)
         _surface(figure.add_subplot(2, len(curves), len(curves) + k, projection="3d"), a, b, loss, levels)
     bar = figure.colorbar(
         shades,
         ax=above,
-        label="loss" if highest < CEILING else f"loss ({CEILING:.3g}: or more)",
+        label="loss" if highest < CEILING else f"loss (at {CEILING:.3g}: that or more)",
         ticks=levels[::3],
         format="{x:.3g}",
     )
     bar.minorticks_off()
     bar.ax.tick_params(labelsize=7)
-    return finished(figure, f"{facts}\n{footer(curves, banded=False)}", None)
+    statistics = "measured anew at each point" if recalibrate else "as in the middle"
+    title = f"Loss around trained networks, batch norm's statistics {statistics}"
+    return finished(figure, f"{_facts(found, seed, limit, recalibrate)}\n{footer(curves, banded=False)}", title)
+
+
+def _facts(found: Sequence[Sequence[Row]], seed: int, limit: int, recalibrate: bool) -> str:
+    """What was measured, and with which statistics, for below the figure."""
+    points, across = f"{len(found[0]):,}", math.isqrt(len(found[0]))
+    images = " or ".join(sorted({looked_at([{"images": limit, **rows[0]}], "training") for rows in found}))
+    statistics = (
+        "mean and variance measured anew at each point, over the same images"
+        if recalibrate
+        else "the running ones of training, true of the middle alone"
+    )
+    return (
+        f"{points} points for each network ({across} x {across}), of one seed each; loss in eval mode on {images}, "
+        f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {statistics}"
+    )
 
 
 def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:

@@ -8,11 +8,15 @@ import io
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from degrade.config import load_config
 from degrade.data import load_images
-from degrade.errors import RunError
+from degrade.errors import ConfigError, RunError
 from degrade.files import read_bytes, replace_text
 from degrade.runs.evaluation import restored
 from degrade.runs.record import RunRecord
@@ -22,6 +26,49 @@ log = logging.getLogger("degrade.run")
 
 Value = int | float | str
 Row = dict[str, Value]
+
+#: The most iterations or images that a probe is asked for: far beyond any run, and far below what no machine counts.
+MOST = 10_000_000
+
+
+def within(option: str, value: int, low: int, high: int) -> None:
+    """Refuse an option's number that lies outside its bounds.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f"{option} {value}: must lie from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run's weights got."""
+
+    iteration: int
+    lr: float | None
+    """Rate of the last update; None where only the summary is left to say how far the run got."""
+
+
+def standing(record: RunRecord) -> Standing | None:
+    """How far the weights of the newest whole checkpoint got; None without one.
+
+    The summary may be ahead of the checkpoint, where the run was killed between two checkpoints.
+    """
+    found: dict[str, Any] = {}
+
+    def take(state: dict[str, Any]) -> None:
+        found.update(iteration=int(state["iteration"]), lr=float(state["last_lr"]))
+
+    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.debug) is None:
+        return None
+    return Standing(**found)
+
+
+def reported(record: RunRecord) -> Standing:
+    """How far a run got by its summary, where no checkpoint is left."""
+    iteration = record.summary.get("iteration")
+    return Standing(iteration if isinstance(iteration, int) else 0, None)
 
 
 def subject(record: RunRecord, device: str = "auto") -> Training:
@@ -37,33 +84,57 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
 
 
 def kept_or_measured(
-    record: RunRecord, probe: str, made: Mapping[str, Value], measure: Callable[[], Sequence[Row]]
+    record: RunRecord,
+    probe: str,
+    made: Mapping[str, Value],
+    measure: Callable[[Training], Sequence[Row]],
+    device: str = "auto",
 ) -> list[Row]:
     """A probe's rows for one run: those on disk if they were made in the same way, else measured and written there.
 
     Args:
         record: the run.
         probe: its name, and the file's.
-        made: columns that tell how the rows are made, such as the number of images.
-        measure: gives the rows, without those columns.
+        made: columns that tell how the rows are made, such as the number of images. The iteration of the weights
+            is one more.
+        measure: gives the rows of the run as it stands in its checkpoint, without those columns.
+        device: where it is measured, as `runtime.device`.
 
     Raises:
         RunError: the run has neither a checkpoint nor numbers.
     """
     path = numbers_path(record, probe)
-    kept = read(path)
-    iteration = record.summary.get("iteration")
-    made = {"iteration": iteration if isinstance(iteration, int) else 0, **made}
-    if kept and all(kept[0].get(key) == value for key, value in made.items()):
+    kept, weights = read(path), standing(record)
+    expected = {"iteration": (weights or reported(record)).iteration, **made}
+    if kept and all(kept[0].get(key) == value for key, value in expected.items()):
         return kept
-    if checkpoint.candidates(record.path):
-        rows = [{**row, **made} for row in measure()]
+    if weights is not None:
+        training = subject(record, device)
+        rows = [{**row, "iteration": training.iteration, **made} for row in measure(training)]
         write(path, rows)
         return rows
     if kept:
         log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
         return kept
-    raise RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
+    raise without_checkpoint(record)
+
+
+def without_checkpoint(record: RunRecord) -> RunError:
+    """What to say of a run whose weights are gone."""
+    return RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
+
+
+def looked_at(rows: Sequence[Row], kind: str) -> str:
+    """The images that rows were measured on, in words: `the first 256 training images`.
+
+    Args:
+        rows: with `images`, how many were asked for, 0 for all; and `count`, how many there were, if the record says.
+        kind: `training` or `test`.
+    """
+    asked, count = int(rows[0]["images"]), rows[0].get("count")
+    if asked and (count is None or count == asked):
+        return f"the first {asked:,} {kind} images"
+    return f"all {kind} images" if count is None else f"all {int(count):,} {kind} images"
 
 
 def numbers_path(record: RunRecord, probe: str) -> Path:

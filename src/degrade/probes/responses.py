@@ -7,23 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from degrade.analysis.curves import Curve
+from degrade.analysis.curves import Array, Curve
 from degrade.analysis.figures import COLOURS, finished, footer, new_figure
 from degrade.data.batches import single_view
-from degrade.probes.numbers import Row, kept_or_measured, subject
+from degrade.probes.numbers import Row, kept_or_measured, looked_at
 from degrade.runs.record import RunRecord
+from degrade.training import Training
 
-#: Images in CIFAR-10's test set, and the name of all of them in the numbers.
+#: How the numbers name all test images.
 ALL = 0
 
 
 def responses(record: RunRecord, *, limit: int | None = None, device: str = "auto") -> list[Row]:
-    """A row for each 3x3 convolution of a run's network: `layer` (from 1), `name`, `std`.
+    """A row for each 3x3 convolution of a run's network: `layer` (from 1), `name`, `std`, and `count` of images.
 
     The response is the output after batch norm, before ReLU or addition, in eval mode, over the test images; its
     standard deviation is over images, channels and places together.
@@ -37,8 +39,7 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
         RunError: the run has neither a checkpoint nor such rows.
     """
 
-    def measure() -> list[Row]:
-        training = subject(record, device)
+    def measure(training: Training) -> list[Row]:
         images, mean = training.test[0][:limit], training.batches.mean
         layers = list(training.engine.model.convolutions())
         size = training.engine.evaluation_size
@@ -46,11 +47,11 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
         bar = tqdm(batches, str(record.path), total=-(-len(images) // size), leave=False, disable=None)
         found = standard_deviations(training.engine.model.eval(), [norm for _, _, norm in layers], bar)
         return [
-            {"layer": k, "name": name, "std": std}
+            {"layer": k, "name": name, "std": std, "count": len(images)}
             for k, ((name, _, _), std) in enumerate(zip(layers, found, strict=True), start=1)
         ]
 
-    return kept_or_measured(record, "responses", {"images": limit or ALL}, measure)
+    return kept_or_measured(record, "responses", {"images": limit or ALL}, measure, device)
 
 
 @torch.inference_mode()
@@ -103,33 +104,58 @@ def deviations(sums: Tensor) -> list[float]:
 
 
 def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Row]]]) -> Figure:
-    """Responses in the order of layers (top) and by size (bottom), a line a network, mean over seeds (Figure 7).
+    """Responses in the order of layers (top) and by size (bottom), a line for each network (Figure 7).
+
+    The line is the median over seeds, and the band reaches from the least to the greatest of them: the seeds of a
+    deep plain network may differ by a factor of two, of which a mean says nothing.
 
     Args:
         curves: the networks.
         found: for each network, for each seed, the rows of `responses`.
     """
-    figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.0))
+    figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.4))
     for k, (curve, seeds) in enumerate(zip(curves, found, strict=True)):
-        std = np.mean([[float(row["std"]) for row in rows] for rows in seeds], axis=0)
-        style: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "linewidth": 1.4, "marker": ".", "markersize": 4}
+        std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
+        style: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)]}
         style["linestyle"] = "--" if curve.family == "plain" else "-"
-        ordered.plot(range(1, len(std) + 1), std, label=curve.label, **style)
-        by_size.plot(range(1, len(std) + 1), sorted(std, reverse=True), label=curve.label, **style)
+        several = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+        _band(ordered, std, label=f"{curve.label}{several}", **style)
+        _band(by_size, -np.sort(-std, axis=1), label=f"{curve.label}{several}", **style)
     ordered.set_xlabel("layer, in order")
-    by_size.set_xlabel("layers, sorted by size")
+    by_size.set_xlabel("rank of the layer, largest response first")
     for axes in (ordered, by_size):
-        axes.set_ylabel("std of the response")
+        axes.set_ylabel("standard deviation of the response")
         low, high = axes.dataLim.intervaly
         if high > 10 * low:  # or those near one could not be told apart
-            axes.set_yscale("log")
+            _logarithmic(axes, low, high)
         else:
             axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
-    images = {int(row["images"]) for seeds in found for rows in seeds for row in rows[:1]}
-    which = " or ".join("all test images" if n == ALL else f"the first {n:,} test images" for n in sorted(images))
-    what = f"3x3 convolutions after batch norm, before ReLU and addition; eval mode, {which}"
-    return finished(figure, f"{what}\n{footer(curves, banded=False)}", None)
+    images = " or ".join(sorted({looked_at(rows, "test") for seeds in found for rows in seeds}))
+    what = f"response: output of a 3x3 convolution after batch norm, before ReLU and addition; eval mode, {images}"
+    title = "Response of each 3x3 layer"
+    if any(len(seeds) > 1 for seeds in found):
+        title += ": median of the seeds, and their range"
+        what += "; band: least to greatest seed; below, the layers of each seed are sorted by themselves"
+    return finished(figure, f"{what}\n{footer(curves, banded=False)}", title)
+
+
+def _band(axes: Axes, std: Array, **style: Any) -> None:
+    """The median over seeds as a line over layers, and the seeds' range as a band; seeds x layers are given."""
+    layers = range(1, std.shape[1] + 1)
+    axes.plot(layers, np.median(std, axis=0), linewidth=1.4, marker=".", markersize=4, **style)
+    if len(std) > 1:
+        axes.fill_between(layers, std.min(axis=0), std.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+
+
+def _logarithmic(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic axis that says more than its powers of ten, where it has few of them."""
+    axes.set_yscale("log")
+    if high < 1000 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,6 +1,7 @@
 """What a result may depend on besides its settings: versions, device, commit, data, and the paper's open choices."""
 
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -77,7 +78,8 @@ def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
 
 def _initial_weights(model: ModelConfig) -> str:
     if model.start is not None:
-        return f"those of {model.start}, trained; added layers the identity"
+        same = re.split("[,.]", model.start)[0] == f"{model.family}-{model.depth}"
+        return f"those of {model.start}, trained{'' if same else '; added layers the identity'}"
     drawn = {
         "he": "he, fan-in, linear layer too",
         "xavier": "xavier, fan-in and fan-out, linear layer too",
