@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
+from degrade.runs.record import regular
 
 log = logging.getLogger("degrade.run")
 
@@ -147,7 +148,7 @@ def save(figure: Figure, path: Path) -> None:
     # Without dates a figure drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.hashsalt": "degrade"}), warnings.catch_warnings(record=True) as told:
             warnings.filterwarnings("always", message="Glyph")
             figure.savefig(path, dpi=200, metadata=undated)

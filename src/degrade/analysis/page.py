@@ -28,7 +28,7 @@ from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import Experiment, compose
 from degrade.config.schema import flatten
 from degrade.errors import ConfigError
-from degrade.runs.record import RunRecord
+from degrade.runs.record import RunRecord, regular
 
 #: Okabe and Ito's colours, as in figures.py, which would import matplotlib; a test holds them equal.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
@@ -85,7 +85,7 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
     """
     text = legible(page(curves))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error

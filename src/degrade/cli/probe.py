@@ -19,6 +19,8 @@ from degrade.cli.options import (
     chosen,
     networks_of,
     one_run,
+    refuse_conflicts,
+    settings_of,
 )
 from degrade.errors import ConfigError, RunError
 
@@ -106,6 +108,7 @@ def probe_gradients(
         check_suffix(output)
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
     settings = [word for word in arguments or [] if word not in runs]
+    refuse_conflicts(_with_device(device, settings))
     if runs and settings:
         raise ConfigError(f"{settings[0]}: name runs, or settings of networks, not both")
     if not settings:
@@ -243,7 +246,8 @@ def probe_construct(
         ),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option("--continue", min=1, metavar="N", help="Train the built network N iterations on.")
+        int | None,
+        typer.Option("--continue", min=1, max=10**9, metavar="N", help="Train the built network N iterations on."),
     ] = None,
     scratch: Annotated[
         Path | None,
@@ -289,7 +293,7 @@ def probe_construct(
 
     record = one_run(run)
     if iterations is not None:
-        further = [*([] if device is None else [f"runtime.device={device}"]), *(overrides or [])]
+        further = settings_of(overrides, device=device)
         experiment = continuation(record, depth, iterations, further)  # first: what is wrong with it is known at once
     rows = compare(record, depth, limit=limit, device=device or "auto")
     shallow = network_curve(record)
@@ -315,7 +319,7 @@ def probe_landscape(
     runs: Runs = None,
     grid: Annotated[int, typer.Option(help="Points along each direction, odd.")] = 15,
     span: Annotated[float, typer.Option(help="How far it reaches, in units of each filter's norm.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the two directions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Draws the two directions.")] = 0,
     limit: Annotated[int, typer.Option(min=1, help="Training images a point, the first so many.")] = 300,
     output: FigureFile = None,
     device: Device = None,
@@ -365,6 +369,11 @@ def probe_landscape(
     save(draw_landscape(curves, found, facts), target := output or folder / "landscape.png")
     print(f"figure: {target}")
     return DONE
+
+
+def _with_device(device: str | None, settings: list[str]) -> list[tuple[str, str]]:
+    option = [] if device is None else [(f"--device {device}", f"runtime.device={device}")]
+    return [*option, *((text, text) for text in settings)]
 
 
 def _mean(values: list[float]) -> float:

@@ -13,7 +13,7 @@ from degrade.config import load_config
 from degrade.data import load_images
 from degrade.errors import RunError
 from degrade.runs.evaluation import restored
-from degrade.runs.record import RunRecord, replace_text
+from degrade.runs.record import RunRecord, regular, replace_text
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
@@ -82,7 +82,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def read(path: Path) -> list[Row]:
     """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged."""
     try:
-        text = path.read_text(errors="replace")
+        text = regular(path).read_text(errors="replace")
     except OSError:
         return []
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]

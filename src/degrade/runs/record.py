@@ -4,6 +4,7 @@
 checkpoint.pt and train.log; README.md says what is in each.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -141,7 +142,7 @@ class RunRecord:
         """
         path = self.path / "config.yaml"
         try:
-            settings: Any = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - it is a safe loader
+            settings: Any = yaml.load(regular(path).read_text(), Loader=_Loader)  # noqa: S506 - it is a safe loader
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{path} cannot be read ({_first_line(error)}); `--fresh` starts the run over") from error
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
@@ -217,7 +218,7 @@ class RunRecord:
     def rows_and_damage(self) -> tuple[list[Row], int]:
         """The metrics that can be read, by iteration, and the number of lines that cannot."""
         try:
-            text = (self.path / "metrics.jsonl").read_text(errors="replace")
+            text = regular(self.path / "metrics.jsonl").read_text(errors="replace")
         except OSError:
             return [], 0
         lines = text.splitlines()
@@ -316,7 +317,7 @@ class RunRecord:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row of metrics and flush it to disk; NaN and infinity become null."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with regular(self.path / "metrics.jsonl").open("a") as file:
             file.write(_json(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -393,7 +394,7 @@ def now() -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(regular(path).read_text())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -425,12 +426,23 @@ def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file's text atomically and durably."""
-    fresh = path.with_name(path.name + ".tmp")
+    fresh = regular(path.with_name(path.name + ".tmp"))
     with fresh.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def regular(path: Path) -> Path:
+    """The path, unless what is there is a named pipe, which would be waited for, a socket or a device.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
 
 
 def _first_line(error: BaseException) -> str:

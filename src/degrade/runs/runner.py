@@ -20,7 +20,7 @@ from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
-from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.record import RunRecord, regular, run_directory
 from degrade.runs.signals import StopSignals
 from degrade.training import Metrics, Training, checkpoint, fit
 
@@ -307,7 +307,7 @@ class _Session:
 @contextmanager
 def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
     """Copy what is logged into the record's train.log."""
-    handler = logging.FileHandler(path, mode="w" if fresh else "a")
+    handler = logging.FileHandler(regular(path), mode="w" if fresh else "a")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
