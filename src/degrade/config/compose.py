@@ -4,10 +4,11 @@ Hydra and OmegaConf take a third of a second to import, and completion of a comm
 import what they need.
 """
 
+import copy
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,30 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         initialize_config_dir(str(config_dir()), version_base="1.3"),
     ):
         return _validated(hydra_compose("config", overrides=words))
+
+
+def compose_all(cells: Iterable[Sequence[str]]) -> list[Experiment]:
+    """Compose many experiments; those that differ in nothing but the seed are composed once.
+
+    Args:
+        cells: the overrides of each, as for `compose`.
+
+    Raises:
+        ConfigError: as `compose` does.
+    """
+    known: dict[tuple[str, ...], Experiment] = {}
+    experiments = []
+    for cell in cells:
+        seeds = [word for word in cell if re.fullmatch("seed=[0-9]{1,18}", word)]
+        rest = tuple(word for word in cell if word not in seeds)
+        if len(seeds) != 1 or any("${" in word for word in rest):  # which may refer to the seed
+            experiments.append(compose(cell))
+            continue
+        if rest not in known:
+            known[rest] = compose(rest)
+        experiments.append(copy.deepcopy(known[rest]))
+        experiments[-1].seed = int(seeds[0].removeprefix("seed="))
+    return experiments
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +146,7 @@ def _refuse_too_many(overrides: "Sequence[Override]") -> None:
         )
 
 
-def _count(override: "Override") -> int | float:
+def _count(override: "Override") -> float:
     """How many values an override is swept over; infinity if they cannot be counted."""
     from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
@@ -130,11 +155,10 @@ def _count(override: "Override") -> int | float:
         return len(value.list)
     if not isinstance(value, RangeSweep):
         return 1
-    limits: list[Any] = [value.start, value.stop, value.step]
-    if not all(math.isfinite(limit) for limit in limits if isinstance(limit, float)) or not value.step:
+    start, stop, step = value.start or 0, value.stop or 0, value.step
+    if not all(isinstance(limit, int) or math.isfinite(limit) for limit in (start, stop, step)) or not step:
         raise ConfigError(f"{override.input_line}: gives no list of values; write it as in range(3) or range(0,10,2)")
-    start, stop, step = limits
-    if all(isinstance(limit, int) for limit in limits):
+    if all(isinstance(limit, int) for limit in (start, stop, step)):
         return min(max(0, -((start - stop) // step)), 10**18)
     try:
         return max(0, math.ceil((stop - start) / step))

@@ -53,7 +53,7 @@ class ImageSet:
 
     @property
     def chance_error(self) -> float:
-        """Error on the training images, a fraction, of always answering their most frequent class; CIFAR-10 has 0.9."""
+        """Training error, a fraction, of always answering the most frequent class: 0.9 for CIFAR-10."""
         return 1 - int(self.train_labels.bincount().max()) / len(self.train_labels)
 
 
