@@ -149,7 +149,8 @@ def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
         words: the command line; what of it names a file that exists is left as it is.
         lines: the message may have several, which stay lines.
     """
-    values = {value for word in words for value in (word, word.partition("=")[2]) if len(value) > LONGEST}
+    missing = [word for word in words if not os.path.lexists(word)]
+    values = {part for word in missing for part in word.split("=", 1) if len(part) > LONGEST}
     for value in sorted(values, key=len, reverse=True):
         if not os.path.lexists(value):
             message = message.replace(value, _shortened(value, LONGEST))
