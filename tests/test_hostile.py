@@ -1,9 +1,10 @@
-"""Hostile command lines: the answer is quick whatever they say, and a refusal is one line that names the bad value."""
+"""Hostile command lines: the answer comes soon whatever they say; a refusal is one line that names the bad value."""
 
 import contextlib
 import io
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from degrade.cli import main
 from degrade.cli.refusals import shown
 from degrade.config import Experiment, compose
 from degrade.runs.record import run_directory
 from tests.conftest import SMALL, Outcome
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")  # which would else lie in the checkout
 
 #: Seconds that a refusal or a plan may take: ten times what it does, for a machine that is busy.
 PATIENCE = 20.0

@@ -94,7 +94,9 @@ def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
     if kind == "NoSuchOption":
         near = error.possibilities or ()
         mend = did_you_mean(error.option_name, near) if near else f"{help_text} lists the options"
-        return f"{error.option_name}: no such option; {mend}"
+        name = str(error.option_name)
+        typed = (w for w in words if w.partition("=")[0] == name or (w.startswith(name) and not w.startswith("--")))
+        return f"{next(typed, name)}: no such option; {mend}"
     if kind == "BadOptionUsage":
         takes = "takes no value" if "not take" in message else "needs a value"
         return f"{error.option_name}: {takes}; {help_text} shows how it is written"
