@@ -27,10 +27,11 @@ JOBLIB = pytest.param(
 )
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`degrade sweep` as a user starts it."""
+def start(folder: Path, *words: str, start_new_session: bool = False) -> subprocess.Popen[str]:
+    """`degrade sweep` as a user starts it; in a session of its own all its processes can be sent a signal."""
     command = [sys.executable, "-m", "degrade", "sweep", *SMALL, *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, start_new_session=start_new_session, **pipes)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -131,6 +132,19 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
     assert record.summary["status"] == "interrupted"
     assert (record.path / "checkpoint.pt").exists()
     assert trainers(process, tmp_path) == {}
+
+
+@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
+@pytest.mark.parametrize("delay", [0.5, 1.5])
+def test_ctrl_c_while_joblibs_workers_start_shows_no_traceback(delay: float, tmp_path: Path) -> None:
+    words = ["seed=0,1", "recipe.iterations=4000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start(tmp_path, *words, start_new_session=True)
+    wait_until(lambda: list(tmp_path.rglob(".sweeps/*")), process)
+    time.sleep(delay)  # workers import for seconds before they begin a cell
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes hear it
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert err == "degrade: sweep stopped; the same command goes on from there\n"
 
 
 def test_when_the_sweep_itself_is_killed_its_cells_write_checkpoints_and_end(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from degrade.errors import ConfigError, did_you_mean
+from degrade.errors import ConfigError
 
 #: Characters of a value that a message repeats; of a longer one it shows the beginning and the end.
 LONGEST = 60
@@ -92,8 +92,7 @@ def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
     message = " ".join((error.format_message() if hasattr(error, "format_message") else str(error)).split())
     parameter = getattr(error, "param", None)
     if kind == "NoSuchOption":
-        near = error.possibilities or ()
-        mend = did_you_mean(error.option_name, near) if near else f"{help_text} lists the options"
+        mend = f"did you mean {error.possibilities[0]}?" if error.possibilities else f"{help_text} lists the options"
         name = str(error.option_name)
         typed = (w for w in words if w.partition("=")[0] == name or (w.startswith(name) and not w.startswith("--")))
         return f"{next(typed, name)}: no such option; {mend}"

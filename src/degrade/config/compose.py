@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: Cells of a sweep: composing a thousand takes minutes, and nothing is trained before all are known to be right.
 MOST_CELLS = 1000
 
+#: Digits of the greatest whole number that can be made a float.
+_FLOAT_DIGITS = 308
+
 
 def compose(overrides: Sequence[str] = ()) -> Experiment:
     """Compose an experiment from `configs/` and overrides such as `model.depth=56` or `recipe=quick`.
@@ -350,7 +353,9 @@ def _one_line_errors() -> Iterator[None]:
 
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError, OverflowError, RecursionError) as error:
+    except OverflowError as error:
+        raise ConfigError("the number is too large; write a smaller one") from error
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(_useful_line(error)) from error
 
 
@@ -369,9 +374,11 @@ def _as_typed(overrides: "Sequence[Override]") -> Iterator[None]:
                 if typed not in message:
                     raise ConfigError(f"{word}: {message[about.end() :]}") from error
                 raise
-        interpolated = [word for word in words if "${" in word]
-        if interpolated:
-            raise ConfigError(f"{interpolated[0]}: {message}") from error
+        for word in words:
+            if "${" in word:
+                raise ConfigError(f"{word}: {message}; refer to a setting, such as ${{recipe.name}}") from error
+            if isinstance(error.__cause__, OverflowError) and len(word) > _FLOAT_DIGITS:
+                raise ConfigError(f"{word}: {message}") from error
         raise
 
 
