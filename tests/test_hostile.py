@@ -18,7 +18,7 @@ from degrade.cli import main
 from degrade.cli.refusals import shown
 from degrade.config import Experiment, compose
 from degrade.runs.record import run_directory
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Outcome, small_but
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")  # which would else lie in the checkout
 
@@ -328,10 +328,9 @@ def test_pipes_and_sockets_among_records_keep_no_command_waiting(
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["train.log", "metrics.jsonl", "config.yaml", "summary.json.tmp"])
 def test_training_does_not_wait_for_a_pipe_in_its_record(name: str, tmp_path: Path) -> None:
-    small = [*SMALL, "data.train_limit=20", "data.test_limit=20", "recipe.iterations=2", "recipe.milestones=[1]"]
-    experiment = compose([*small, f"output={tmp_path}"])
+    small = ["data.train_limit=20", "data.test_limit=20", "recipe.iterations=2", "recipe.milestones=[1]"]
+    experiment = compose([*SMALL, *small, f"output={tmp_path}"])
     run_directory(experiment).mkdir(parents=True)
     os.mkfifo(run_directory(experiment) / name)
-    given = {word.partition("=")[0]: word for word in small}
-    outcome = answered("train", *given.values(), f"output={tmp_path}", "eval.every=1")
+    outcome = answered("train", *small_but(*small, f"output={tmp_path}", "eval.every=1"))
     assert outcome.code == 0 if name == "config.yaml" else "not a regular file" in outcome.err, outcome
