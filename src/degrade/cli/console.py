@@ -93,8 +93,8 @@ class _NoTerminal(io.TextIOBase):
 
 
 def _run(words: list[str], manners: list[str]) -> int:
-    command = typer.main.get_command(app)
     try:
+        command = typer.main.get_command(app)
         if len(set(manners)) > 1:
             raise ConfigError("--quiet --verbose: leave one of them out")
         check_words(words)

@@ -135,11 +135,11 @@ def _must_be(message: str) -> str:
         return "must be a number, such as 0.5"
     for theirs, ours in (
         ("Input should be", "must be"),
-        ("greater than or", "at least or"),
-        ("less than or", "at most or"),
+        ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
     ):
         message = message.replace(theirs, ours)
-    return message.replace(" or equal to", "")
+    return message
 
 
 def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
