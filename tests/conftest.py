@@ -18,6 +18,12 @@ SMALL = [
 ]
 
 
+def small_but(*words: str) -> list[str]:
+    """SMALL and further settings for a command line, which takes none twice: they stand in place of SMALL's."""
+    keys = {word.partition("=")[0] for word in words}
+    return [*(word for word in SMALL if word.partition("=")[0] not in keys), *words]
+
+
 def pytest_configure() -> None:
     """Where a shell started the tests in the background, Ctrl-C is ignored, by the commands that they start too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -169,6 +169,112 @@ def test_errors_name_the_value_and_the_mend(cli: Cli) -> None:
     assert "degrade reproduce figure1" in cli("train", "experiment=figure1").err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--depth", "x"], "--depth x: must be a whole number, such as 20, of at most 19 digits"),
+        (["bench", "--rounds", "-3"], "--rounds -3: must be at least 1"),
+        (["bench", "--seconds=inf"], "--seconds=inf: must be at most 3600"),
+        (["bench", "--depths", "\uff12\uff10"], "--depths \uff12\uff10: write whole numbers, such as 20,56"),
+        (["train", "--depth"], "--depth: needs a value; `degrade train --help` shows how it is written"),
+        (["train", "--plain=3"], "--plain: takes no value; `degrade train --help` shows how it is written"),
+        (["train", "--nope=3"], "--nope=3: no such option; `degrade train --help` lists the options"),
+        (["train", "--dept", "8"], "--dept: no such option; did you mean --depth?"),
+        (["runs", "a", "b"], "b: more arguments than the command takes; `degrade runs --help` lists them"),
+        (["probe", "construct"], "RUN is missing; `degrade probe construct --help` shows how it is written"),
+        (["zzz"], "No such command 'zzz'; `degrade --help` lists the commands"),
+        (["train", "name=\udc80"], "name=\\udc80: holds bytes that are not UTF-8 text; write it in UTF-8"),
+        (["train", "optim.lr=1e999"], "optim.lr=1e999: must be a finite number above 0"),
+        (["train", "recipe=" + 100 * "x"], f"recipe={39 * 'x'}…{20 * 'x'}: choose one of paper, quick, short, smoke"),
+        (
+            ["train", "seed=" + 5000 * "9"],
+            f"seed={39 * '9'}…{20 * '9'}: cannot be read as a number; write a shorter one",
+        ),
+        (
+            ["train", "optim.lr=1" + 999 * "0"],
+            f"optim.lr=1{38 * '0'}…{20 * '0'}: the number is too large; write a smaller one",
+        ),
+    ],
+)
+def test_a_refusal_repeats_the_value_and_names_the_mend(arguments: list[str], message: str, cli: Cli) -> None:
+    assert cli(*arguments) == (2, "", f"degrade: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--plain", "--residual"],
+        ["train", "--depth", "8", "--depth=14"],
+        ["train", "--depth", "20", "model.depth=56"],
+        ["train", "--recipe", "quick", "recipe=short"],
+        ["train", "--seed", "1", "seed=2"],
+        ["train", "--device", "cpu", "runtime.device=cuda"],
+        ["train", "--precision", "fp32", "runtime.precision=bf16"],
+        ["train", "--plain", "model=residual"],
+        ["train", "--residual", "model.family=plain"],
+        ["train", "seed=1", "seed=2"],
+        ["reproduce", "--recipe", "quick", "recipe=short"],
+        ["reproduce", "optim.lr=0.1", "optim.lr=0.2"],
+        ["sweep", "seed=0,1", "seed=2,3"],
+        ["sweep", "hydra/launcher=joblib", "hydra/launcher=basic"],
+        ["inspect", "--depth", "20", "model.depth=56"],
+        ["inspect", "--compare", "3x3", "model.depth=56"],
+        ["probe", "gradients", "--device", "cpu", "runtime.device=cuda"],
+    ],
+    ids=" ".join,
+)
+def test_conflicting_words_are_refused_by_naming_both(arguments: list[str], cli: Cli) -> None:
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    first = next(k for k, word in enumerate(arguments) if word.startswith("--") or "=" in word)
+    assert outcome.err.startswith(f"degrade: {' '.join(arguments[first:])}: ")
+    assert "leave one of them out" in outcome.err
+
+
+def test_the_same_value_twice_is_harmless(cli: Cli) -> None:
+    words = [
+        "--depth",
+        "8",
+        "--depth",
+        "8",
+        "model.depth=8",
+        "seed=1",
+        "seed='1'",
+        "--plain",
+        "--plain",
+        "model=plain",
+    ]
+    assert "outputs/paper/plain-8/seed-1" in cli("train", "--dry-run", *words).out
+    assert "2 cells" in cli("sweep", "--dry-run", "seed=0,1", "seed=0,1").out
+
+
+def test_a_home_directory_needs_no_quotes(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"# run directory: {tmp_path}/runs/paper/" in cli("train", "--dry-run", "output=~/runs").out
+    assert f"{tmp_path}/a/paper" in cli("sweep", "--dry-run", "output=~/a,~/b").out
+
+
+def test_runs_cuts_names_to_the_terminal_and_never_in_a_pipe(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "a-name-that-is-longer-than-any-line-of-a-table-should-be-and-says-so-at-length"
+    settings = [*SMALL, f"name={name}", "recipe.iterations=2", "recipe.milestones=[1]", "eval.every=1"]
+    assert cli("train", *settings).code == 0
+    full = f"{name}/plain-8,data=synthetic,data.test_limit=40,data.train_limit=90,recipe.iterations=2"
+    assert full in cli("runs").out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    widths = [len(line) for line in cli("runs").out.splitlines()]
+    assert 80 < max(widths) <= 100
+
+
+def test_a_group_of_commands_alone_answers_with_its_help(cli: Cli) -> None:
+    for words in ([], ["data"], ["probe"]):
+        outcome = cli(*words)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "Usage" in outcome.out
+
+
 def test_debug_shows_the_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEGRADE_DEBUG", "1")
     outcome = cli("train", "--depth", "57")
@@ -211,7 +317,7 @@ def test_options_are_sugar_for_overrides(cli: Cli) -> None:
     words = ["model=residual", "model.depth=56", "recipe=quick", "seed=3", "runtime.device=cpu"]
     words += ["runtime.precision=fp32"]
     assert options.out == cli("train", *words, "--dry-run").out
-    assert "depth: 32" in cli("train", "--depth", "56", "model.depth=32", "--dry-run").out
+    assert "depth: 56" in cli("train", "--depth", "56", "model.depth=56", "--dry-run").out
 
 
 def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> None:

@@ -121,5 +121,6 @@ def test_ray_an_interrupted_sweep_leaves_checkpoints(tmp_path: Path) -> None:
     process = start(tmp_path, "seed=0,1", *LONG, *RAY)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     process.send_signal(signal.SIGTERM)
-    assert "2 cells: 2 interrupted" in ended(process, 130)
+    # Ray may not have begun the second cell yet; then there is nothing of it.
+    assert re.search("2 cells: (2 interrupted|1 interrupted, 1 lost)", ended(process, 130))
     assert record_of(0, tmp_path).summary["status"] == "interrupted"

@@ -1,11 +1,15 @@
 import itertools
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from degrade.config import Experiment, RecipeConfig, compose, load_config, network_matrix
+from degrade.config import Experiment, RecipeConfig, compose, compose_all, load_config, network_matrix
+from degrade.config.compose import expand
 from degrade.config.groups import config_dir, group_options
 from degrade.errors import ConfigError
+from degrade.runs.record import variant
 
 
 def test_the_default_is_the_papers_recipe() -> None:
@@ -28,6 +32,59 @@ def test_a_recipe_sets_the_rate_and_the_shell_overrides_it() -> None:
     assert compose(["recipe=quick", "optim.lr=0.2"]).optim.lr == 0.2
     assert compose(["optim.lr=0.2", "recipe=quick"]).optim.lr == 0.2
     assert compose(["recipe=quick", "recipe=short"]).recipe.name == "short"
+
+
+def test_limits_beyond_the_images_are_refused_with_their_number() -> None:
+    for name in ("cifar10", "synthetic"):
+        assert compose([f"data={name}", "data.train_limit=50000", "data.test_limit=10000"]).data.train_limit == 50_000
+        with pytest.raises(ConfigError, match=r"data\.train_limit=50001: there are 50,000 training images"):
+            compose([f"data={name}", "data.train_limit=50001"])
+        with pytest.raises(ConfigError, match=r"data\.test_limit=5001: there are 5,000 test images"):
+            compose([f"data={name}", "data.split=45k/5k", "data.test_limit=5001"])
+
+
+def test_smoke_takes_few_images_unless_told_otherwise() -> None:
+    assert (compose(["recipe=smoke"]).data.train_limit, compose(["recipe=smoke"]).data.test_limit) == (512, 256)
+    assert compose(["data.train_limit=90", "recipe=smoke"]).data.train_limit == 90
+    assert compose(["recipe=smoke", "data=synthetic", "data.test_limit=null"]).data.test_limit is None
+    assert variant(compose(["recipe=smoke", "model.depth=8"])) == "plain-8"
+    assert variant(compose(["recipe=smoke", "model.depth=8", "data=synthetic"])) == "plain-8,data=synthetic"
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        *(["seed=range(1000000)"], ["seed=range(1000000000000000000000)"], ["seed=shuffle(range(1000000000))"]),
+        *(["seed=range(0,1,1e-300)"], ["seed=range(500)", "model=plain,residual", "optim.lr=0.1,0.2"]),
+    ],
+)
+def test_a_sweep_of_too_many_cells_is_refused_before_any_is_made(swept: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"cells; a sweep has at most 1,000; sweep fewer values at a time"):
+        expand(swept)
+
+
+def test_a_sweep_counts_its_cells_right() -> None:
+    counts = {"range(1000)": 1000, "range(0,10,3)": 4, "range(10,0,-3)": 4, "1,2": 2, "range(0,1,0.25)": 4, "5": 1}
+    assert {text: len(expand([f"seed={text}"])) for text in counts} == counts
+    for text in ("range(0,10,0)", "range(0,nan)", "range(0,1e400)", "range(5,0)"):
+        with pytest.raises(ConfigError, match=re.escape(f"seed={text}: ")):
+            expand([f"seed={text}"])
+
+
+def test_cells_that_differ_in_the_seed_alone_are_composed_once_and_separate() -> None:
+    cells = [[f"seed={seed}", "model.depth=14", f"optim.lr={lr}"] for lr in (0.1, 0.2) for seed in (0, 7)]
+    found = compose_all(cells)
+    assert found == [compose(cell) for cell in cells]
+    found[0].runtime.precision = "fp32"
+    assert found[1].runtime.precision == "auto"
+    named = compose_all([["seed=1", "name=run-${seed}"], ["seed=2", "name=run-${seed}"]])
+    assert [experiment.name for experiment in named] == ["run-1", "run-2"]
+
+
+def test_a_pipe_is_no_config_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load_config(tmp_path / "config.yaml")
 
 
 def test_the_experiment_is_named_after_its_recipe() -> None:
@@ -101,7 +158,7 @@ def test_experiments_name_the_papers_networks() -> None:
 
 def test_every_field_of_every_config_file_is_commented() -> None:
     """By a comment above or beside it, or by the file's head where the file sets one thing."""
-    sections = {"defaults", "optim", "recipe", "eval", "checkpoint", "log", "ray", "init", "remote"}
+    sections = {"defaults", "data", "optim", "recipe", "eval", "checkpoint", "log", "ray", "init", "remote"}
     for path in config_dir().rglob("*.yaml"):
         lines = path.read_text().splitlines()
         assert lines[0].startswith("#"), path

@@ -10,7 +10,7 @@ from degrade.data import Batches, ImageSet, load_images
 from degrade.data.batches import crop_and_flip, single_view
 from degrade.data.images import Pixels, select
 from degrade.data.synthetic import synthetic_images
-from degrade.errors import DatasetError
+from degrade.errors import ConfigError, DatasetError
 
 Floats = npt.NDArray[np.float32]
 
@@ -158,3 +158,16 @@ def test_cuda_batches_equal_those_of_the_cpu() -> None:
         expected_x, expected_y = batches(images).batch(i)
         torch.testing.assert_close(x.cpu(), expected_x)
         assert torch.equal(y.cpu(), expected_y)
+
+
+def test_a_limit_beyond_the_images_of_a_folder_says_how_many_there_are() -> None:
+    raw = synthetic_images(seed=0, train=20, test=6)
+
+    def chosen(**limits: int) -> ImageSet:
+        return select(raw, DataConfig(name="folder", root="somewhere", **limits))  # type: ignore[arg-type]
+
+    assert len(chosen(train_limit=20, test_limit=6).train_labels) == 20
+    with pytest.raises(ConfigError, match=r"data\.train_limit=21: there are 20 training images \(synthetic"):
+        chosen(train_limit=21)
+    with pytest.raises(ConfigError, match=r"data\.test_limit=7: there are 6 test images"):
+        chosen(test_limit=7)

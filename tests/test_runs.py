@@ -22,7 +22,7 @@ from degrade.runs import environment as environment_module
 from degrade.runs.progress import EVALUATION_COST, planned_work
 from degrade.runs.record import sessions_of, variant
 from degrade.training import Training, checkpoint, device, engine, fit
-from tests.conftest import SMALL
+from tests.conftest import SMALL, small_but
 
 Make = Callable[..., Experiment]
 CLOCK = ("seconds", "images_per_second")
@@ -461,7 +461,8 @@ def test_find_records_names_what_is_wrong(tmp_path: Path, small: Make) -> None:
 
 def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
     """`degrade train` as a user starts it, in another process."""
-    command = [sys.executable, "-m", "degrade", "train", *SMALL, "output=outputs", "checkpoint.every=7", *overrides]
+    settings = small_but("output=outputs", "checkpoint.every=7", *overrides)
+    command = [sys.executable, "-m", "degrade", "train", *settings]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

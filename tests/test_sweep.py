@@ -16,7 +16,7 @@ from degrade.runs import launchers as launchers_module
 from degrade.runs.launchers import NEEDS, choose_launcher
 from degrade.runs.progress import SweepBar
 from degrade.runs.sweep import plan
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Outcome, small_but
 
 Cli = Callable[..., Outcome]
 
@@ -27,10 +27,11 @@ JOBLIB = pytest.param(
 )
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`degrade sweep` as a user starts it."""
-    command = [sys.executable, "-m", "degrade", "sweep", *SMALL, *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, *words: str, start_new_session: bool = False) -> subprocess.Popen[str]:
+    """`degrade sweep` as a user starts it; in a session of its own all its processes can be sent a signal."""
+    command = [sys.executable, "-m", "degrade", "sweep", *small_but(*words)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, start_new_session=start_new_session, **pipes)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -133,6 +134,19 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
     assert trainers(process, tmp_path) == {}
 
 
+@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
+@pytest.mark.parametrize("delay", [0.5, 1.5])
+def test_ctrl_c_while_joblibs_workers_start_shows_no_traceback(delay: float, tmp_path: Path) -> None:
+    words = ["seed=0,1", "recipe.iterations=4000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start(tmp_path, *words, start_new_session=True)
+    wait_until(lambda: list(tmp_path.rglob(".sweeps/*")), process)
+    time.sleep(delay)  # workers import for seconds before they begin a cell
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes hear it
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert err == "degrade: sweep stopped; the same command goes on from there\n"
+
+
 def test_when_the_sweep_itself_is_killed_its_cells_write_checkpoints_and_end(tmp_path: Path) -> None:
     process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "eval.every=4")
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
@@ -147,7 +161,7 @@ def test_when_the_sweep_itself_is_killed_its_cells_write_checkpoints_and_end(tmp
 
 def test_failing_and_diverging_cells_leave_the_others_alone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    bad = cli("sweep", *SMALL, "data=folder", "data.root=empty", "seed=0")
+    bad = cli("sweep", *small_but("data=folder", "data.root=empty", "seed=0"))
     assert bad.code == 1
     assert "1 cells: 1 failed" in bad.out
     assert "DatasetError: data.root=empty: has no folder" in bad.out
@@ -211,7 +225,7 @@ def test_bad_cells_are_refused_before_any_starts(words: list[str], message: str,
 
 def test_settings_that_conflict_with_a_record_are_refused_before_any_starts(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", *SMALL, "name=mine", "seed=1").code == 0
-    outcome = cli("sweep", *SMALL, "name=mine", "recipe=short", "seed=0,1")
+    outcome = cli("sweep", *small_but("name=mine", "recipe=short", "seed=0,1"))
     assert outcome.code == 2
     assert "holds a run of other settings" in outcome.err
     assert len(find_records([tmp_path])) == 1

@@ -34,6 +34,17 @@ def present(path: Path) -> bool:
     return True
 
 
+def regular(path: Path) -> Path:
+    """The path, unless what is there is a named pipe, which would be waited for, a socket or a device.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 def read_bytes(path: Path) -> bytes | None:
     """A file's content; None where there is no such file.
 
@@ -42,7 +53,7 @@ def read_bytes(path: Path) -> bytes | None:
     """
     with _trouble_named(path):
         try:
-            return path.read_bytes()
+            return regular(path).read_bytes()
         except OSError as error:
             if error.errno in NO_SUCH_FILE:
                 return None
@@ -61,7 +72,7 @@ def _trouble_named(path: Path) -> Iterator[None]:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file's text atomically and durably; where that fails, the file is as it was."""
-    fresh = path.with_name(path.name + ".tmp")
+    fresh = regular(path.with_name(path.name + ".tmp"))
     with gone_on_failure(fresh):
         with fresh.open("w") as file:
             file.write(text)
@@ -73,7 +84,7 @@ def replace_text(path: Path, text: str) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file, durably; where that fails, no part of it stays."""
     data = (line + "\n").encode()
-    with path.open("ab", buffering=0) as file:
+    with regular(path).open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             while data:

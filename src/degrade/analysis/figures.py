@@ -20,6 +20,7 @@ from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
 from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
 from degrade.errors import ConfigError
+from degrade.files import regular
 
 log = logging.getLogger("degrade.run")
 
@@ -169,7 +170,7 @@ def save(figure: Figure, path: Path) -> None:
     # Without dates a figure drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.hashsalt": "degrade"}), warnings.catch_warnings(record=True) as told:
             warnings.filterwarnings("always", message="Glyph")
             figure.savefig(path, dpi=200, metadata=undated)

@@ -29,6 +29,7 @@ from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import Experiment, compose
 from degrade.config.schema import flatten
 from degrade.errors import ConfigError
+from degrade.files import regular
 from degrade.runs.record import RunRecord
 
 #: Okabe and Ito's colours, as in figures.py, which would import matplotlib; a test holds them equal.
@@ -87,7 +88,7 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
     """
     text = legible(page(curves))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error

@@ -94,7 +94,12 @@ def _difference(curve: Curve, which: str) -> float | None:
 
 
 def runs_table(
-    records: Sequence[RunRecord], *, below: Path, form: str = "text", statuses: Sequence[str] | None = None
+    records: Sequence[RunRecord],
+    *,
+    below: Path,
+    form: str = "text",
+    statuses: Sequence[str] | None = None,
+    width: int | None = _WIDTH,
 ) -> str:
     """One line a run: where it is below a folder, what became of it, how far it came, its last errors.
 
@@ -103,6 +108,7 @@ def runs_table(
         below: the folder.
         form: one of FORMATS.
         statuses: what became of each, for who knows better than the records.
+        width: characters a line of text may have; None: as many as it takes.
     """
     fields = [run_fields(record, below) for record in records]
     if statuses is not None:
@@ -110,7 +116,7 @@ def runs_table(
     if form == "csv":
         return as_csv(fields)
     head = ["run", "status", "iters", "running%", "clean%", "test%", "time"]
-    return table(head, [run_cells(own) for own in fields], form)
+    return table(head, [run_cells(own) for own in fields], form, width=width)
 
 
 def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
@@ -132,13 +138,15 @@ def run_cells(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
-    """Cells as `markdown`, or as `text` of 80 columns, the first cut; of more where names would then be alike."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str, *, width: int | None = _WIDTH) -> str:
+    """Cells as `markdown`, or as `text` of `width` columns, names cut; of more where they would then be alike."""
     if form == "markdown":
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
     others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
-    names = _fitted([row[0] for row in rows], max(20, _WIDTH - others))
+    names = [row[0] for row in rows]
+    if width is not None:
+        names = _fitted(names, max(20, width - others))
     return aligned(head, [[name, *row[1:]] for name, row in zip(names, rows, strict=True)])
 
 

@@ -1,5 +1,6 @@
 """`degrade inspect`: what a network consists of, before it is trained."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from degrade.cli.options import (
     aside,
     check_suffix,
     check_word,
-    sugar,
+    settings_of,
 )
 from degrade.errors import ConfigError
 
@@ -25,7 +26,7 @@ Compare = Annotated[
     str | None,
     typer.Option(
         metavar="SIZES",
-        help="Instead: stacks of 3x3 convolutions beside a large one that sees as much, such as 3x3,5x5,7x7.",
+        help="Compare stacks of 3x3 convolutions with a large one that sees as much instead, such as 3x3,5x5,7x7.",
     ),
 ]
 
@@ -35,13 +36,20 @@ def inspect(
     depth: Depth = None,
     plain: Family = None,
     compare: Compare = None,
-    channels: Annotated[int, typer.Option(min=1, max=4096, help="With --compare: channels in and out.")] = 64,
+    channels: Annotated[
+        int, typer.Option(min=1, max=4096, help="With --compare, each convolution has so many channels in and out.")
+    ] = 64,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="With --compare: png, svg or pdf. Default: compare.png.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="With --compare, write the figure into this file: png, svg or pdf. [default: compare.png]",
+        ),
     ] = None,
     form: Format = "text",
 ) -> int:
-    """List a network's layers: shape of the output, parameters, multiply-adds, receptive field; nothing is trained.
+    """List a network's layers with their output, parameters, multiply-adds and receptive field; train nothing.
 
     The receptive field is how many pixels a side a layer's value depends on, were the image large enough.
 
@@ -57,12 +65,14 @@ def inspect(
 
     check_word("--format", form, FORMATS)
     if compare is not None:
+        if network := settings_of(overrides, depth=depth, plain=plain):
+            raise ConfigError(f"--compare {compare} {network[0]}: it compares no network; leave one of them out")
         return _compare(compare, channels, output, form)
     if output is not None:
         raise ConfigError(f"--output {output}: a figure is drawn with --compare only")
     from degrade.config import compose
 
-    return _list(compose([*sugar(depth, plain, None, None, None, None, from_file=False), *(overrides or [])]), form)
+    return _list(compose(settings_of(overrides, depth=depth, plain=plain)), form)
 
 
 def _list(experiment: "Experiment", form: str) -> int:
@@ -133,6 +143,10 @@ def _compare(sizes: str, channels: int, output: Path | None, form: str) -> int:
 def _odd(text: str) -> int:
     """The size that `7x7` or `7` names."""
     first, _, second = text.strip().partition("x")
-    if not first.isdecimal() or second not in ("", first) or not (3 <= int(first) <= 31 and int(first) % 2):
+    if (
+        not re.fullmatch("[0-9]{1,2}", first)
+        or second not in ("", first)
+        or not (3 <= int(first) <= 31 and int(first) % 2)
+    ):
         raise ConfigError(f"--compare {text}: write odd sizes from 3x3 to 31x31, such as 3x3,5x5,7x7")
     return int(first)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +41,8 @@ from degrade.cli.options import (
     networks_of,
     one_run,
     readable,
-    sugar,
+    refuse_conflicts,
+    settings_of,
 )
 from degrade.cli.probe import probe_app
 from degrade.cli.report import report
@@ -70,10 +73,14 @@ app.add_typer(probe_app, name="probe")
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     quiet: Annotated[  # noqa: ARG001 - main heeds them, wherever in the command line they stand
-        bool, typer.Option("--quiet", help="Answers and errors only: no log lines, no bars. Behind a command too.")
+        bool,
+        typer.Option(
+            "--quiet", help="Print answers and errors only, no log lines, no bars; it may stand behind a command too."
+        ),
     ] = False,
     verbose: Annotated[  # noqa: ARG001
-        bool, typer.Option("--verbose", help="Log lines that go to train.log only too. Behind a command too.")
+        bool,
+        typer.Option("--verbose", help="Print the log lines of train.log too; it may stand behind a command too."),
     ] = False,
 ) -> None:
     if version:
@@ -93,7 +100,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            autocompletion=completion.files, help="Run again the config.yaml of a run.", rich_help_panel=FILES
+            autocompletion=completion.files, help="Run the config.yaml of a run again.", rich_help_panel=FILES
         ),
     ] = None,
     fresh: Fresh = False,
@@ -111,8 +118,16 @@ def train(
     """
     from degrade.config import compose, load_config
 
-    options = sugar(depth, plain, recipe, seed, device, precision, from_file=config is not None)
-    settings = [*options, *(overrides or [])]
+    settings = settings_of(
+        overrides,
+        depth=depth,
+        plain=plain,
+        recipe=recipe,
+        seed=seed,
+        device=device,
+        precision=precision,
+        from_file=config is not None,
+    )
     experiment = load_config(config, settings) if config is not None else compose(settings)
     if dry_run:
         _print_plan([experiment])
@@ -136,23 +151,28 @@ def reproduce(
         typer.Argument(
             metavar="EXPERIMENT KEY=VALUE",
             autocompletion=completion.experiment_or_settings,
-            help="story (default), figure1, figure6, vgg_wall or gradients; then settings.",
+            help="The experiment is story (default), figure1, figure6, vgg_wall or gradients; settings follow it.",
         ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion.recipes, help="quick, short or paper. [default: quick]", rich_help_panel=RUN
+            autocompletion=completion.recipes,
+            help="The recipe says how long and at what rate to train: quick, short or paper. [default: quick]",
+            rich_help_panel=RUN,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds 0 to K-1.", rich_help_panel=RUN)] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, max=1000, help="Each network is trained with the seeds 0 to K-1.", rich_help_panel=RUN),
+    ] = 1,
     device: Device = None,
     precision: Precision = None,
     output: Annotated[
         Path | None,
         typer.Option(
             autocompletion=completion.files,
-            help="The figure. Default: figure.png beside the runs.",
+            help="Write the figure into this file; by default figure.png beside the runs.",
             rich_help_panel=RUN,
             show_default=False,
         ),
@@ -185,7 +205,7 @@ def reproduce(
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
-    common = [*sugar(None, None, recipe, None, device, precision, from_file=False), *overrides]
+    common = settings_of(overrides, recipe=recipe, device=device, precision=precision)
     experiments = networks_of(experiment, common, seeds=seeds)
     check_word("--band", band, BANDS)
     check_word("--format", form, FORMATS)
@@ -219,7 +239,7 @@ def sweep(
         typer.Argument(
             metavar="KEY=VALUE,...",
             autocompletion=completion.swept_settings,
-            help="Settings; of several values, every combination is trained.",
+            help="These are settings; of those with several values every combination is trained.",
         ),
     ],
     fresh: Fresh = False,
@@ -243,6 +263,7 @@ def sweep(
     from degrade.runs.sweep import plan
     from degrade.runs.sweep import sweep as train_all
 
+    refuse_conflicts((text, text) for text in overrides)
     planned = plan(overrides, fresh=fresh)
     if dry_run:
         for cell in planned.cells:
@@ -268,10 +289,11 @@ def plot(
         str | None,
         typer.Option(
             autocompletion=completion.styles,
-            help="figure1 (train | test), figure6 (a panel per family) or depth (last errors). Default: by families.",
+            help="The style is figure1 (train | test), figure6 (a panel for each family) or depth (last errors); by "
+            "default the families decide.",
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Above the panels.")] = None,
+    title: Annotated[str | None, typer.Option(help="Write this text above the panels.")] = None,
     band: Band = "std",
     form: Format = "text",
 ) -> int:
@@ -407,14 +429,28 @@ def evaluate(
 
 @app.command()
 def bench(
-    depths: Annotated[str, typer.Option(help="Depths of the plain network, comma-separated.")] = "20,56",
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Turns of each setting; medians are reported.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a turn.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
+    depths: Annotated[
+        str, typer.Option(help="The plain network is measured at these depths, separated by commas.")
+    ] = "20,56",
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Each setting takes so many turns; their median is reported.")
+    ] = 3,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes so many seconds.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, max=16384, help="A step takes so many images.")] = 128,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="The conventional loop's, beside none. [default: cores, at most 8]")
+        int | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="The conventional loop is measured with so many workers, and with none. [default: cores, at most 8]",
+        ),
     ] = None,
-    compiled: Annotated[bool, typer.Option(help="Include torch.compile, which takes half a minute a depth.")] = True,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled/--no-compiled", help="Include torch.compile, which takes half a minute at each depth."
+        ),
+    ] = True,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything measured, as JSON.")] = False,
     trace: Annotated[
@@ -422,7 +458,7 @@ def bench(
         typer.Option(
             "--profile",
             autocompletion=completion.files,
-            help="Write a torch.profiler trace of the engine at the first depth.",
+            help="Write a torch.profiler trace of the engine at the first depth into this file.",
         ),
     ] = None,
 ) -> int:
@@ -439,10 +475,9 @@ def bench(
     from degrade.config import compose
 
     name = compose([f"runtime.device={device or 'auto'}"]).runtime.device
-    try:
-        chosen = [compose([f"model.depth={int(depth)}"]).model.depth for depth in depths.split(",")]
-    except ValueError:
-        raise ConfigError(f"--depths {depths}: write whole numbers, such as 20,56") from None
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*){0,99}", depths):
+        raise ConfigError(f"--depths {depths}: write whole numbers, such as 20,56")
+    chosen = [compose([f"model.depth={int(depth)}"]).model.depth for depth in depths.split(",")]
 
     from degrade import bench as benching
 
@@ -464,10 +499,13 @@ app.command()(inspect)
 @app.command(name="runs")
 def list_runs(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", autocompletion=completion.runs, help="Folder of runs.")
+        Path, typer.Argument(metavar="DIR", autocompletion=completion.runs, help="The runs are below this folder.")
     ] = Path("outputs"),
     mean: Annotated[
-        bool, typer.Option("--mean", help="A line a network: mean ± std over its seeds, beside the paper's errors.")
+        bool,
+        typer.Option(
+            "--mean", help="Print one line for each network: mean ± std over its seeds, beside the paper's errors."
+        ),
     ] = False,
     form: Format = "text",
 ) -> int:
@@ -489,17 +527,18 @@ def list_runs(
     if mean:
         print(error_table(error_curves(readable([directory])), form=form))
     else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         records = find_records([directory])
         for record in records:
             name_losses(record.path, record.file_losses())
-        print(runs_table(records, below=directory, form=form))
+        print(runs_table(records, below=directory, form=form, width=width))
     return DONE
 
 
 @data_app.command("fetch")
 def data_fetch(
     root: Annotated[
-        Path | None, typer.Option(autocompletion=completion.files, help="Folder to keep it in.", show_default=False)
+        Path | None, typer.Option(autocompletion=completion.files, help="Keep it in this folder.", show_default=False)
     ] = None,
 ) -> int:
     """Fetch CIFAR-10 from the first source that has it, and check its content."""
@@ -515,7 +554,7 @@ def data_fetch(
 @data_app.command("info")
 def data_info(
     root: Annotated[
-        Path | None, typer.Option(autocompletion=completion.files, help="Folder to look in.", show_default=False)
+        Path | None, typer.Option(autocompletion=completion.files, help="Look in this folder.", show_default=False)
     ] = None,
 ) -> int:
     """Say where CIFAR-10 is looked for, and what is there."""

@@ -19,6 +19,7 @@ import typer
 from degrade.cli import completion
 from degrade.cli.commands import app
 from degrade.cli.options import BAD_INPUT, DONE, INTERRUPTED, RUN_FAILED
+from degrade.cli.refusals import check_words, options_given, refuse_repeated, shown, usage_line
 from degrade.errors import (
     ConfigError,
     DatasetError,
@@ -43,6 +44,8 @@ def entry_point() -> None:
             signal.signal(number, raise_stopped)
     if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
         os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")  # Typer takes a job on GitHub for a terminal
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     code = main(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
@@ -96,47 +99,49 @@ class _NoTerminal(io.TextIOBase):
 
 def _run(words: list[str], manners: list[str]) -> int:
     try:
+        command = typer.main.get_command(app)
         if len(set(manners)) > 1:
             raise ConfigError("--quiet --verbose: leave one of them out")
-        code = app(args=words, prog_name="degrade", standalone_mode=False)
+        check_words(words)
+        refuse_repeated(options_given(command, words))
+        code = command.main(args=words, prog_name="degrade", standalone_mode=False)
         if code == INTERRUPTED:  # typer's answer to Ctrl-C
-            return _failed(KeyboardInterrupt(), "interrupted", INTERRUPTED)
+            return _failed(KeyboardInterrupt(), "interrupted", words, INTERRUPTED)
         return code if isinstance(code, int) else DONE
     except UsageError as error:
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _failed(error, " ".join(text.split()), BAD_INPUT)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands alone asks what there is
+            print(error.format_message() if hasattr(error, "format_message") else error)
+            return DONE
+        return _failed(error, usage_line(error, command, words), words, BAD_INPUT)
     except RunInterrupted as error:
-        return _failed(error, str(error), INTERRUPTED)
+        return _failed(error, str(error), words, INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort) as error:
-        return _failed(error, "interrupted", INTERRUPTED)
+        return _failed(error, "interrupted", words, INTERRUPTED)
     except (RunFailed, RunFileError) as error:
-        return _failed(error, str(error), RUN_FAILED)
+        return _failed(error, str(error), words, RUN_FAILED)
     except DegradeError as error:
-        return _failed(error, str(error), BAD_INPUT)
+        return _failed(error, str(error), words, BAD_INPUT)
     except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in TROUBLE:
-            return _failed(error, f"{where}{error.strerror or error}", RUN_FAILED)
-        return _failed(error, f"{where}{error.strerror or error}; check the path", BAD_INPUT)
+            return _failed(error, f"{where}{error.strerror or error}", words, RUN_FAILED)
+        return _failed(error, f"{where}{error.strerror or error}; check the path", words, BAD_INPUT)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return _failed(
-            error, f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)", RUN_FAILED
-        )
+        message = f"unexpected {type(error).__name__}: {lines[0]} (DEGRADE_DEBUG=1 shows more)"
+        return _failed(error, message, words, RUN_FAILED)
 
 
-def _failed(error: BaseException, message: str, code: int) -> int:
+def _failed(error: BaseException, message: str, words: Sequence[str], code: int) -> int:
     if os.environ.get("DEGRADE_DEBUG", "") not in ("", "0"):
         import traceback
 
         traceback.print_exception(error)
-    if not isinstance(error, DatasetError):  # whose list of what was tried has lines of its own
-        message = message.replace("\n", "\\n")
+    lines = isinstance(error, DatasetError)  # whose list of what was tried has lines of its own
     with contextlib.suppress(OSError):
-        if message:
-            print(f"degrade: {message}", file=sys.stderr)
+        print(f"degrade: {shown(message, words, lines=lines)}", file=sys.stderr)
     return code
 
 

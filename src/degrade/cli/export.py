@@ -18,7 +18,7 @@ def export(
         typer.Option(
             "--format",
             autocompletion=completion.export_formats,
-            help="csv, json or parquet. Default: by the suffix of --output, else csv.",
+            help="The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
         ),
     ] = None,
     output: Annotated[
@@ -27,14 +27,14 @@ def export(
             "--output",
             "-o",
             autocompletion=completion.files,
-            help="The file. Default: the terminal; of weights, RUN/weights.safetensors.",
+            help="Write into this file; by default a table goes to the terminal, weights to RUN/weights.safetensors.",
         ),
     ] = None,
     weights: Annotated[
-        bool, typer.Option("--weights", help="Instead: the trained weights of one run, as safetensors.")
+        bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
     ] = False,
 ) -> int:
-    """Write what runs measured as one long table, a row a measurement; or one run's weights.
+    """Write what runs measured as one long table, one row per measurement; or write one run's weights.
 
     Errors are fractions. Parquet needs `pip install '.[parquet]'`, weights `pip install '.[safetensors]'`.
 

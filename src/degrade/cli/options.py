@@ -27,56 +27,72 @@ Overrides = Annotated[
     typer.Argument(
         metavar="KEY=VALUE",
         autocompletion=completion.settings,
-        help="Settings, such as optim.lr=0.05 data=synthetic. See --dry-run.",
+        help="These are settings, such as optim.lr=0.05 data=synthetic; `degrade train --dry-run` prints them all.",
     ),
 ]
 Depth = Annotated[
     int | None,
-    typer.Option(help="Weighted layers: 6n + 2; of a VGG 11 or 7 + 3k. [default: 20]", rich_help_panel=NETWORK),
+    typer.Option(
+        help="The number of weighted layers is 6n + 2; of a VGG it is 11 or 7 + 3k. [default: 20]",
+        rich_help_panel=NETWORK,
+    ),
 ]
 Family = Annotated[
     bool | None,
     typer.Option(
-        "--plain/--residual", help="Without or with identity shortcuts. [default: plain]", rich_help_panel=NETWORK
+        "--plain/--residual",
+        help="The network is plain, or it has identity shortcuts. [default: plain]",
+        rich_help_panel=NETWORK,
     ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.recipes,
-        help="paper, short, quick or smoke: how long and at what rate. [default: paper]",
+        help="The recipe says how long and at what rate to train: paper, short, quick or smoke. [default: paper]",
         rich_help_panel=RUN,
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="Initial weights, order and augmentation. [default: 0]", rich_help_panel=RUN)
+    int | None,
+    typer.Option(
+        help="The seed draws the initial weights, the order of the images and their augmentation. [default: 0]",
+        rich_help_panel=RUN,
+    ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.devices, help="auto, cpu, cuda or cuda:N. [default: auto]", rich_help_panel=RUN
+        autocompletion=completion.devices,
+        help="The device is auto, cpu, cuda or cuda:N. [default: auto]",
+        rich_help_panel=RUN,
     ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.precisions,
-        help="auto (bf16 where that is fast), fp32 or bf16. [default: auto]",
+        help="The precision is fp32, bf16, or auto, which is bf16 where that is fast. [default: auto]",
         rich_help_panel=RUN,
     ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever was there.", rich_help_panel=RUN)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever the record holds.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
 Band = Annotated[
     str,
-    typer.Option(autocompletion=completion.bands, help="Over seeds: std, minmax or ci95 (t interval of the mean)."),
+    typer.Option(
+        autocompletion=completion.bands,
+        help="The band over seeds is std, minmax or ci95, the t interval of the mean.",
+    ),
 ]
 Format = Annotated[
     str,
-    typer.Option("--format", autocompletion=completion.table_formats, help="Of the table: text, csv or markdown."),
+    typer.Option(
+        "--format", autocompletion=completion.table_formats, help="The table is written as text, csv or markdown."
+    ),
 ]
 FigureFile = Annotated[
     Path | None,
@@ -84,8 +100,8 @@ FigureFile = Annotated[
         "--output",
         "-o",
         autocompletion=completion.files,
-        help="png, svg or pdf. Default: named after what it shows, beside the runs; here if they lie in several "
-        "folders.",
+        help="Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
+        "beside the runs, or here if they lie in several folders.",
     ),
 ]
 Runs = Annotated[
@@ -93,35 +109,64 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUNS",
         autocompletion=completion.runs,
-        help="Run directories, or folders of them. Default: outputs.",
+        help="These are run directories, or folders of them; by default outputs.",
         show_default=False,
     ),
 ]
 
+#: A config group and the setting that its files are named after.
+_SAME = {"model": "model.family", "data": "data.name"}
 
-def sugar(
-    depth: int | None,
-    plain: bool | None,
-    recipe: str | None,
-    seed: int | None,
-    device: str | None,
-    precision: str | None,
+
+def settings_of(
+    overrides: Sequence[str] | None,
     *,
-    from_file: bool,
+    depth: int | None = None,
+    plain: bool | None = None,
+    recipe: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    from_file: bool = False,
 ) -> list[str]:
-    """Options as the overrides they stand for."""
+    """Options as the overrides they stand for, and the overrides.
+
+    Raises:
+        ConfigError: a setting is given two values.
+    """
     if from_file and recipe is not None:
-        raise ConfigError("--recipe: not together with --config, whose file holds a recipe; change single settings")
+        raise ConfigError(
+            f"--recipe {recipe}: not together with --config, whose file holds a recipe; change single settings"
+        )
     family = None if plain is None else "plain" if plain else "residual"
-    pairs: list[tuple[str, Any]] = [
-        ("model.family" if from_file else "model", family),
-        ("model.depth", depth),
-        ("recipe", recipe),
-        ("seed", seed),
-        ("runtime.device", device),
-        ("runtime.precision", precision),
+    options: list[tuple[str, str, Any]] = [
+        (f"--{family}", "model.family" if from_file else "model", family),
+        (f"--depth {depth}", "model.depth", depth),
+        (f"--recipe {recipe}", "recipe", recipe),
+        (f"--seed {seed}", "seed", seed),
+        (f"--device {device}", "runtime.device", device),
+        (f"--precision {precision}", "runtime.precision", precision),
     ]
-    return [f"{key}={value}" for key, value in pairs if value is not None]
+    given = [(text, f"{key}={value}") for text, key, value in options if value is not None]
+    refuse_conflicts([*given, *((text, text) for text in overrides or [])])
+    return [*(override for _, override in given), *(overrides or [])]
+
+
+def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
+    """Refuse a command line that gives one setting two values, of which the last would win silently.
+
+    Args:
+        given: what was typed, and the override that it stands for.
+
+    Raises:
+        ConfigError: names both.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for text, override in given:
+        key, _, value = (part.strip() for part in override.partition("="))
+        other, before = first.setdefault(_SAME.get(key, key), (text, value))
+        if before.strip("'\"") != value.strip("'\""):
+            raise ConfigError(f"{other} {text}: they give one setting two values; leave one of them out")
 
 
 def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> "list[Experiment]":
@@ -130,18 +175,18 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
     Raises:
         ConfigError: no such experiment, or a setting is not the user's to change.
     """
-    from degrade.config import compose, network_matrix
+    from degrade.config import compose_all, network_matrix
 
     for setting in settings:
         if setting.partition("=")[0] in ("model", "model.family", "model.depth", "seed"):
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
     if not any(setting.startswith("recipe=") for setting in settings):
         settings = ["recipe=quick", *settings]
-    return [
-        compose([*network, f"seed={seed}", *settings])
+    return compose_all(
+        [*network, f"seed={seed}", *settings]
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
-    ]
+    )
 
 
 def check_word(option: str, word: str, known: Iterable[str]) -> None:

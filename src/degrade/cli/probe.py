@@ -21,6 +21,8 @@ from degrade.cli.options import (
     chosen,
     networks_of,
     one_run,
+    refuse_conflicts,
+    settings_of,
 )
 from degrade.errors import ConfigError, RunError
 
@@ -113,6 +115,7 @@ def probe_gradients(
     _check(output, limit)
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
     settings = [word for word in arguments or [] if word not in runs]
+    refuse_conflicts(_with_device(device, settings))
     if runs and settings:
         raise ConfigError(f"{settings[0]}: name runs, or settings of networks, not both")
     if not settings:
@@ -299,7 +302,7 @@ def probe_construct(
     if overrides and iterations is None:
         raise ConfigError(f"{overrides[0]}: settings are for --continue N; give it, or leave them out")
     from degrade.analysis.figures import save
-    from degrade.analysis.table import aligned, error_cells
+    from degrade.analysis.table import BATCH, aligned, error_cells
     from degrade.probes.construct import (
         compare,
         continuations,
@@ -312,7 +315,7 @@ def probe_construct(
     record = one_run(run)
     planned: tuple[Experiment, ...] = ()
     if iterations is not None:
-        further = [*([] if device is None else [f"runtime.device={device}"]), *(overrides or [])]
+        further = settings_of(overrides, device=device)
         planned = continuations(record, depth, iterations, further)  # first: what is wrong with it is known at once
     rows = compare(record, depth, limit=limit, device=device or "auto")
     cells = []
@@ -327,8 +330,8 @@ def probe_construct(
     drawn = networks(record, depth, trained, beside)
     if trained:
         named = [drawn.shallow, *drawn.continued, *([] if drawn.scratch is None else [drawn.scratch])]
-        errors = [[own[0], *own[2:5]] for own in map(error_cells, named)]
-        print(aligned(["last errors", "train%", "clean%", "test%"], errors))
+        errors = [[own[0], own[2], own[3], own[BATCH + 1]] for own in map(error_cells, named)]
+        print(aligned(["last errors", "running%", "clean%", "test%"], errors))
     folder = (trained[0] if trained else record).path.parents[1]
     save(draw_construct(drawn, rows), target := output or folder / "construct.png")
     for continued in trained:
@@ -416,6 +419,11 @@ def _check(output: Path | None, limit: int | None) -> None:
         from degrade.probes.numbers import MOST, within
 
         within("--limit", limit, 1, MOST)
+
+
+def _with_device(device: str | None, settings: list[str]) -> list[tuple[str, str]]:
+    option = [] if device is None else [(f"--device {device}", f"runtime.device={device}")]
+    return [*option, *((text, text) for text in settings)]
 
 
 def _curves(records: "Sequence[RunRecord]", probe: str) -> "list[Curve]":

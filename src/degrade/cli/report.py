@@ -18,7 +18,8 @@ def report(
             "--output",
             "-o",
             autocompletion=completion.files,
-            help="The page, .html. Default: report.html beside the runs; here if they lie in several folders.",
+            help="Write the page into this .html file; by default report.html beside the runs, or here if they lie "
+            "in several folders.",
         ),
     ] = None,
     band: Band = "std",

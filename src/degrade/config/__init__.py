@@ -1,6 +1,6 @@
 """What an experiment is: documented, validated settings, composed by Hydra from files and shell overrides."""
 
-from degrade.config.compose import compose, load_config, network_matrix, untrained_matrix
+from degrade.config.compose import compose, compose_all, load_config, network_matrix, untrained_matrix
 from degrade.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -24,6 +24,7 @@ __all__ = [
     "RecipeConfig",
     "RuntimeConfig",
     "compose",
+    "compose_all",
     "load_config",
     "network_matrix",
     "untrained_matrix",

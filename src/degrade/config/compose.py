@@ -4,8 +4,11 @@ Hydra and OmegaConf take a third of a second to import, and completion of a comm
 import what they need.
 """
 
+import copy
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+#: Cells of a sweep: composing a thousand takes minutes, and nothing is trained before all are known to be right.
+MOST_CELLS = 1000
+
+#: Digits of the greatest whole number that can be made a float.
+_FLOAT_DIGITS = 308
+
+
 def compose(overrides: Sequence[str] = ()) -> Experiment:
     """Compose an experiment from `configs/` and overrides such as `model.depth=56` or `recipe=quick`.
 
@@ -31,11 +41,41 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    overrides = [str(override) for override in overrides]
-    for override in _parse(overrides):
+    parsed = _parse(list(map(str, overrides)))
+    for override in parsed:
         _check_key(override)
-    with hydra_state_kept(), _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return _validated(hydra_compose("config", overrides=overrides))
+    words = [str(override.input_line) for override in parsed]
+    with (
+        hydra_state_kept(),
+        _as_typed(parsed),
+        _one_line_errors(),
+        initialize_config_dir(str(config_dir()), version_base="1.3"),
+    ):
+        return _validated(hydra_compose("config", overrides=words))
+
+
+def compose_all(cells: Iterable[Sequence[str]]) -> list[Experiment]:
+    """Compose many experiments; those that differ in nothing but the seed are composed once.
+
+    Args:
+        cells: the overrides of each, as for `compose`.
+
+    Raises:
+        ConfigError: as `compose` does.
+    """
+    known: dict[tuple[str, ...], Experiment] = {}
+    experiments = []
+    for cell in cells:
+        seeds = [word for word in cell if re.fullmatch("seed=[0-9]{1,18}", word)]
+        rest = tuple(word for word in cell if word not in seeds)
+        if len(seeds) != 1 or any("${" in word for word in rest):  # which may refer to the seed
+            experiments.append(compose(cell))
+            continue
+        if rest not in known:
+            known[rest] = compose(rest)
+        experiments.append(copy.deepcopy(known[rest]))
+        experiments[-1].seed = int(seeds[0].removeprefix("seed="))
+    return experiments
 
 
 def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
@@ -51,7 +91,13 @@ def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    with hydra_state_kept(), _one_line_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+    parsed = [_parsed(text) for text in overrides]
+    with (
+        hydra_state_kept(),
+        _as_typed(parsed),
+        _one_line_errors(),
+        initialize_config_dir(str(config_dir()), version_base="1.3"),
+    ):
         config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
         # Unresolved: some refer to the job, which there is none of yet.
         settings: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=False)  # type: ignore[assignment]
@@ -81,11 +127,46 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         overrides: such as `model=plain,residual` or `seed=range(5)`, in Hydra's sweep syntax.
 
     Raises:
-        ConfigError: an override is malformed, or swept in a way that gives no list of values.
+        ConfigError: an override is malformed, or swept in a way that gives no list of values, or there are more cells
+            than MOST_CELLS.
     """
+    parsed = _parse(overrides, sweep=True)
+    _refuse_too_many(parsed)
     # As Hydra's own sweeper has it, the last of several values for one key counts.
-    choices = {override.get_key_element(): _choices(override) for override in _parse(overrides, sweep=True)}
+    choices = {override.get_key_element(): _choices(override) for override in parsed}
     return [list(cell) for cell in itertools.product(*choices.values())]
+
+
+def _refuse_too_many(overrides: "Sequence[Override]") -> None:
+    """Count a sweep's cells before any is made: a range may hold more values than the memory."""
+    swept = [override for override in overrides if override.is_discrete_sweep()]
+    cells = math.prod(map(_count, swept))
+    if cells > MOST_CELLS:
+        number = f"{cells:,.0f}" if cells < 1e9 else "a billion or more"
+        raise ConfigError(
+            f"{' '.join(str(override.input_line) for override in swept)}: {number} cells; a sweep has at most "
+            f"{MOST_CELLS:,}; sweep fewer values at a time"
+        )
+
+
+def _count(override: "Override") -> float:
+    """How many values an override is swept over; infinity if they cannot be counted."""
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    value: Any = override.value()
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    if not isinstance(value, RangeSweep):
+        return 1
+    start, stop, step = value.start or 0, value.stop or 0, value.step
+    if not all(isinstance(limit, int) or math.isfinite(limit) for limit in (start, stop, step)) or not step:
+        raise ConfigError(f"{override.input_line}: gives no list of values; write it as in range(3) or range(0,10,2)")
+    if all(isinstance(limit, int) for limit in (start, stop, step)):
+        return min(max(0, -((start - stop) // step)), 10**18)
+    try:
+        return max(0, math.ceil((stop - start) / step))
+    except OverflowError:
+        return math.inf
 
 
 def _choices(override: "Override") -> list[str]:
@@ -111,7 +192,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    with _one_line_errors():
+    parsed = _parse(overrides)
+    with _as_typed(parsed), _one_line_errors():
+        if path.exists() and not path.is_file() and not path.is_dir():  # a named pipe would be waited for
+            raise ConfigError(f"{path}: not a regular file; name the config.yaml of a run's directory")
         try:
             config = OmegaConf.load(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -126,7 +210,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             raise ConfigError(
                 f"{path}: lacks {', '.join(sorted(missing))}; name the config.yaml of a run's directory"
             )
-        for override in _parse(overrides):
+        for override in parsed:
             key = _check_key(override)
             if key in group_options():
                 raise ConfigError(
@@ -209,19 +293,13 @@ def _validated(config: "DictConfig") -> Experiment:
 
 
 def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]":
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     parsed = []
     for text in overrides:
         if text.startswith("-"):
             raise ConfigError(f"{text}: no such option; settings are written KEY=VALUE, and `--help` lists options")
         if not text.partition("=")[0] or "=" not in text:
             raise ConfigError(f"{text or repr(text)}: settings are written KEY=VALUE, such as model.depth=56")
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except (HydraException, RecursionError) as error:
-            raise ConfigError(f"{text}: cannot be read as KEY=VALUE; put quotes around special characters") from error
+        override = _parsed(text)
         if override.is_delete() or override.is_add() or override.is_force_add():
             raise ConfigError(f"{text}: settings are changed, not added or deleted; write it without the {text[0]!r}")
         if override.is_sweep_override() and not sweep:
@@ -232,17 +310,33 @@ def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]"
     return parsed
 
 
+def _parsed(text: str) -> "Override":
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not re.search(r"['\"\[\]{}()\\$]", text):  # Hydra wants quotes around a ~, which a home directory begins with
+        text = re.sub(r"(?<=[=,])~[^\s,]*(?=,|$)", r"'\g<0>'", text)
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (HydraException, RecursionError) as error:
+        raise ConfigError(f"{text}: cannot be read as KEY=VALUE; put quotes around special characters") from error
+    except ValueError as error:  # Python reads whole numbers of up to 4,300 digits
+        raise ConfigError(f"{text}: cannot be read as a number; write a shorter one") from error
+
+
 def _check_key(override: "Override") -> str:
     """Return the override's key, or raise with the nearest key that exists."""
-    key, value = override.key_or_group, override.value()
+    key, value, text = override.key_or_group, override.value(), str(override.input_line)
     groups = group_options()
     if key in groups:
         if not isinstance(value, str) or value not in groups[key]:
-            raise ConfigError(f"{key}={value}: {did_you_mean(str(value), groups[key])}")
+            raise ConfigError(f"{text}: {did_you_mean(str(value), groups[key])}")
     elif key == "experiment":
-        raise ConfigError(f"experiment={value}: experiments are trained by `degrade reproduce {value}`")
-    elif "@" in (override.input_line or "") or key not in _known_keys():
-        raise ConfigError(f"{key}: no such setting; {did_you_mean(key, [*_known_keys(), *groups])}")
+        raise ConfigError(f"{text}: experiments are trained by `degrade reproduce {value}`")
+    elif "@" in text or key not in _known_keys():
+        raise ConfigError(
+            f"{text.partition('=')[0]}: no such setting; {did_you_mean(key, [*_known_keys(), *groups])}"
+        )
     return str(key)
 
 
@@ -259,8 +353,33 @@ def _one_line_errors() -> Iterator[None]:
 
     try:
         yield
+    except OverflowError as error:
+        raise ConfigError("the number is too large; write a smaller one") from error
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(_useful_line(error)) from error
+
+
+@contextmanager
+def _as_typed(overrides: "Sequence[Override]") -> Iterator[None]:
+    """Let an error name the override as it was typed, not the value that it was read as, such as inf for 1e999."""
+    try:
+        yield
+    except ConfigError as error:
+        message, words = str(error), [str(override.input_line) for override in overrides]
+        if any(word in message for word in words):
+            raise
+        for override, word in zip(overrides, words, strict=True):
+            if about := re.match(rf"{re.escape(override.key_or_group)}(?:=[^:]*)?: ", message):
+                typed = word.partition("=")[2].strip("'\"")
+                if typed not in message:
+                    raise ConfigError(f"{word}: {message[about.end() :]}") from error
+                raise
+        for word in words:
+            if "${" in word:
+                raise ConfigError(f"{word}: {message}; refer to a setting, such as ${{recipe.name}}") from error
+            if isinstance(error.__cause__, OverflowError) and len(word) > _FLOAT_DIGITS:
+                raise ConfigError(f"{word}: {message}") from error
+        raise
 
 
 def _useful_line(error: BaseException) -> str:

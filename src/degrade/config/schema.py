@@ -27,6 +27,9 @@ CHOICES = {
     "runtime.memory_format": ("channels_last", "contiguous"),
 }
 
+#: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
+IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
+
 
 @dataclass
 class ModelConfig:
@@ -60,7 +63,7 @@ class ModelConfig:
         _one_of("model.shortcut", self.shortcut)
         _one_of("model.norm", self.norm)
         _one_of("model.init", self.init)
-        _at_least("model.classes", self.classes, 2)
+        _within("model.classes", self.classes, 2, 10**6)
         _within("model.bn_momentum", self.bn_momentum, 0, 1)
         _positive("model.bn_epsilon", self.bn_epsilon)
         if self.family == "vgg":
@@ -89,9 +92,9 @@ class DataConfig:
     augment: bool = True
     """Pad by 4, random crop, random flip (paper)."""
     train_limit: int | None = None
-    """Use only the first so many training images."""
+    """Use only the first so many training images, at most as many as there are."""
     test_limit: int | None = None
-    """Use only the first so many test images."""
+    """Use only the first so many test images, at most as many as there are."""
     seed: int = 0
     """Seeds the generator of `synthetic`; unused otherwise."""
 
@@ -100,11 +103,31 @@ class DataConfig:
         _one_of("data.split", self.split)
         _one_of("data.mean", self.mean)
         _within("data.seed", self.seed, 0, 2**63 - 1)
-        for limit in ("train_limit", "test_limit"):
-            if getattr(self, limit) is not None:
-                _at_least(f"data.{limit}", getattr(self, limit), 1)
+        for key, limit in (("data.train_limit", self.train_limit), ("data.test_limit", self.test_limit)):
+            if limit is not None:
+                _at_least(key, limit, 1)
+        if self.name != "folder":  # whose images are counted when they are loaded
+            self.check_limits(*IMAGES[self.split], of=f"data={self.name}, data.split={self.split}")
         if self.name == "folder" and not self.root:
             raise ConfigError("data=folder needs data.root=DIR, a folder with train/<class>/* and test/<class>/*")
+
+    def check_limits(self, train: int, test: int, *, of: str) -> None:
+        """Refuse limits beyond the images that there are.
+
+        Args:
+            train: how many training images there are.
+            test: how many test images.
+            of: what they belong to.
+
+        Raises:
+            ConfigError: a limit is greater.
+        """
+        for kind, limit, there in (("train", self.train_limit, train), ("test", self.test_limit, test)):
+            if limit is not None and limit > there:
+                images = f"{there:,} {'training' if kind == 'train' else 'test'} images"
+                raise ConfigError(
+                    f"data.{kind}_limit={limit}: there are {images} ({of}); write a smaller number, or null for all"
+                )
 
 
 @dataclass
@@ -150,8 +173,8 @@ class RecipeConfig:
         self.warmup = {"true": "on", "false": "off"}.get(self.warmup.lower(), self.warmup)
         _one_of("recipe.warmup", self.warmup)
         _path_part("recipe.name", self.name)
-        _at_least("recipe.iterations", self.iterations, 1)
-        _at_least("recipe.batch_size", self.batch_size, 1)
+        _within("recipe.iterations", self.iterations, 1, 10**9)
+        _within("recipe.batch_size", self.batch_size, 1, 10**6)
         _positive("recipe.warmup_lr", self.warmup_lr)
         _within("recipe.warmup_error", self.warmup_error, 0, 1)
         if sorted(set(self.milestones)) != list(self.milestones) or any(m < 1 for m in self.milestones):
@@ -337,18 +360,18 @@ def _interval(key: str, value: int | None) -> None:
 
 def _positive(key: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{key}={value}: must be a number above 0")
+        raise ConfigError(f"{key}={value}: must be a finite number above 0")
 
 
 def _not_negative(key: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{key}={value}: must be 0 or a number above it")
+        raise ConfigError(f"{key}={value}: must be 0 or a finite number above it")
 
 
 def _within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
     inside = low <= value < high if below else low <= value <= high
     if not inside:
-        raise ConfigError(f"{key}={value}: must lie from {low} to {'below ' if below else ''}{high}")
+        raise ConfigError(f"{key}={value}: must lie from {low:,} to {'below ' if below else ''}{high:,}")
 
 
 def _path_part(key: str, value: str) -> None:

@@ -53,7 +53,7 @@ class ImageSet:
 
     @property
     def chance_error(self) -> float:
-        """Error on the training images of always answering their most frequent class, a fraction; CIFAR-10: 0.9."""
+        """Training error, a fraction, of always answering the most frequent class: 0.9 for CIFAR-10."""
         return 1 - int(self.train_labels.bincount().max()) / len(self.train_labels)
 
 
@@ -61,12 +61,14 @@ def select(raw: RawImages, config: DataConfig) -> ImageSet:
     """Apply split and limits, and compute the mean over the training images that remain.
 
     Raises:
+        ConfigError: a limit lies beyond the images that there are.
         DatasetError: no training or no test image remains.
     """
     train_x, train_y, test_x, test_y = raw.train_images, raw.train_labels, raw.test_images, raw.test_labels
     if config.split == "45k/5k":
         cut = len(train_x) * 9 // 10
         test_x, test_y, train_x, train_y = train_x[cut:], train_y[cut:], train_x[:cut], train_y[:cut]
+    config.check_limits(len(train_x), len(test_x), of=raw.source)
     train_x, train_y = train_x[: config.train_limit], train_y[: config.train_limit]
     test_x, test_y = test_x[: config.test_limit], test_y[: config.test_limit]
     if not len(train_x) or not len(test_x):

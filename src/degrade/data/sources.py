@@ -67,6 +67,7 @@ def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
         say: receives a line of text whenever a source is tried.
 
     Raises:
+        ConfigError: data.train_limit or data.test_limit lies beyond the images that there are.
         DatasetError: no source delivered, or what it delivered is not what it should be.
     """
     if config.name == "synthetic":
@@ -90,6 +91,9 @@ def prepared_cifar10(root: Path) -> RawImages | None:
     if not folder.is_dir():
         return None
     try:
+        for name in (*(f"{name}.npy" for name in HASHES), "source.txt"):
+            if not (folder / name).is_file():  # a named pipe would be waited for
+                raise _SourceFailed(f"{name} is no regular file")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in HASHES}
         source = (folder / "source.txt").read_text().strip()
         raw = RawImages(classes=CLASSES, source=source, **arrays)
@@ -158,8 +162,8 @@ def _fetch_first(root: Path, say: Say) -> RawImages:
     raise DatasetError(
         "no source delivered CIFAR-10.\n  tried: "
         + "\n  tried: ".join(tried)
-        + f"\n  by hand: put cifar-10-python.tar.gz (or its unpacked cifar-10-batches-py) into {root}"
-        + "\n  without it: `data=synthetic` trains on generated images"
+        + f"\n  by hand: put cifar-10-python.tar.gz (or its unpacked cifar-10-batches-py) into {root}; "
+        "or without it: `data=synthetic` trains on generated images"
     )
 
 
@@ -185,7 +189,7 @@ def _from_local(root: Path) -> RawImages:
     """CIFAR-10's own files, as the original site lays them out: unpacked, or the archive."""
     failures = []
     for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
-        if not path.exists():
+        if not path.is_file() and not path.is_dir():
             continue
         try:
             with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
@@ -322,6 +326,8 @@ def _read_folder(root: Path) -> RawImages:
         pixels = np.empty((len(tree.samples), 3, 32, 32), np.uint8)
         for k, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", unit="img", disable=None)):
             try:
+                if not Path(path).is_file():  # a named pipe would be waited for
+                    raise OSError("not a regular file")
                 pixels[k] = _channels_first(np.asarray(tree.loader(path).resize((32, 32)), np.uint8)[None])[0]
             except Exception as error:  # Pillow's decoders raise a great many things
                 raise DatasetError(f"{path}: not a readable image ({_reason(error)}); remove or mend it") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launch
         return Launcher(name, overrides, _number(settings, "cpus_per_task"))
     if name == "ray":
         cpus = settings["ray"]["remote"].get("num_cpus") or 1
+        if not isinstance(cpus, int | float):
+            raise ConfigError(f"hydra.launcher.ray.remote.num_cpus={cpus}: write a number, such as 2")
         return Launcher(name, overrides, max(1, int(cpus)), ray=settings["ray"]["init"])
     return Launcher(name, overrides, None)
 
@@ -112,14 +115,44 @@ def _has_gpu(device: str) -> bool:
 
 @contextmanager
 def tended(launcher: Launcher) -> Iterator[None]:
-    """While it launches: a job of submitit's that was killed leaves the others alone; afterwards, Ray is left."""
+    """While it launches, joblib's workers do not hear Ctrl-C, and a submitit job that was killed ends no other.
+
+    Afterwards, Ray is left.
+    """
     tending: AbstractContextManager[None] = contextlib.nullcontext()
-    if launcher.name in ("slurm", "submitit_local"):
+    if launcher.name == "joblib":
+        tending = _deaf_workers()
+    elif launcher.name in ("slurm", "submitit_local"):
         tending = _patience()
     elif launcher.ray is not None:
         tending = _connected(launcher.ray)
     with tending:
         yield
+
+
+@contextmanager
+def _deaf_workers() -> Iterator[None]:
+    """The sweep stops joblib's workers itself: Ctrl-C, which reaches them too, would end them with a traceback each.
+
+    SIGINT is blocked while a worker is started, which it inherits. Ignoring it there once it runs would come too
+    late, since a worker imports for seconds before it runs anything of ours.
+    """
+    from joblib.externals.loky.backend import fork_exec as loky
+
+    original = loky.fork_exec
+
+    def start(*arguments: Any, **more: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return original(*arguments, **more)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    loky.fork_exec = start
+    try:
+        yield
+    finally:
+        loky.fork_exec = original
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from degrade.config import Experiment
 from degrade.config.schema import flatten
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
-from degrade.files import copy_aside, reason
+from degrade.files import copy_aside, reason, regular
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
@@ -375,7 +375,7 @@ class _Session:
 @contextmanager
 def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
     """Copy what is logged into the record's train.log."""
-    handler = logging.FileHandler(path, mode="w" if fresh else "a")
+    handler = logging.FileHandler(regular(path), mode="w" if fresh else "a")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     log.addHandler(handler)

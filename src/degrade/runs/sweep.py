@@ -25,7 +25,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from degrade.config import Experiment, compose
+from degrade.config import Experiment, compose_all
 from degrade.config.compose import expand, hydra_state_kept
 from degrade.config.groups import config_dir
 from degrade.errors import ConfigError, RunError, RunInterrupted
@@ -92,7 +92,7 @@ def plan(overrides: Sequence[str], *, fresh: bool = False) -> Sweep:
     """
     for_hydra = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     combinations = expand([text for text in overrides if text not in for_hydra])
-    experiments = [compose(combination) for combination in combinations]
+    experiments = compose_all(combinations)
     for experiment in experiments:
         check_board(experiment)
     launcher = choose_launcher(for_hydra, len(combinations), experiments[0].runtime.device)
@@ -116,7 +116,7 @@ def plan(overrides: Sequence[str], *, fresh: bool = False) -> Sweep:
 def _refuse_shared_records(cells: Sequence[Cell]) -> None:
     first: dict[Path, Cell] = {}
     for cell in cells:
-        other = first.setdefault(cell.record.path.expanduser().resolve(), cell)
+        other = first.setdefault(cell.record.path.resolve(), cell)
         if other is not cell:
             differing = [word for word in cell.overrides if word not in other.overrides]
             reason = f"{' '.join(differing)} makes no other run" if differing else "the same cell twice"
@@ -152,7 +152,7 @@ def sweep(planned: Sweep, *, fresh: bool = False) -> None:
 @contextmanager
 def _folder(planned: Sweep) -> Iterator[Path]:
     """Where Hydra writes: beside the runs, since jobs on other machines look there too. Kept if it holds logs."""
-    root = Path(planned.cells[0].experiment.output).expanduser().absolute() / ".sweeps"
+    root = planned.cells[0].record.path.parents[2].absolute() / ".sweeps"
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     try:

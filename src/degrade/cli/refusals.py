@@ -1,0 +1,168 @@
+"""What is said of a command line that cannot be: one line that repeats the bad value and names the mend."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from degrade.errors import ConfigError
+
+#: Characters of a value that a message repeats; of a longer one it shows the beginning and the end.
+LONGEST = 60
+
+#: Characters of anything else without a space, such as a number that a short value stands for.
+_LONGEST_ANYHOW = 200
+
+
+class Given(NamedTuple):
+    """An option as it stands on the command line."""
+
+    parameter: Any
+    """Typer's."""
+    text: str
+    """As it was typed: `--depth 20`, `--depth=20` or `--plain`."""
+    value: str
+    """`20`; of an option that takes no value its name."""
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that hold what no file, record or terminal can take up.
+
+    Raises:
+        ConfigError: a word is not valid UTF-8, or holds a null character.
+    """
+    for word in words:
+        if re.search("[\0\ud800-\udfff]", word):
+            raise ConfigError(f"{word}: holds bytes that are not UTF-8 text; write it in UTF-8")
+
+
+def options_given(command: Any, words: Sequence[str]) -> list[Given]:
+    """The options on a command line, in its order.
+
+    Args:
+        command: Typer's, of the whole program.
+        words: the command line.
+    """
+    return list(_options_given(command, words))
+
+
+def _options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return
+        name, equals, value = word.partition("=")
+        parameter = next((own for own in command.params if name in (*own.opts, *own.secondary_opts)), None)
+        if not word.startswith("-"):
+            command = getattr(command, "commands", {}).get(word, command)
+        elif parameter is None:
+            continue
+        elif parameter.is_flag:
+            yield Given(parameter, name, name)
+        elif equals:
+            yield Given(parameter, word, value)
+        else:
+            value = next(rest, "")
+            yield Given(parameter, f"{name} {value}", value)
+
+
+def refuse_repeated(given: Sequence[Given]) -> None:
+    """Refuse an option that stands there twice with two values, of which the last would win silently.
+
+    Raises:
+        ConfigError: names both.
+    """
+    first: dict[str, Given] = {}
+    for option in given:
+        other = first.setdefault(option.parameter.name, option)
+        if other.value != option.value:
+            raise ConfigError(f"{other.text} {option.text}: leave one of them out")
+
+
+def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
+    """What Typer found wrong, as degrade says it.
+
+    Args:
+        error: Typer's UsageError.
+        command: Typer's, of the whole program.
+        words: the command line.
+    """
+    kind = type(error).__name__
+    help_text = f"`{_path(command, words)} --help`"
+    message = " ".join((error.format_message() if hasattr(error, "format_message") else str(error)).split())
+    parameter = getattr(error, "param", None)
+    if kind == "NoSuchOption":
+        mend = f"did you mean {error.possibilities[0]}?" if error.possibilities else f"{help_text} lists the options"
+        name = str(error.option_name)
+        typed = (w for w in words if w.partition("=")[0] == name or (w.startswith(name) and not w.startswith("--")))
+        return f"{next(typed, name)}: no such option; {mend}"
+    if kind == "BadOptionUsage":
+        takes = "takes no value" if "not take" in message else "needs a value"
+        return f"{error.option_name}: {takes}; {help_text} shows how it is written"
+    if kind == "MissingParameter" and parameter is not None:
+        missing = re.search("'(.*)'", message)
+        return f"{missing[1] if missing else parameter.name} is missing; {help_text} shows how it is written"
+    if parameter is not None:
+        text = next(
+            (own.text for own in options_given(command, words) if own.parameter.name == parameter.name),
+            parameter.name,
+        )
+        return f"{text}: {_must_be(message.partition(': ')[2] or message)}"
+    if extra := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
+        return f"{extra[1]}: more arguments than the command takes; {help_text} lists them"
+    if message.startswith("No such command"):
+        return f"{message.rstrip('.')}" + ("" if "Did you mean" in message else f"; {help_text} lists the commands")
+    return message
+
+
+def _path(command: Any, words: Sequence[str]) -> str:
+    """The command that a command line names, as far as it is one."""
+    path = ["degrade"]
+    for word in words:
+        below = getattr(command, "commands", {}).get(word)
+        if below is None:
+            break
+        command = below
+        path.append(word)
+    return " ".join(path)
+
+
+def _must_be(message: str) -> str:
+    """What a value must be, from what Typer says of one that is not."""
+    if "integer" in message:
+        return "must be a whole number, such as 20, of at most 19 digits"
+    if "valid number" in message or "valid float" in message:
+        return "must be a number, such as 0.5"
+    for theirs, ours in (
+        ("Input should be", "must be"),
+        ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
+    ):
+        message = message.replace(theirs, ours)
+    return message
+
+
+def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
+    """A message as a terminal may show it: long values shortened, what is not printable escaped.
+
+    Args:
+        message: what there is to say.
+        words: the command line; what of it names a file that exists is left as it is.
+        lines: the message may have several, which stay lines.
+    """
+    missing = [word for word in words if not os.path.lexists(word)]
+    values = {part for word in missing for part in word.split("=", 1) if len(part) > LONGEST}
+    for value in sorted(values, key=len, reverse=True):
+        if not os.path.lexists(value):
+            message = message.replace(value, _shortened(value, LONGEST))
+    message = re.sub(rf"\S{{{_LONGEST_ANYHOW + 1},}}", lambda found: _shortened(found[0], _LONGEST_ANYHOW), message)
+    return "".join(c if c.isprintable() or (lines and c == "\n") else _escaped(c) for c in message)
+
+
+def _shortened(value: str, length: int) -> str:
+    end = length // 3
+    return f"{value[: length - 1 - end]}…{value[-end:]}"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
