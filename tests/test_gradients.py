@@ -181,7 +181,8 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     shrunk = [["model=plain", "model.depth=8", "name=gradients", "checkpoint.snapshots=4"]]
     monkeypatch.setattr("degrade.config.network_matrix", lambda _: shrunk)
     monkeypatch.setattr("degrade.config.untrained_matrix", lambda _: [["model=residual", "model.norm=none"]])
-    command = ["probe", "gradients", "experiment=gradients", *SMALL[:-1], "recipe.iterations=3", "--limit", "20"]
+    settings = [word for word in SMALL if not word.startswith("model.depth")]
+    command = ["probe", "gradients", "experiment=gradients", *settings, "recipe.iterations=3", "--limit", "20"]
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "outputs/gradients"
