@@ -200,7 +200,7 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     again = cli("probe", "gradients", str(folder), "-o", "again.png")
     assert again.out.endswith("figure: again.png\nfigure: again-initial.png\n")
     assert (tmp_path / "again-initial.png").read_bytes() == measured
-    assert cli("reproduce", "gradients", *SMALL[:-1], "recipe.iterations=3").out.count("degrade probe gradients") == 1
+    assert cli("reproduce", "gradients", *settings, "recipe.iterations=3").out.count("degrade probe gradients") == 1
 
 
 def test_runs_without_snapshots_and_networks_without_runs_are_profiles(cli: Cli, tmp_path: Path) -> None:
