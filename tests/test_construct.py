@@ -15,7 +15,7 @@ from degrade.probes.construct import compare, constructed, continuations, exact_
 from degrade.probes.numbers import subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Outcome, small_but
 from tests.test_runs import interrupted_copy
 
 Small = Callable[..., Experiment]
@@ -193,7 +193,7 @@ def test_a_continuation_keeps_network_images_and_place(small: Small, text: str) 
 
 def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", *SMALL, "recipe.iterations=4").code == 0
-    assert cli("train", *SMALL, "recipe.iterations=4", "model.depth=14").code == 0
+    assert cli("train", *small_but("recipe.iterations=4", "model.depth=14")).code == 0
     (shallow,) = tmp_path.glob("outputs/smoke/plain-8*")
     command = ("probe", "construct", str(shallow), "--depth", "14", "--continue", "2")
     outcome = cli(*command)

@@ -320,9 +320,8 @@ def test_pipes_and_sockets_among_records_keep_no_command_waiting(
     assert "Traceback" not in outcome.err
     assert "unexpected" not in outcome.err
     assert outcome.err.count("\n") <= LINES
-    assert outcome.code in (0, 2, 4), outcome
-    assert outcome.code == 0 or words != ("runs",)
-    assert outcome.code != 2 or outcome.err.splitlines()[-1].startswith("degrade: ")
+    assert outcome.code in (0, 1, 2, 4), outcome
+    assert outcome.code not in (1, 2) or outcome.err.splitlines()[-1].startswith("degrade: ")
 
 
 @pytest.mark.timeout(60)
@@ -333,4 +332,5 @@ def test_training_does_not_wait_for_a_pipe_in_its_record(name: str, tmp_path: Pa
     run_directory(experiment).mkdir(parents=True)
     os.mkfifo(run_directory(experiment) / name)
     outcome = answered("train", *small_but(*small, f"output={tmp_path}", "eval.every=1"))
-    assert outcome.code == 0 if name == "config.yaml" else "not a regular file" in outcome.err, outcome
+    assert outcome.code == 1
+    assert f"{name} is not a regular file" in outcome.err

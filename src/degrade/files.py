@@ -38,10 +38,10 @@ def regular(path: Path) -> Path:
     """The path, unless what is there is a named pipe, which would be waited for, a socket or a device.
 
     Raises:
-        OSError: it is one.
+        RunFileError: it is one.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise RunFileError(f"{path} is not a regular file, but a pipe, a socket or a device; move it away")
     return path
 
 

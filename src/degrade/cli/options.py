@@ -27,7 +27,7 @@ Overrides = Annotated[
     typer.Argument(
         metavar="KEY=VALUE",
         autocompletion=completion.settings,
-        help="These are settings, such as optim.lr=0.05 data=synthetic; `degrade train --dry-run` prints them all.",
+        help="These are settings, such as optim.lr=0.05 data=synthetic.",
     ),
 ]
 Depth = Annotated[
