@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from degrade.analysis import departures, error_curves, verdicts
+from degrade.analysis import departures, error_curves
 from degrade.analysis.figures import draw_depth
 from degrade.config import Experiment, ModelConfig, compose, network_matrix
 from degrade.errors import ConfigError
 from degrade.models import VggNet, build_model
 from degrade.models.vgg import convolutions_by_stage
 from degrade.runs import run, run_directory
-from tests.conftest import SMALL, Outcome
+from tests.conftest import Outcome, small_but
 from tests.records import finished
 
 Cli = Callable[..., Outcome]
@@ -98,9 +98,10 @@ def test_the_wall_is_drawn_by_depth(tmp_path: Path) -> None:
     assert right.containers[0].lines[0].get_xdata().tolist() == [20]  # type: ignore[attr-defined]
 
 
-def test_verify_says_that_it_judges_none(cli: Cli) -> None:
-    assert cli("train", "model=vgg", *SMALL, "model.depth=11", "model.width=2", "recipe.iterations=2").code == 0
+def test_verify_says_what_the_wall_lacks(cli: Cli) -> None:
+    words = ["model.depth=11", "model.width=2", "recipe.iterations=2"]
+    assert cli("train", "model=vgg", *small_but(*words)).code == 0
     outcome = cli("verify")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "no plain or residual network" in outcome.err
+    assert outcome.code == 4
+    assert "a verdict needs VGGs of two depths" in outcome.out
     assert cli("plot", "--style", "depth").code == 0
