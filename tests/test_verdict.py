@@ -96,12 +96,13 @@ def many(
     truth: dict[str, tuple[float, float]],
     draw: Callable[[float], list[float]],
     rules: Rules | None = None,
+    count: int = 1000,
 ) -> list[Verdict]:
-    """A thousand verdicts on errors drawn around the truth, (training, test) in percent."""
+    """So many verdicts on errors drawn around the truth, (training, test) in percent."""
     template = networks(root)
     return [
         drawn(template, {n: (draw(a / 100), draw(b / 100)) for n, (a, b) in truth.items()}, rules)
-        for _ in range(1000)
+        for _ in range(count)
     ]
 
 
@@ -121,7 +122,7 @@ SCATTER = (0.25, 5.0)
 
 
 @pytest.mark.parametrize("deviation", SCATTER)
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, 3])
 def test_where_nothing_differs_a_claim_is_decided_as_rarely_as_is_said(
     count: int, deviation: float, tmp_path: Path
 ) -> None:
@@ -139,7 +140,7 @@ def test_where_nothing_differs_a_claim_is_decided_as_rarely_as_is_said(
 @pytest.mark.parametrize("deviation", SCATTER)
 def test_one_seed_decides_nothing_unless_it_is_allowed_to(deviation: float, tmp_path: Path) -> None:
     """Allowed, its sign decides: where nothing differs it is wrong as often as it falls so."""
-    found = many(tmp_path, NOTHING, seeds(1, deviation))
+    found = many(tmp_path, NOTHING, seeds(1, deviation), count=100)
     assert {v.outcome for v in found} == {"inconclusive"}
     assert all(claim.interval is None and claim.outcome == "inconclusive" for v in found for claim in v.claims)
     allowed = many(tmp_path / "allowed", NOTHING, seeds(1, deviation), Rules(allow_one_seed=True))
@@ -173,7 +174,7 @@ def test_networks_that_never_learn_are_never_taken_for_degradation(tmp_path: Pat
     """Shallow ones at 80 %, deep ones at 89 %: a gap, and no evidence, whatever the number of seeds."""
     truth = {n: (80.0, 80.0) if n.endswith("20") else (89.0, 89.0) for n in PAPER} | {"residual-56": (81.0, 81.0)}
     for count in (1, 2, 3):
-        found = many(tmp_path / str(count), truth, seeds(count, 0.5), Rules(allow_one_seed=True))
+        found = many(tmp_path / str(count), truth, seeds(count, 0.5), Rules(allow_one_seed=True), 100)
         assert {v.outcome for v in found} == {"too early"}
 
 
