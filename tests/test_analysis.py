@@ -255,6 +255,11 @@ def test_departures_are_named_and_effectless_settings_are_not() -> None:
     assert of("recipe.warmup_lr=0.02") == []
     assert of("model.bn_momentum=0.2", "optim.decay_norm=false", "runtime.precision=bf16") == []
     assert open_choices(asdict(compose(["model.bn_momentum=0.2"]))) == ["batch norm momentum 0.2 (default 0.1)"]
+    assert of("recipe.warmup=linear", "recipe.warmup_error=0.5") == ["warm-up linear over 200 iterations (paper off)"]
+    assert of("data.pixels=16", "optim.clip=1") == [
+        "greatest norm of the gradient 1 (paper none)",
+        "pixels a side 16 (paper 32)",
+    ]
     assert of("model.depth=110", "recipe.warmup_lr=0.02") == ["warm-up rate 0.02 (paper 0.01)"]
     assert follows_paper(asdict(compose(["model=residual", "model.depth=110"])))
 

@@ -113,6 +113,25 @@ def test_warm_up_is_on_by_default_from_depth_110() -> None:
     assert compose(["recipe.warmup=false"]).recipe.warmup == "off"
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["data.pixels=24"], "data.pixels=24: choose one of 32, 16, 8"),
+        (["model=vgg", "data.pixels=16"], "data.pixels=16: a VGG halves its images five times"),
+        (["model.zero_init=true"], "model.zero_init=true: without a shortcut no signal would pass a plain network"),
+        (["model=residual", "model.norm=none", "model.zero_init=true"], "model.zero_init=true: it sets the scale"),
+        (["model.norm=none", "model.bn_scale=0.5"], "model.bn_scale=0.5: it sets the scale of batch norm"),
+        (["model.bn_scale=0"], "model.bn_scale=0.0: must be a finite number above 0"),
+        (["optim.clip=0"], "optim.clip=0.0: must be a finite number above 0"),
+        (["recipe.warmup=linear", "recipe.warmup_iterations=0"], "recipe.warmup_iterations=0: must lie from 1"),
+        (["recipe.warmup=cubic"], "recipe.warmup=cubic: choose one of auto, linear, off, on, quadratic"),
+    ],
+)
+def test_remedies_that_make_no_sense_are_refused(settings: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        compose(settings)
+
+
 def test_misspelt_keys_and_values_get_suggestions() -> None:
     with pytest.raises(ConfigError, match=r"model\.dpth: no such setting; did you mean model\.depth"):
         compose(["model.dpth=56"])

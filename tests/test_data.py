@@ -4,11 +4,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.nn.functional as F
 
 from degrade.config import DataConfig
 from degrade.data import Batches, ImageSet, load_images
 from degrade.data.batches import crop_and_flip, single_view
-from degrade.data.images import Pixels, select
+from degrade.data.images import Pixels, averaged, select
 from degrade.data.synthetic import synthetic_images
 from degrade.errors import ConfigError, DatasetError
 
@@ -115,6 +116,26 @@ def test_the_mean_is_over_training_images_per_pixel_or_per_channel() -> None:
     torch.testing.assert_close(images.mean, mean.float())
     per_channel = synthetic(mean="per_channel").mean
     torch.testing.assert_close(per_channel, mean.mean((1, 2), keepdim=True).float().expand(3, 32, 32))
+
+
+@pytest.mark.parametrize("side", [16, 8])
+def test_averaging_down_is_the_rounded_mean_of_each_square(side: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32)).astype(np.uint8)
+    small = averaged(images, side)
+    means = F.avg_pool2d(torch.tensor(images, dtype=torch.float64), 32 // side)
+    assert small.dtype == np.uint8
+    assert np.array_equal(small, np.floor(means.numpy() + 0.5))
+    assert averaged(np.full_like(images, 255), side).min() == 255
+    assert averaged(images, 32) is images
+
+
+def test_smaller_images_are_padded_by_an_eighth_and_have_a_mean_and_a_hash_of_their_own() -> None:
+    small = synthetic(40, pixels=16)
+    assert small.mean.shape == (3, 16, 16)
+    assert small.content_hash != synthetic(40).content_hash
+    drawn = batches(small, size=40)
+    assert drawn.batch(1)[0].shape == (40, 3, 16, 16)
+    assert {int(drawn._rows.min()), int(drawn._rows.max())} == {0, 4}
 
 
 def test_the_45k_5k_split_holds_out_the_last_tenth() -> None:

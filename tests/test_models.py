@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
-from degrade.models import CifarNet, build_model, count_parameters
+from degrade.models import BasicBlock, CifarNet, build_model, count_parameters
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 
@@ -122,6 +122,23 @@ def test_every_combination_gives_ten_finite_logits(init: str, norm: str) -> None
     logits = model(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10)
     assert torch.isfinite(logits).all()
+
+
+def test_batch_norm_begins_with_its_scale_and_a_zeroed_block_as_its_shortcut() -> None:
+    scaled = seeded(ModelConfig(family="plain", bn_scale=0.5))
+    assert {float(m.weight.unique()) for m in scaled.modules() if isinstance(m, nn.BatchNorm2d)} == {0.5}
+    zeroed = seeded(ModelConfig(family="residual", depth=8, zero_init=True))
+    x = torch.rand(2, 16, 8, 8)  # as after a ReLU
+    assert isinstance(block := zeroed.layer1[0], BasicBlock)
+    assert torch.equal(block(x), x)
+    assert float(block.bn1.weight.min()) == 1
+    other = seeded(ModelConfig(family="residual", depth=8))
+    assert torch.equal(zeroed.linear.weight, other.linear.weight)  # nothing else is drawn otherwise
+
+
+@pytest.mark.parametrize("side", [32, 16, 8])
+def test_networks_take_images_of_every_side(side: int) -> None:
+    assert seeded(ModelConfig(depth=8)).eval()(torch.rand(2, 3, side, side)).shape == (2, 10)
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -47,6 +47,40 @@ def test_warming_up_overrides_the_schedule_and_then_leaves_it_alone() -> None:
     assert learning_rate(32001, **PAPER, warming=False, warmup_lr=0.01) == pytest.approx(0.01)
 
 
+def test_the_rate_rises_over_the_ramp_and_then_follows_the_schedule() -> None:
+    linear, quadratic = {"ramp": (200, 1)}, {"ramp": (200, 2)}
+    assert [learning_rate(i, **PAPER, **linear) for i in (1, 100, 200, 201)] == pytest.approx(
+        [0.0005, 0.05, 0.1, 0.1]
+    )
+    assert [learning_rate(i, **PAPER, **quadratic) for i in (20, 100, 200)] == pytest.approx([0.001, 0.025, 0.1])
+    assert learning_rate(48001, **PAPER, **linear) == pytest.approx(0.001)
+    assert learning_rate(15, base=0.1, milestones=[10], ramp=(20, 1)) == pytest.approx(0.0075)
+
+
+def test_a_run_follows_its_ramp(small: Make) -> None:
+    ramped = small("recipe.warmup=quadratic", "recipe.warmup_iterations=4", "recipe.milestones=[]", "log.every=1")
+    rates = [row.lr for row in fit(training(ramped))][:5]
+    assert rates == pytest.approx([ramped.optim.lr * share for share in (1 / 16, 4 / 16, 9 / 16, 1, 1)])
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient(small: Make) -> None:
+    """Without momentum and decay an update is the rate times the gradient: its length tells the clipped norm."""
+    plain = ("optim.momentum=0", "optim.weight_decay=0", "optim.lr=1", "recipe.milestones=[]")
+
+    def update(*settings: str) -> torch.Tensor:
+        ours = training(small(*plain, *settings))
+        before = torch.cat([p.detach().flatten().clone() for p in ours.engine.model.parameters()])
+        ours.step()
+        return torch.cat([p.detach().flatten() for p in ours.engine.model.parameters()]) - before
+
+    free = update()
+    assert free.norm() > 0.1
+    clipped = update("optim.clip=0.1")
+    assert clipped.norm().item() == pytest.approx(0.1, rel=1e-3)
+    torch.testing.assert_close(clipped, free * (0.1 / free.norm()), rtol=1e-3, atol=1e-6)
+    assert torch.equal(update("optim.clip=1e6"), free)
+
+
 def training(experiment: Experiment) -> Training:
     return Training(experiment, load_images(experiment.data))
 

@@ -73,12 +73,16 @@ _COMPARED = {
     "optim.momentum": "momentum",
     "optim.weight_decay": "weight decay",
     "optim.nesterov": "Nesterov",
+    "optim.clip": "greatest norm of the gradient",
     "model.width": "VGG's width",
     "model.shortcut": "shortcut",
     "model.norm": "norm",
     "model.init": "init",
+    "model.bn_scale": "initial scale of batch norm",
+    "model.zero_init": "blocks begin as their shortcut",
     "model.classes": "classes",
     "data.name": "data",
+    "data.pixels": "pixels a side",
     "data.split": "split",
     "data.mean": "mean",
     "data.augment": "augmentation",
@@ -159,15 +163,18 @@ def departures(config: Mapping[str, Any]) -> list[str]:
     paper, ours = Experiment().flat(), flatten(dict(config))
     found = ["network VGG (paper plain or residual)"] if ours.get("model.family") == "vgg" else []
     found += [
-        f"{name} {_words(ours[key])} (paper {_words(paper[key])})"
+        f"{name} {_words(ours[key], key)} (paper {_words(paper[key], key)})"
         for key, name in _COMPARED.items()
         if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
     ]
     if ours.get("model.start") is not None:
         found.append(f"begins as {ours['model.start']}")
     warmup, depth = ours.get("recipe.warmup", "auto"), ours.get("model.depth", 20)
-    if (warmup == "on" and depth < 110) or (warmup == "off" and depth >= 110):
-        found.append(f"warm-up {warmup} (paper {'on' if depth >= 110 else 'off'})")
+    paper_warms = "on" if depth >= 110 else "off"
+    if warmup in ("linear", "quadratic"):
+        warmup = f"{warmup} over {ours['recipe.warmup_iterations']:,} iterations"
+    if warmup not in ("auto", paper_warms):
+        found.append(f"warm-up {warmup} (paper {paper_warms})")
     return found
 
 
@@ -187,18 +194,18 @@ def follows_paper(config: Mapping[str, Any]) -> bool:
 
 
 def _without_effect(key: str, settings: Mapping[str, Any]) -> bool:
-    plain, warms = settings.get("model.family") != "residual", settings.get("recipe.warmup") != "off"
+    plain, warmup = settings.get("model.family") != "residual", settings.get("recipe.warmup")
     depth = settings.get("model.depth", 20)
     if key == "model.shortcut":
         return plain
     if key.startswith("recipe.warmup_"):
-        return not warms or (settings.get("recipe.warmup") == "auto" and depth < 110)
+        return warmup not in ("on", "auto") or (warmup == "auto" and depth < 110)
     return False
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, key: str = "") -> str:
     if value is None:
-        return "all"
+        return "none" if key == "optim.clip" else "all"
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):

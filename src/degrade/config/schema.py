@@ -21,11 +21,14 @@ CHOICES = {
     "data.name": ("cifar10", "synthetic", "folder"),
     "data.split": ("full", "45k/5k"),
     "data.mean": ("per_pixel", "per_channel"),
-    "recipe.warmup": ("auto", "on", "off"),
+    "recipe.warmup": ("auto", "on", "off", "linear", "quadratic"),
     "runtime.precision": ("auto", "fp32", "bf16"),
     "runtime.engine": ("auto", "eager", "compiled", "graph", "compiled-graph"),
     "runtime.memory_format": ("channels_last", "contiguous"),
 }
+
+#: Sides of images, in pixels, that `data.pixels` may ask for.
+SIDES = (32, 16, 8)
 
 #: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
 IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
@@ -53,6 +56,10 @@ class ModelConfig:
     start: str | None = None
     """The run whose trained network this one begins as, in the name that `degrade probe construct` gives it; None:
     the network begins as `init` says."""
+    bn_scale: float = 1.0
+    """Initial scale of every batch norm. The paper's framework begins with 1."""
+    zero_init: bool = False
+    """Residual only. The last batch norm of each residual block begins with scale 0, the block as its shortcut."""
     bn_momentum: float = 0.1
     """Share of the newest batch in batch norm's running statistics. Open in the paper."""
     bn_epsilon: float = 1e-5
@@ -66,6 +73,17 @@ class ModelConfig:
         _within("model.classes", self.classes, 2, 10**6)
         _within("model.bn_momentum", self.bn_momentum, 0, 1)
         _positive("model.bn_epsilon", self.bn_epsilon)
+        _positive("model.bn_scale", self.bn_scale)
+        if self.norm == "none" and (self.zero_init or self.bn_scale != 1):
+            key = "zero_init=true" if self.zero_init else f"bn_scale={self.bn_scale}"
+            raise ConfigError(
+                f"model.{key}: it sets the scale of batch norm, and model.norm=none has none; leave it out"
+            )
+        if self.zero_init and self.family != "residual":
+            raise ConfigError(
+                f"model.zero_init=true: without a shortcut no signal would pass a {self.family} network; "
+                "use it with model=residual"
+            )
         if self.family == "vgg":
             _within("model.width", self.width, 1, 1024)
             _vgg_depth(self.depth)
@@ -85,12 +103,14 @@ class DataConfig:
     """`cifar10`, `synthetic` or `folder`."""
     root: str | None = None
     """Folder with the images. None: environment variable DEGRADE_DATA, else the user's cache directory."""
+    pixels: int = 32
+    """Side of the images: 32, or 16 or 8, to which they are averaged down."""
     split: str = "full"
     """`full`, or `45k/5k`: train on the first nine tenths and test on the rest of the training images."""
     mean: str = "per_pixel"
     """What is subtracted: the `per_pixel` mean image (paper) or `per_channel` means."""
     augment: bool = True
-    """Pad by 4, random crop, random flip (paper)."""
+    """Pad by 4 (an eighth of the side), random crop, random flip (paper)."""
     train_limit: int | None = None
     """Use only the first so many training images, at most as many as there are."""
     test_limit: int | None = None
@@ -102,6 +122,8 @@ class DataConfig:
         _one_of("data.name", self.name)
         _one_of("data.split", self.split)
         _one_of("data.mean", self.mean)
+        if self.pixels not in SIDES:
+            raise ConfigError(f"data.pixels={self.pixels}: choose one of {', '.join(map(str, SIDES))}")
         _within("data.seed", self.seed, 0, 2**63 - 1)
         for key, limit in (("data.train_limit", self.train_limit), ("data.test_limit", self.test_limit)):
             if limit is not None:
@@ -142,11 +164,15 @@ class OptimConfig:
     """Nesterov's momentum instead of the paper's classical one."""
     decay_norm: bool = True
     """Weight decay on batch norm's scale and shift too. Open in the paper."""
+    clip: float | None = None
+    """Greatest Euclidean norm of the gradient of all weights together; a greater one is scaled down. None: any."""
 
     def __post_init__(self) -> None:
         _positive("optim.lr", self.lr)
         _within("optim.momentum", self.momentum, 0, 1, below=True)
         _not_negative("optim.weight_decay", self.weight_decay)
+        if self.clip is not None:
+            _positive("optim.clip", self.clip)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
 
@@ -162,11 +188,14 @@ class RecipeConfig:
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = 128
     warmup: str = "auto"
-    """`on`, `off`, or `auto`: on for depth 110 and deeper (paper)."""
+    """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
+    rate rises from 0 over `warmup_iterations`. `off`. `auto`: on for depth 110 and deeper (paper), off below."""
     warmup_lr: float = 0.01
-    """Learning rate while warming up."""
+    """Learning rate while warming up, where warm-up is `on`."""
     warmup_error: float = 0.8
-    """Training error, a fraction, below which warming up ends."""
+    """Training error, a fraction, below which warming up ends, where it is `on`."""
+    warmup_iterations: int = 200
+    """Updates over which the rate rises, where warm-up is `linear` or `quadratic`."""
 
     def __post_init__(self) -> None:
         # YAML 1.1 reads a bare on/off as a boolean.
@@ -177,6 +206,7 @@ class RecipeConfig:
         _within("recipe.batch_size", self.batch_size, 1, 10**6)
         _positive("recipe.warmup_lr", self.warmup_lr)
         _within("recipe.warmup_error", self.warmup_error, 0, 1)
+        _within("recipe.warmup_iterations", self.warmup_iterations, 1, 10**9)
         if sorted(set(self.milestones)) != list(self.milestones) or any(m < 1 for m in self.milestones):
             raise ConfigError(
                 f"recipe.milestones={list(self.milestones)}: write rising iterations from 1, such as [32000,48000]"
@@ -185,6 +215,12 @@ class RecipeConfig:
     def warms_up(self, depth: int) -> bool:
         """Whether a network of `depth` starts at the warm-up rate."""
         return self.warmup == "on" or (self.warmup == "auto" and depth >= 110)
+
+    @property
+    def ramp(self) -> tuple[int, int]:
+        """Updates over which the rate rises from 0, and the power of its rise; 0 updates where it does not."""
+        powers = {"linear": 1, "quadratic": 2}
+        return (self.warmup_iterations, powers[self.warmup]) if self.warmup in powers else (0, 1)
 
 
 @dataclass
@@ -294,6 +330,11 @@ class Experiment:
     def __post_init__(self) -> None:
         _within("seed", self.seed, 0, 2**63 - 1)
         _path_part("name", self.name)
+        if self.model.family == "vgg" and self.data.pixels != 32:
+            raise ConfigError(
+                f"data.pixels={self.data.pixels}: a VGG halves its images five times, which takes 32 pixels; "
+                "write data.pixels=32"
+            )
         if not self.output or "\0" in self.output:
             raise ConfigError(f"output={self.output!r}: name a folder")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from degrade.data.images import ImageSet
 
-PADDING = 4
-SIDE = 32
+#: The side of an image over the zero pixels that are padded on each side: 4 of 32 in the paper.
+SIDES_PER_PADDING = 8
 
 
 class Batches:
@@ -24,7 +24,7 @@ class Batches:
     Args:
         images: the set; copied to `device` once.
         batch_size: images a batch.
-        augment: pad by 4, crop and flip at random (paper, section 4.2).
+        augment: pad by an eighth of the side, crop and flip at random (paper, section 4.2).
         seed: seeds order and augmentation.
         device: where batches are made.
     """
@@ -52,7 +52,7 @@ class Batches:
         """The batch of an iteration, counted from 1.
 
         Returns:
-            float32 N x 3 x 32 x 32 with the mean subtracted, stored channels last, and int64 N labels.
+            float32 N x 3 x S x S with the mean subtracted, stored channels last, and int64 N labels.
         """
         return self.at(self.prepare(iteration))
 
@@ -101,7 +101,8 @@ class Batches:
         generator = torch.Generator().manual_seed(_mixed_seed(self.seed, epoch))
         count = len(self.labels)
         self._order.copy_(torch.randperm(count, generator=generator))
-        offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
+        padding = self.pixels.shape[-1] // SIDES_PER_PADDING
+        offsets = torch.randint(2 * padding + 1, (2, count), generator=generator)
         self._rows.copy_(offsets[0])
         self._columns.copy_(offsets[1])
         self._flips.copy_(torch.randint(2, (count,), generator=generator))
@@ -114,28 +115,29 @@ def normalised(pixels: Tensor, mean: Tensor) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) -> Tensor:
-    """Crop 32 x 32 from each image padded by 4 zeros, flipped where asked (paper, section 4.2).
+    """Crop each image from itself padded by zeros, 4 of 32 on each side, flipped where asked (paper, section 4.2).
 
     Args:
-        images: float N x C x 32 x 32, mean already subtracted, so that the padding is zero as the network sees it.
-        rows: int64 N, 0 to 8: the crop's upper edge in the padded image.
-        columns: int64 N, 0 to 8: its left edge.
+        images: float N x C x S x S, mean already subtracted, so that the padding is zero as the network sees it.
+        rows: int64 N, 0 to S / 4: the crop's upper edge in the padded image.
+        columns: int64 N, 0 to S / 4: its left edge.
         flips: bool N: mirror the crop left to right.
 
     Returns:
-        float N x C x 32 x 32.
+        float N x C x S x S.
     """
-    padded = F.pad(images, (PADDING,) * 4)
-    ahead = torch.arange(SIDE, device=images.device)
-    x = torch.where(flips[:, None], SIDE - 1 - ahead, ahead) + columns[:, None]
+    side = images.shape[-1]
+    padded = F.pad(images, (side // SIDES_PER_PADDING,) * 4)
+    ahead = torch.arange(side, device=images.device)
+    x = torch.where(flips[:, None], side - 1 - ahead, ahead) + columns[:, None]
     y = ahead + rows[:, None]
-    # Index arrays apart from each other come first: the result is N x 32 x 32 x C, channels last already.
+    # Index arrays apart from each other come first: the result is N x S x S x C, channels last already.
     picked = padded[torch.arange(len(images), device=images.device)[:, None, None], :, y[:, :, None], x[:, None, :]]
     return picked.permute(0, 3, 1, 2)
 
 
 def single_view(pixels: Tensor, mean: Tensor) -> Tensor:
-    """The single 32 x 32 view of test images (paper, section 4.2): uint8 to float32, stored channels last."""
+    """The single view, un-cropped, of test images (paper, section 4.2): uint8 to float32, stored channels last."""
     return normalised(pixels, mean).contiguous(memory_format=torch.channels_last)
 
 

@@ -32,12 +32,12 @@ class ImageSet:
     """Images ready for training, on the CPU.
 
     Attributes:
-        train_images, test_images: uint8, N x 3 x 32 x 32, values 0 to 255.
+        train_images, test_images: uint8, N x 3 x S x S, values 0 to 255; S is `data.pixels`, 32 by default.
         train_labels, test_labels: int64, N.
-        mean: float32, 3 x 32 x 32, the mean training image in units of 1 (pixel / 255), to be subtracted.
+        mean: float32, 3 x S x S, the mean training image in units of 1 (pixel / 255), to be subtracted.
         classes: names of the classes, by label.
         source: where the pixels came from.
-        content_hash: SHA-256 of pixels and labels, after split and limits.
+        content_hash: SHA-256 of pixels and labels, after split, limits and averaging.
         synthetic: True if the images were generated.
     """
 
@@ -58,7 +58,7 @@ class ImageSet:
 
 
 def select(raw: RawImages, config: DataConfig) -> ImageSet:
-    """Apply split and limits, and compute the mean over the training images that remain.
+    """Apply split, limits and `data.pixels`, and compute the mean over the training images that remain.
 
     Raises:
         ConfigError: a limit lies beyond the images that there are.
@@ -71,6 +71,7 @@ def select(raw: RawImages, config: DataConfig) -> ImageSet:
     config.check_limits(len(train_x), len(test_x), of=raw.source)
     train_x, train_y = train_x[: config.train_limit], train_y[: config.train_limit]
     test_x, test_y = test_x[: config.test_limit], test_y[: config.test_limit]
+    train_x, test_x = averaged(train_x, config.pixels), averaged(test_x, config.pixels)
     if not len(train_x) or not len(test_x):
         raise DatasetError(f"{raw.source}: {len(train_x)} training and {len(test_x)} test images; both are needed")
     mean = train_x.mean(axis=0, dtype=np.float64) / 255
@@ -87,6 +88,22 @@ def select(raw: RawImages, config: DataConfig) -> ImageSet:
         content_hash=content_hash(train_x, train_y, test_x, test_y),
         synthetic=config.name == "synthetic",
     )
+
+
+def averaged(images: Pixels, side: int) -> Pixels:
+    """Images averaged down to `side` pixels a side, over squares that do not overlap, rounded half up.
+
+    Args:
+        images: uint8 N x 3 x S x S, S a multiple of `side`.
+        side: of the result, uint8 N x 3 x side x side.
+    """
+    factor = images.shape[2] // side
+    if factor == 1:
+        return images
+    squares = images.reshape(len(images), 3, side, factor, side, factor)
+    total = squares.sum(axis=(3, 5), dtype=np.uint16)  # of at most 16 pixels
+    rounded: Pixels = ((total + factor**2 // 2) // factor**2).astype(np.uint8)
+    return rounded
 
 
 def content_hash(*arrays: Pixels | Labels) -> str:

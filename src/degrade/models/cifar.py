@@ -35,6 +35,8 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn2 = normalisation(channels_out, config)
         self.residual = config.family == "residual"
+        if config.zero_init:
+            nn.init.zeros_(self.bn2.weight)  # type: ignore[arg-type]
         if self.residual:
             self.shortcut = _shortcut(channels_in, channels_out, stride, config)
 
@@ -50,7 +52,7 @@ class BasicBlock(nn.Module):
 class CifarNet(nn.Module):
     """The plain or residual network with `config.depth` weighted layers.
 
-    Input: float N x 3 x 32 x 32, mean already subtracted. Output: float N x classes, logits.
+    Input: float N x 3 x S x S, S 32 in the paper, mean already subtracted. Output: float N x classes, logits.
     """
 
     recompute = False

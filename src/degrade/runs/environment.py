@@ -11,7 +11,7 @@ import numpy
 import torch
 
 import degrade
-from degrade.config import Experiment, ModelConfig
+from degrade.config import Experiment, ModelConfig, RecipeConfig
 from degrade.data import ImageSet
 from degrade.models import count_parameters
 from degrade.runs.record import now
@@ -22,7 +22,6 @@ from degrade.training.schedule import WARMUP_WINDOW
 def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[str, Any]:
     """The contents of environment.json that hold for all sessions of a run."""
     model, recipe = experiment.model, experiment.recipe
-    warmup = f"on, until error over {WARMUP_WINDOW} iterations is below {recipe.warmup_error:.0%}"
     return {
         "data_source": images.source,
         "data_hash": images.content_hash,
@@ -42,7 +41,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
             "option A padding": "pixels ::2; new channels half before, half after",
             "pixel scale": "0 to 1, then mean subtracted",
             "initial weights": _initial_weights(model),
-            "warm-up": warmup if recipe.warms_up(model.depth) else "off",
+            "warm-up": _warm_up(recipe, model.depth),
         },
     }
 
@@ -74,6 +73,14 @@ def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
             "numpy": numpy.__version__,
         },
     }
+
+
+def _warm_up(recipe: RecipeConfig, depth: int) -> str:
+    if recipe.ramp[0]:
+        return f"{recipe.warmup}, over {recipe.warmup_iterations} iterations"
+    if recipe.warms_up(depth):
+        return f"on, until error over {WARMUP_WINDOW} iterations is below {recipe.warmup_error:.0%}"
+    return "off"
 
 
 def _initial_weights(model: ModelConfig) -> str:

@@ -19,7 +19,7 @@ log = logging.getLogger("degrade.run")
 
 NAME = "weights.safetensors"
 
-#: Beside the network's own tensors: what is to be subtracted from images, float32 3 x 32 x 32.
+#: Beside the network's own tensors: what is to be subtracted from images, float32 3 x S x S, S 32 in the paper.
 MEAN = "input_mean"
 
 
@@ -75,7 +75,7 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
 
 def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:
     """All in words, as the format wants it. Errors are fractions, those of this iteration if they were measured."""
-    model = experiment.model
+    model, side = experiment.model, experiment.data.pixels
     row = next((row for row in record.rows() if row["iteration"] == iteration), {})
     facts = {
         "format": "pt",
@@ -88,7 +88,7 @@ def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, itera
         "width": model.width if model.family == "vgg" else None,
         "classes": model.classes,
         "class_names": ", ".join(images.classes),
-        "input": f"float32 N x 3 x 32 x 32: (pixel / 255) - {MEAN}",
+        "input": f"float32 N x 3 x {side} x {side}: (pixel / 255) - {MEAN}",
         "input_mean_kind": experiment.data.mean,
         "recipe": experiment.recipe.name,
         "iteration": iteration,

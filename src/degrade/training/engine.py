@@ -79,6 +79,7 @@ class Engine:
         self.classes = experiment.model.classes
         self.evaluation_size = experiment.eval.batch_size or (2500 if device.type == "cuda" else 250)
         self.optimizer = sgd(self.model, experiment.optim)
+        self.clip = experiment.optim.clip
         # Batches of other sizes, the last of an epoch above all, are not worth compiling for.
         self._compiled_sizes: set[int] = set()
         if name.startswith("compiled"):
@@ -112,6 +113,8 @@ class Engine:
         """Change the weights by the gradients, and drop these."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -127,9 +130,9 @@ class Engine:
         """Loss and errors in eval mode, un-augmented.
 
         Args:
-            pixels: uint8 N x 3 x 32 x 32, on the device.
+            pixels: uint8 N x 3 x H x W, on the device.
             labels: int64 N.
-            mean: what to subtract, float32 3 x 32 x 32.
+            mean: what to subtract, float32 3 x H x W.
             tick: called with the number of images after each batch; what it raises ends the evaluation.
 
         Returns:

@@ -132,6 +132,7 @@ class Training:
             milestones=recipe.milestones,
             warming=self.warming,
             warmup_lr=recipe.warmup_lr,
+            ramp=recipe.ramp,
         )
 
     def step(self) -> None:
@@ -196,7 +197,7 @@ class Training:
         """Evaluate as the network stands, in eval mode, with running statistics, un-augmented.
 
         Args:
-            images: uint8 N x 3 x 32 x 32, on the device.
+            images: uint8 N x 3 x H x W, on the device.
             labels: int64 N.
         """
         return _evaluation(self.engine.evaluate(images, labels, self.batches.mean, tick=self.tick))

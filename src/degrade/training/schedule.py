@@ -11,7 +11,13 @@ WARMUP_WINDOW = 50
 
 
 def learning_rate(
-    iteration: int, *, base: float, milestones: Sequence[int], warming: bool = False, warmup_lr: float = 0.01
+    iteration: int,
+    *,
+    base: float,
+    milestones: Sequence[int],
+    warming: bool = False,
+    warmup_lr: float = 0.01,
+    ramp: tuple[int, int] = (0, 1),
 ) -> float:
     """The rate of the update made at `iteration`, counted from 1 (paper, section 4.2).
 
@@ -21,8 +27,11 @@ def learning_rate(
         milestones: iterations after which the rate is divided by 10.
         warming: the network still warms up (depth 110): the rate is `warmup_lr` whatever the iteration.
         warmup_lr: the rate while warming up.
+        ramp: updates N over which the rate rises from 0, and the power p of its rise: (iteration / N)^p of the rate.
     """
     if warming:
         return warmup_lr
     passed = sum(milestone < iteration for milestone in milestones)
-    return base / float(10**passed)
+    length, power = ramp
+    risen = min(1.0, (iteration / length) ** power) if length else 1.0
+    return risen * base / float(10**passed)
