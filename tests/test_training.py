@@ -48,12 +48,11 @@ def test_warming_up_overrides_the_schedule_and_then_leaves_it_alone() -> None:
 
 
 def test_the_rate_rises_over_the_ramp_and_then_follows_the_schedule() -> None:
-    linear, quadratic = {"ramp": (200, 1)}, {"ramp": (200, 2)}
-    assert [learning_rate(i, **PAPER, **linear) for i in (1, 100, 200, 201)] == pytest.approx(
-        [0.0005, 0.05, 0.1, 0.1]
-    )
-    assert [learning_rate(i, **PAPER, **quadratic) for i in (20, 100, 200)] == pytest.approx([0.001, 0.025, 0.1])
-    assert learning_rate(48001, **PAPER, **linear) == pytest.approx(0.001)
+    linear: dict[str, Any] = {**PAPER, "ramp": (200, 1)}
+    quadratic: dict[str, Any] = {**PAPER, "ramp": (200, 2)}
+    assert [learning_rate(i, **linear) for i in (1, 100, 200, 201)] == pytest.approx([0.0005, 0.05, 0.1, 0.1])
+    assert [learning_rate(i, **quadratic) for i in (20, 100, 200)] == pytest.approx([0.001, 0.025, 0.1])
+    assert learning_rate(48001, **linear) == pytest.approx(0.001)
     assert learning_rate(15, base=0.1, milestones=[10], ramp=(20, 1)) == pytest.approx(0.0075)
 
 
