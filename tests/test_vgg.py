@@ -83,7 +83,7 @@ def test_departures_name_it(tmp_path: Path) -> None:
 
 def test_the_wall_is_drawn_by_depth(tmp_path: Path) -> None:
     matrix = network_matrix("vgg_wall")
-    assert ["model=vgg", "model.depth=37", "name=vgg_wall", "model.width=16"] in matrix
+    assert ["model=vgg", "model.depth=37", "name=vgg_wall", "recipe=wall", "model.width=16"] in matrix
     assert {compose(own).model.family for own in matrix} == {"vgg", "residual"}
     for seed in (0, 1):
         for depth in (11, 13):

@@ -170,7 +170,7 @@ def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
 
 
 def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> "list[Experiment]":
-    """The trainings of a named experiment, at the quick recipe unless the settings name another.
+    """The trainings of a named experiment, at the quick recipe unless it or the settings name another.
 
     Raises:
         ConfigError: no such experiment, or a setting is not the user's to change.
@@ -180,10 +180,8 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
     for setting in settings:
         if setting.partition("=")[0] in ("model", "model.family", "model.depth", "seed"):
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
-    if not any(setting.startswith("recipe=") for setting in settings):
-        settings = ["recipe=quick", *settings]
     return compose_all(
-        [*network, f"seed={seed}", *settings]
+        ["recipe=quick", *network, f"seed={seed}", *settings]
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
     )
