@@ -735,15 +735,15 @@ def _estimated(
 
     asked = next((text.partition("=")[2] for text in settings if text.startswith("recipe=")), "quick")
     others = [text for text in settings if not text.startswith("recipe=")]
+    if within is None and (asked not in recipes() or not plan(asked, experiments, fresh=fresh).todo):
+        return experiments
     found = {}
-    if within is not None or asked in recipes():
-        for name in recipes():
-            with contextlib.suppress(ConfigError):  # a recipe may have no place for these networks
-                own = networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
-                found[name] = own, plan(name, own, fresh=fresh)
-    plans = [planned for _, planned in found.values()]
+    for name in recipes():
+        with contextlib.suppress(ConfigError):  # a recipe may have no place for these networks
+            same = name == asked
+            found[name] = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
+    plans = [plan(name, own, fresh=fresh) for name, own in found.items()]
     if within is not None:
-        return found[choose(plans, within).recipe][0]
-    if asked in found and found[asked][1].todo:
-        tell(plans)
+        return found[choose(plans, within).recipe]
+    tell(plans)
     return experiments

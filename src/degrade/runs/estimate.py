@@ -5,8 +5,10 @@ Every network is timed for a moment on noise. Recipes whose records are begun he
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +32,10 @@ SLACK = 1.5
 #: At most so many times the seconds for a unit of work does one recipe take that another takes: small images and
 #: small batches keep a computer less busy.
 UNEVEN = 3
+
+#: Seconds after which no further network is timed if one was with images and batches of the same size: the pace for
+#: a unit of work differs little between depths (EVALUATION_COST tells how little).
+LONGEST = 15
 
 
 class Plan(NamedTuple):
@@ -117,13 +123,17 @@ def tell(plans: Sequence[Plan]) -> list[float]:
 
     They are infinite where a network cannot be timed.
     """
-    timed = {_key(plan, own): (plan, own) for plan in plans for own, _ in plan.todo}
-    moment = min(1.0, 8 / max(1, len(timed)))
-    paces, place = {}, ""
+    by_network = zip_longest(*([(plan, own) for own, _ in plan.todo] for plan in plans))
+    timed = {_key(*pair): pair for pairs in by_network for pair in pairs if pair}
+    moment, started = min(1.0, 8 / max(1, len(timed))), time.monotonic()
+    paces, alike, place = {}, {}, ""
     with tqdm(timed.items(), desc="timing the networks", leave=False, disable=None) as bar:
         for key, (plan, own) in bar:
             bar.set_postfix_str(f"{own.model.family}-{own.model.depth}, recipe {plan.recipe}")
-            paces[key], place = _pace(own, plan.precision, moment)
+            size = own.data.pixels, own.recipe.batch_size
+            if size not in alike or time.monotonic() - started < LONGEST:
+                alike[size], place = _pace(own, plan.precision, moment)
+            paces[key] = alike[size]
     seconds = [sum(left * paces[_key(plan, own)] for own, left in plan.todo) for plan in plans]
     rests = [
         about(needed) + " more" * plan.begun if plan.todo else "complete"
@@ -157,8 +167,10 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
             training.step()
             return size * image_work(own)
 
+        started = time.monotonic()
         step()  # in which memory is found and algorithms are chosen
         wait(device)
-        return 1 / rate(step, device, seconds, least=2), place
+        least = 2 if time.monotonic() - started < 2 * seconds else 1
+        return 1 / rate(step, device, seconds, least=least), place
     except RuntimeError:  # such as too little memory, which another recipe may not need
         return math.inf, place
