@@ -7,7 +7,7 @@ import pytest
 
 from degrade.cli.options import seconds_of
 from degrade.config import Experiment, compose
-from degrade.errors import ConfigError
+from degrade.errors import ConfigError, RunConflictError
 from degrade.runs import RunRecord, estimate, run, run_directory
 from degrade.runs.estimate import Plan, choose, fitting, plan, recipes
 from degrade.runs.progress import EVALUATION_COST, Progress, about, planned_work
@@ -19,7 +19,7 @@ Make = Callable[..., Experiment]
 #: Settings by which every recipe trains in a second or two.
 TINY = [
     *("data=synthetic", "data.train_limit=16", "data.test_limit=8", "recipe.iterations=2", "recipe.milestones=[1]"),
-    *("recipe.batch_size=8", "runtime.precision=fp32"),
+    *("recipe.batch_size=8", "data.pixels=8", "runtime.precision=fp32"),
 ]
 
 NETWORKS = [["model=plain", "model.depth=20"], ["model=plain", "model.depth=56"]]
@@ -54,7 +54,15 @@ def test_no_other_time_is_taken(text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        *((42.4, "42 s"), (540, "9 min"), (5340, "89 min"), (7800, "2 h 10 min"), (7200, "2 h"), (68400, "19 h")),
+        *(
+            (42.4, "42 s"),
+            (540, "9 min"),
+            (90, "90 s"),
+            (3600, "1 h"),
+            (7800, "2 h 10 min"),
+            (7200, "2 h"),
+            (68400, "19 h"),
+        ),
         *((216_000, "2.5 days"), (float("inf"), "an unknown time")),
     ],
 )
@@ -114,7 +122,7 @@ def test_a_real_run_is_timed_once_and_said_aside(cli: Cli, monkeypatch: pytest.M
     monkeypatch.setattr(estimate, "_pace", never)
     again = cli(*command, "--within", "1h")
     assert (again.code, again.out) == (0, first.out)
-    assert again.err.startswith("recipe paper is complete; no more faithful one fits into 60 min\n")
+    assert again.err.startswith("recipe paper is complete\n")
     assert "on this machine" not in cli(*command, "--recipe", "paper").err
 
 
@@ -131,8 +139,23 @@ def test_a_plan_counts_what_is_left_of_its_own_records(small: Make) -> None:
     assert plan("smoke", [done, new], fresh=True) == Plan(
         "smoke", [(e, planned_work(e)) for e in (done, new)], False, 0, None
     )
-    other = small("name=mine", "recipe=short")  # in the same directory, and yet another recipe's
-    assert not plan("short", [other]).begun
+    with pytest.raises(RunConflictError):
+        plan("short", [small("name=mine", "recipe=short")])
+
+
+def test_recipes_that_other_records_are_in_the_way_of_are_no_choice(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paced(monkeypatch, quick=10)
+    command = ["reproduce", "figure1", "name=mine", "data=synthetic", "--dry-run", "--within", "9d"]
+    assert "\n  name: paper\n" in cli(*command).out
+    begun = compose([*NETWORKS[0], "name=mine", "data=synthetic", "recipe=quick"])
+    record = RunRecord(run_directory(begun))
+    with record.lock():
+        record.begin(begun, {}, {"first_iteration": 0}, resumed=False)
+    outcome = cli(*command)
+    assert "\n  name: quick\n" in outcome.out
+    assert outcome.err.endswith("): quick 10 s more\ngoing on with recipe quick, which is begun\n")
 
 
 def a_plan(recipe: str, left: float, *, begun: bool = False, pace: float = 0) -> Plan:

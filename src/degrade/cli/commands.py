@@ -737,13 +737,15 @@ def _estimated(
     others = [text for text in settings if not text.startswith("recipe=")]
     if within is None and (asked not in recipes() or not plan(asked, experiments, fresh=fresh).todo):
         return experiments
-    found = {}
+    found, plans = {}, []
     for name in recipes():
-        with contextlib.suppress(ConfigError):  # a recipe may have no place for these networks
+        with contextlib.suppress(ConfigError, RunError):  # these networks or their folders may have no place for it
             same = name == asked
-            found[name] = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
-    plans = [plan(name, own, fresh=fresh) for name, own in found.items()]
-    if within is not None:
+            own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
+            plans.append(plan(name, own, fresh=fresh))
+            found[name] = own
+    if within is not None and plans:
         return found[choose(plans, within).recipe]
-    tell(plans)
-    return experiments
+    if plans:
+        tell(plans)
+    return experiments  # where there is no plan, whoever trains them says why

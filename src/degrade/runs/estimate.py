@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -17,7 +17,6 @@ from tqdm import tqdm
 from degrade.config import Experiment, compose
 from degrade.config.groups import group_options
 from degrade.data.synthetic import noise
-from degrade.errors import RunError
 from degrade.runs.progress import about, image_work, planned_work, share_done
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.runner import set_up
@@ -60,13 +59,21 @@ def recipes() -> list[str]:
 
 
 def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False) -> Plan:
-    """What is left to do of experiments that are trained by one recipe; all of it with `fresh`."""
+    """What is left to do of experiments that are trained by one recipe; all of it with `fresh`.
+
+    Raises:
+        RunConflictError: a directory holds other settings, such as another recipe's.
+        RunError: a record's settings are damaged.
+        RunFileError: a record cannot be read just now.
+    """
     done = seconds = 0.0
     todo, begun = [], []
     for experiment in experiments:
         record, left = RunRecord(run_directory(experiment)), planned_work(experiment)
-        if not fresh and (summary := _summary(record, experiment)) is not None:
+        if record.exists and not fresh:
+            record.check_same(experiment)
             begun.append(record)
+            summary = record.summary
             ended = record.status_of(summary) in ("complete", "diverged")
             made = left if ended else left * min(1.0, share_done(experiment, summary))
             left, done, seconds = left - made, done + made, seconds + float(summary.get("seconds") or 0)
@@ -74,16 +81,6 @@ def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False)
             todo.append((experiment, left))
     precision = "fp32" if any("fp32" in record.precisions for record in begun) else None
     return Plan(recipe, todo, bool(begun), seconds / done if done else 0, precision)
-
-
-def _summary(record: RunRecord, experiment: Experiment) -> dict[str, Any] | None:
-    """What a record tells of an experiment; None where there is none of it."""
-    try:
-        if record.exists:
-            record.check_same(experiment)
-        return record.summary if record.exists else None
-    except RunError:  # another recipe's of the same name, or damaged: whoever trains it says so
-        return None
 
 
 def choose(plans: Sequence[Plan], within: float) -> Plan:
@@ -95,7 +92,8 @@ def choose(plans: Sequence[Plan], within: float) -> Plan:
     if done:
         least = [sum(left for _, left in plan.todo) * done[-1].pace / UNEVEN for plan in plans]
         if fitting(plans, least, within) is done[-1]:
-            log.info("recipe %s is complete; no more faithful one fits into %s", done[-1].recipe, about(within))
+            more = f"; no more faithful one fits into {about(within)}" if done[-1] is not plans[-1] else ""
+            log.info("recipe %s is complete%s", done[-1].recipe, more)
             return done[-1]
     seconds = tell(plans)
     found = fitting(plans, seconds, within)
@@ -103,8 +101,10 @@ def choose(plans: Sequence[Plan], within: float) -> Plan:
         text = "no recipe fits into %s: taking %s all the same, which takes %s"
         log.info(text, about(within), plans[0].recipe, about(seconds[0]))
         return plans[0]
-    goes_on = "going on with" if found.begun and found.todo else "taking"
-    log.info("%s recipe %s, the most faithful that fits into %s", goes_on, found.recipe, about(within))
+    if found.begun:
+        log.info("going on with recipe %s, which is %s", found.recipe, "begun" if found.todo else "complete")
+    else:
+        log.info("taking recipe %s, the most faithful that fits into %s", found.recipe, about(within))
     return found
 
 

@@ -224,9 +224,9 @@ def about(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "an unknown time"
     minutes = round(seconds / 60)
-    if seconds < 90:
+    if seconds <= 90:
         return f"{seconds:.0f} s"
-    if minutes < 90:
+    if minutes < 60:
         return f"{minutes} min"
     if minutes < 10 * 60:
         hours, rest = divmod(minutes, 60)
