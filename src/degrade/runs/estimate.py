@@ -34,7 +34,7 @@ UNEVEN = 3
 
 #: Seconds after which no further network is timed if one was with images and batches of the same size: the pace for
 #: a unit of work differs little between depths (EVALUATION_COST tells how little).
-LONGEST = 15
+LONGEST = 12
 
 
 class Plan(NamedTuple):
