@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result
 from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
-from degrade.data import ImageSet
+from degrade.data.synthetic import noise
 from degrade.errors import RunFailed
 from degrade.models import build_model, conv_outputs, multiply_adds
 from degrade.runs.environment import git_state
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
-from degrade.training.peaks import copy_peak, gemm_peak, wait
+from degrade.training.peaks import copy_peak, gemm_peak, rate, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
 BATCHES = 40
@@ -204,12 +204,7 @@ def _serve(connection: Connection, contender: Contender) -> None:
 def _rate(loop: "_Conventional | _Engine", seconds: float) -> float:
     """Images per second over a turn; what was prepared while others worked is not counted."""
     loop.discard_prepared()
-    images = 0
-    started = time.perf_counter()
-    while images == 0 or time.perf_counter() - started < seconds:
-        images += loop.step()
-    loop.wait()
-    return images / (time.perf_counter() - started)
+    return rate(loop.step, loop.device, seconds)
 
 
 class _Conventional:
@@ -273,7 +268,7 @@ class _Photographs(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Noise as PIL images, as torchvision's CIFAR10 gives photographs."""
 
     def __init__(self, contender: Contender, transform: Callable[[Any], Tensor]) -> None:
-        self.images = _noise(contender).train_images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.images = noise(BATCHES * contender.batch_size).train_images.permute(0, 2, 3, 1).contiguous().numpy()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -290,7 +285,9 @@ class _Engine:
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
-        self.training = Training(_experiment(contender), _noise(contender))
+        images = noise(BATCHES * contender.batch_size)
+        few = replace(images, test_images=images.test_images[:EVALUATED], test_labels=images.test_labels[:EVALUATED])
+        self.training = Training(_experiment(contender), few)
         self.device = self.training.engine.device
 
     def step(self) -> int:
@@ -343,16 +340,6 @@ def _experiment(contender: Contender) -> Experiment:
         memory_format=contender.memory_format,
     )
     return replace(compose([*settings, size]), runtime=runtime)
-
-
-def _noise(contender: Contender) -> ImageSet:
-    count = BATCHES * contender.batch_size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 10
-    mean = torch.full((3, 32, 32), 0.5)
-    names = tuple(map(str, range(10)))
-    return ImageSet(pixels, labels, pixels[:EVALUATED], labels[:EVALUATED], mean, names, "noise", "", synthetic=True)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """The commands: thin. torch and matplotlib take seconds to import, so each imports what it needs when it runs."""
 
+import contextlib
 import logging
 import os
 import re
@@ -42,6 +43,7 @@ from degrade.cli.options import (
     one_run,
     readable,
     refuse_conflicts,
+    seconds_of,
     settings_of,
 )
 from degrade.cli.probe import probe_app
@@ -162,6 +164,15 @@ def reproduce(
             rich_help_panel=RUN,
         ),
     ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Take the most faithful recipe that fits into this time on this machine: 20m, 1h30m, 1d.",
+            rich_help_panel=RUN,
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(min=1, max=1000, help="Each network is trained with the seeds 0 to K-1.", rich_help_panel=RUN),
@@ -185,10 +196,13 @@ def reproduce(
     """Train an experiment's networks, draw figure and page, print a table beside the paper's errors, and the verdict.
 
     Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
+    Before it trains, it times each network for a moment and says what every recipe would take on this machine.
 
     Examples:
 
     - `degrade reproduce`
+
+    - `degrade reproduce --within 20m`
 
     - `degrade reproduce figure1 --recipe paper --device cuda`
 
@@ -206,18 +220,24 @@ def reproduce(
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
     common = settings_of(overrides, recipe=recipe, device=device, precision=precision)
+    limit = None if within is None else seconds_of(within)
+    if within is not None:
+        settled = [(f"--recipe {recipe}", f"recipe={recipe}")] if recipe is not None else []
+        refuse_conflicts([(f"--within {within}", "recipe=?"), *settled, *((text, text) for text in overrides)])
     experiments = networks_of(experiment, common, seeds=seeds)
     check_word("--band", band, BANDS)
     check_word("--format", form, FORMATS)
     if output is not None:
         check_suffix(output)
+    if limit is not None or not dry_run:
+        with contextlib.redirect_stdout(sys.stderr) if dry_run else aside(form):
+            experiments = _estimated(experiment, experiments, common, seeds=seeds, within=limit, fresh=fresh)
     if dry_run:
         _print_plan(experiments)
         return DONE
 
     from degrade.runs import run_directory, run_matrix
 
-    _advise(experiments[0])
     with aside(form):
         records = run_matrix(experiments, fresh=fresh)
     _to_board(list(zip(experiments, records, strict=True)))
@@ -687,3 +707,45 @@ def _advise(experiment: "Experiment") -> None:
             experiment.recipe.name,
             f"{experiment.recipe.iterations:,}",
         )
+
+
+def _estimated(
+    experiment: str,
+    experiments: "list[Experiment]",
+    settings: Sequence[str],
+    *,
+    seeds: int,
+    within: float | None,
+    fresh: bool,
+) -> "list[Experiment]":
+    """Say what each recipe would take here.
+
+    Args:
+        experiment: its name.
+        experiments: its networks at the recipe that was asked for.
+        settings: what was asked for.
+        seeds: the number of trainings of each network.
+        within: seconds in which to train; None leaves the recipe as it is.
+        fresh: whatever is begun starts over.
+
+    Returns:
+        The networks to train: at the most faithful recipe that fits into `within`.
+    """
+    from degrade.runs.estimate import choose, plan, recipes, tell
+
+    asked = next((text.partition("=")[2] for text in settings if text.startswith("recipe=")), "quick")
+    others = [text for text in settings if not text.startswith("recipe=")]
+    if within is None and (asked not in recipes() or not plan(asked, experiments, fresh=fresh).todo):
+        return experiments
+    found, plans = {}, []
+    for name in recipes():
+        with contextlib.suppress(ConfigError, RunError):  # these networks or their folders may have no place for it
+            same = name == asked
+            own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
+            plans.append(plan(name, own, fresh=fresh))
+            found[name] = own
+    if within is not None and plans:
+        return found[choose(plans, within).recipe]
+    if plans:
+        tell(plans)
+    return experiments  # where there is no plan, whoever trains them says why

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -185,6 +186,21 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
     )
+
+
+def seconds_of(within: str) -> int:
+    """The seconds of a time such as `20m` or `1h30m`.
+
+    Raises:
+        ConfigError: it is written otherwise, or it is no time at all.
+    """
+    found = re.fullmatch("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in "dhms"), within)
+    seconds = (
+        sum(int(n or 0) * size for n, size in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise ConfigError(f"--within {within}: write a time such as 90s, 20m, 2h, 1h30m or 1d")
+    return seconds
 
 
 def check_word(option: str, word: str, known: Iterable[str]) -> None:

@@ -1,9 +1,13 @@
-"""A generated stand-in for CIFAR-10: the same shapes, 10 classes, no download. For tests and offline use."""
+"""A generated stand-in for CIFAR-10: the same shapes, 10 classes, no download. For tests and offline use.
+
+And noise, for timing: to a computer it costs what photographs cost.
+"""
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from degrade.data.images import Labels, Pixels, RawImages
+from degrade.data.images import ImageSet, Labels, Pixels, RawImages
 
 CLASSES = 10
 _PROTOTYPES = 3  # looks of a class
@@ -21,6 +25,22 @@ def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
     test_x, test_y = _draw(patterns, np.random.default_rng((seed, 2)), test)
     names = tuple(f"pattern {k}" for k in range(CLASSES))
     return RawImages(train_x, train_y, test_x, test_y, names, f"synthetic (generated, seed {seed})")
+
+
+def noise(count: int, *, side: int = 32, classes: int = 10) -> ImageSet:
+    """Images of uniform noise, the same ones for training and testing.
+
+    Args:
+        count: how many images there are.
+        side: their height and width in pixels.
+        classes: how many classes take turns among them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % classes
+    mean = torch.full((3, side, side), 0.5)
+    names = tuple(map(str, range(classes)))
+    return ImageSet(pixels, labels, pixels, labels, mean, names, "noise", "", synthetic=True)
 
 
 def _patterns(rng: np.random.Generator) -> npt.NDArray[np.float32]:

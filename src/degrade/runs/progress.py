@@ -1,11 +1,11 @@
-"""Progress bars over one run, a matrix or a sweep, counted in work so that time left is right across depths."""
+"""Progress bars over one run, a matrix or a sweep, counted in work so that time left is right across networks."""
 
 import logging
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -24,7 +24,7 @@ EVALUATION_COST = 0.27
 class Progress:
     """A tqdm bar over the work of one or more experiments.
 
-    Work of an image is proportional to depth. Hidden where stderr is no terminal; log lines take its place.
+    Hidden where stderr is no terminal; log lines take its place.
 
     Args:
         experiments: all that will be worked on.
@@ -153,7 +153,7 @@ class _WatchedCell:
         self.work = planned_work(experiment)
         self._seen: dict[str, Any] = record.summary
         self.status = str(self._seen.get("status")) if self._seen.get("status") in ENDED[:2] else "waiting"
-        self.done = self.work if self.status in ENDED else self._share() * self.work
+        self.done = self._work_done()
 
     def look(self) -> bool:
         """Read the record; whether its status is another."""
@@ -166,11 +166,11 @@ class _WatchedCell:
                 self._seen, self.status = summary, self.record.status_of(summary)
         except RunFileError:  # the next look may tell
             return False
-        self.done = self.work if self.status in ENDED else self._share() * self.work
+        self.done = self._work_done()
         return self.status != before
 
-    def _share(self) -> float:
-        return float(self._seen.get("iteration") or 0) / self.experiment.recipe.iterations
+    def _work_done(self) -> float:
+        return self.work * (1 if self.status in ENDED else share_done(self.experiment, self._seen))
 
     def describe(self) -> str:
         """A line for the log."""
@@ -181,8 +181,18 @@ class _WatchedCell:
         return text if error is None else f"{text}, test error {error:.2%}"
 
 
+def image_work(experiment: Experiment) -> float:
+    """Work of training on an image once: proportional to the network's depth and the image's area, 32 x 32 as 1."""
+    return experiment.model.depth * (experiment.data.pixels / 32) ** 2
+
+
+def share_done(experiment: Experiment, summary: Mapping[str, Any]) -> float:
+    """Share of a run's iterations that its record's summary tells of."""
+    return float(summary.get("iteration") or 0) / experiment.recipe.iterations
+
+
 def planned_work(experiment: Experiment, *, train: int | None = None, test: int | None = None) -> float:
-    """Work of a whole run, in images times depth.
+    """Work of a whole run, evaluations included, in units of `image_work`.
 
     Args:
         experiment: what is to be run.
@@ -197,7 +207,7 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
     cleans = -(-recipe.iterations // evaluation.clean_every) if evaluation.clean_every else 1
     passes = 1 if experiment.model.norm == "none" else 2  # with running statistics, and with each batch's own
     evaluated = tests * test + cleans * passes * train
-    return experiment.model.depth * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)
+    return image_work(experiment) * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)
 
 
 def clock(seconds: float) -> str:
@@ -207,3 +217,18 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def about(seconds: float) -> str:
+    """A time as a person says it: `40 s`, `9 min`, `2 h 10 min`, `19 h`, `2.5 days`."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    minutes = round(seconds / 60)
+    if seconds <= 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 10 * 60:
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"

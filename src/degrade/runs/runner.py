@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from degrade.config import Experiment
+from degrade.config import Experiment, RuntimeConfig
 from degrade.config.schema import flatten
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
@@ -21,7 +21,7 @@ from degrade.files import copy_aside, reason, regular
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
-from degrade.runs.progress import EVALUATION_COST, Progress, clock, planned_work
+from degrade.runs.progress import EVALUATION_COST, Progress, clock, image_work, planned_work
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.signals import StopSignals
 from degrade.training import Metrics, Training, checkpoint, fit
@@ -117,6 +117,15 @@ def _skipped(record: RunRecord) -> RunRecord:
     return record
 
 
+def set_up(runtime: RuntimeConfig) -> None:
+    """Set what of the runtime holds for the whole process: threads and determinism."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 class _Session:
     """One process's work on one record; call under the record's lock."""
 
@@ -127,11 +136,7 @@ class _Session:
         self.record = record
         self.bar = bar
         self.signals = StopSignals()
-        if experiment.runtime.threads is not None:
-            torch.set_num_threads(experiment.runtime.threads)
-        torch.use_deterministic_algorithms(experiment.runtime.deterministic)
-        if experiment.runtime.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        set_up(experiment.runtime)
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
         self.precision = None if fresh else record.precision
         self.training = self._new_training()
@@ -274,8 +279,7 @@ class _Session:
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
 
     def _stepped(self, training: Training) -> None:
-        images = self.experiment.recipe.batch_size * self.experiment.model.depth
-        self._count(images, self.bar.advance)
+        self._count(self.experiment.recipe.batch_size * image_work(self.experiment), self.bar.advance)
         self._keep_snapshot()  # before any checkpoint of this iteration, after which training would not return to it
         if self.signals.received:
             raise RunInterrupted
@@ -284,7 +288,7 @@ class _Session:
         self._show_numbers()
 
     def _evaluated(self, images: int) -> None:
-        self._count(images * self.experiment.model.depth * EVALUATION_COST, self.bar.advance)
+        self._count(images * image_work(self.experiment) * EVALUATION_COST, self.bar.advance)
         self._show_numbers()
         if self.signals.received:
             raise RunInterrupted

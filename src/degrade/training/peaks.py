@@ -1,4 +1,4 @@
-"""What a device does at best: matrix products and copying."""
+"""How fast a device is: matrix products and copying at best, and whatever else comes in steps."""
 
 import time
 from collections.abc import Callable
@@ -18,6 +18,24 @@ def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> fl
     """Bytes per second that copying a block of `size` bytes reads and writes, the best of some."""
     source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
+
+
+def rate(step: Callable[[], float], device: torch.device, seconds: float, *, least: int = 1) -> float:
+    """What steps count per second, repeated until some time has passed.
+
+    Args:
+        step: does some work and returns how much, such as a number of images.
+        device: is waited for at the end, since it may lag behind.
+        seconds: after which no further step begins.
+        least: number of steps that are made in any case.
+    """
+    counted, steps = 0.0, 0
+    started = time.perf_counter()
+    while steps < least or time.perf_counter() - started < seconds:
+        counted += step()
+        steps += 1
+    wait(device)
+    return counted / (time.perf_counter() - started)
 
 
 def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:

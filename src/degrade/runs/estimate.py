@@ -1,0 +1,176 @@
+"""How long each recipe would take on this machine, and the most faithful one that fits into a given time.
+
+Every network is timed for a moment on noise. Recipes whose records are begun here count with the work that is left.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from degrade.config import Experiment, compose
+from degrade.config.groups import group_options
+from degrade.data.synthetic import noise
+from degrade.runs.progress import about, image_work, planned_work, share_done
+from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.runner import set_up
+from degrade.training import Training, choose_device, choose_engine, choose_precision
+from degrade.training.peaks import rate, wait
+
+log = logging.getLogger("degrade.run")
+
+#: Two timings of one network may differ by this factor on a busy machine: no recipe that is begun is left for that.
+SLACK = 1.5
+
+#: At most so many times the seconds for a unit of work does one recipe take that another takes: small images and
+#: small batches keep a computer less busy.
+UNEVEN = 3
+
+#: Seconds after which no further network is timed if one was with images and batches of the same size: the pace for
+#: a unit of work differs little between depths (EVALUATION_COST tells how little).
+LONGEST = 12
+
+
+class Plan(NamedTuple):
+    """An experiment's networks at one recipe."""
+
+    recipe: str
+    todo: list[tuple[Experiment, float]]
+    """What is not finished, and the work left of it as `planned_work` counts it."""
+    begun: bool
+    """Whether there is a record of any network."""
+    pace: float
+    """Seconds that a unit of work took in the records; 0 if none is known."""
+    precision: str | None
+    """fp32 if a network was trained in it, in which `runtime.precision=auto` goes on with all; else None."""
+
+
+def recipes() -> list[str]:
+    """The recipes that are to be compared, from the least to the most faithful: by iterations and pixels."""
+    names = set(group_options()["recipe"]) - {"smoke"}  # which says nothing about networks
+    found = {name: compose([f"recipe={name}"]) for name in names}
+    return sorted(found, key=lambda name: found[name].recipe.iterations * found[name].data.pixels ** 2)
+
+
+def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False) -> Plan:
+    """What is left to do of experiments that are trained by one recipe; all of it with `fresh`.
+
+    Raises:
+        RunConflictError: a directory holds other settings, such as another recipe's.
+        RunError: a record's settings are damaged.
+        RunFileError: a record cannot be read just now.
+    """
+    done = seconds = 0.0
+    todo, begun = [], []
+    for experiment in experiments:
+        record, left = RunRecord(run_directory(experiment)), planned_work(experiment)
+        if record.exists and not fresh:
+            record.check_same(experiment)
+            begun.append(record)
+            summary = record.summary
+            ended = record.status_of(summary) in ("complete", "diverged")
+            made = left if ended else left * min(1.0, share_done(experiment, summary))
+            left, done, seconds = left - made, done + made, seconds + float(summary.get("seconds") or 0)
+        if left:
+            todo.append((experiment, left))
+    precision = "fp32" if any("fp32" in record.precisions for record in begun) else None
+    return Plan(recipe, todo, bool(begun), seconds / done if done else 0, precision)
+
+
+def choose(plans: Sequence[Plan], within: float) -> Plan:
+    """The most faithful plan that fits into `within` seconds, else the least faithful one; says what and why.
+
+    Nothing is timed where a recipe is complete and the others take longer by far.
+    """
+    done = [plan for plan in plans if not plan.todo]
+    if done:
+        least = [sum(left for _, left in plan.todo) * done[-1].pace / UNEVEN for plan in plans]
+        if fitting(plans, least, within) is done[-1]:
+            more = f"; no more faithful one fits into {about(within)}" if done[-1] is not plans[-1] else ""
+            log.info("recipe %s is complete%s", done[-1].recipe, more)
+            return done[-1]
+    seconds = tell(plans)
+    found = fitting(plans, seconds, within)
+    if found is None:
+        text = "no recipe fits into %s: taking %s all the same, which takes %s"
+        log.info(text, about(within), plans[0].recipe, about(seconds[0]))
+        return plans[0]
+    if found.begun:
+        log.info("going on with recipe %s, which is %s", found.recipe, "begun" if found.todo else "complete")
+    else:
+        log.info("taking recipe %s, the most faithful that fits into %s", found.recipe, about(within))
+    return found
+
+
+def fitting(plans: Sequence[Plan], seconds: Sequence[float], within: float) -> Plan | None:
+    """The most faithful plan, the last, that fits; one that is begun is not left for what may be noise of timing."""
+    found = None
+    for plan, needed in zip(plans, seconds, strict=True):
+        slack = SLACK if plan.begun else 1 / SLACK if found is not None and found.begun else 1
+        if needed <= within * slack:
+            found = plan
+    return found
+
+
+def tell(plans: Sequence[Plan]) -> list[float]:
+    """Time each network that is not finished, say in a line what each recipe would take, and return the seconds.
+
+    They are infinite where a network cannot be timed.
+    """
+    by_network = zip_longest(*([(plan, own) for own, _ in plan.todo] for plan in plans))
+    timed = {_key(*pair): pair for pairs in by_network for pair in pairs if pair}
+    moment, started = min(1.0, 8 / max(1, len(timed))), time.monotonic()
+    paces, alike, place = {}, {}, ""
+    with tqdm(timed.items(), desc="timing the networks", leave=False, disable=None) as bar:
+        for key, (plan, own) in bar:
+            bar.set_postfix_str(f"{own.model.family}-{own.model.depth}, recipe {plan.recipe}")
+            size = own.data.pixels, own.recipe.batch_size
+            if size not in alike or time.monotonic() - started < LONGEST:
+                alike[size], place = _pace(own, plan.precision, moment)
+            paces[key] = alike[size]
+    seconds = [sum(left * paces[_key(plan, own)] for own, left in plan.todo) for plan in plans]
+    rests = [
+        about(needed) + " more" * plan.begun if plan.todo else "complete"
+        for plan, needed in zip(plans, seconds, strict=True)
+    ]
+    parts = ", ".join(f"{plan.recipe} {rest}" for plan, rest in zip(plans, rests, strict=True))
+    log.info("on this machine (%s): %s", place, parts)
+    return seconds
+
+
+def _key(plan: Plan, own: Experiment) -> str:
+    """The same for networks whose steps take the same time."""
+    return repr((own.model, own.data, own.recipe.batch_size, own.optim.clip, own.runtime, plan.precision))
+
+
+def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tuple[float, str]:
+    """Seconds that a unit of work takes, by training steps, and on what device, in what precision."""
+    runtime, size = experiment.runtime, experiment.recipe.batch_size
+    set_up(runtime)
+    device = choose_device(runtime.device)
+    engine = choose_engine(runtime.engine, device, experiment.recipe.iterations)
+    uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engine, engine)  # compiling takes minutes
+    place = f"{device}, {choose_precision(runtime.precision, device, before=precision)}"
+    if device.type == "cpu":
+        place += f", {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    try:
+        own = replace(experiment, runtime=replace(runtime, engine=uncompiled))
+        training = Training(own, noise(2 * size, side=own.data.pixels, classes=2), precision=precision)
+
+        def step() -> float:
+            training.step()
+            return size * image_work(own)
+
+        started = time.monotonic()
+        step()  # in which memory is found and algorithms are chosen
+        wait(device)
+        least = 2 if time.monotonic() - started < 2 * seconds else 1
+        return 1 / rate(step, device, seconds, least=least), place
+    except RuntimeError:  # such as too little memory, which another recipe may not need
+        return math.inf, place
