@@ -71,7 +71,8 @@ def test_a_time_is_said_as_a_person_says_it(seconds: float, text: str) -> None:
 
 
 def test_recipes_are_ordered_by_fidelity_and_the_one_for_tests_is_left_out() -> None:
-    assert recipes() == ["quick", "short", "paper"]
+    assert recipes("quick") == ["quick", "short", "paper"]
+    assert set(recipes("wall")) == {"quick", "wall", "short", "paper"}
 
 
 def test_the_most_faithful_recipe_that_fits_is_taken(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -733,12 +733,12 @@ def _estimated(
     """
     from degrade.runs.estimate import choose, plan, recipes, tell
 
-    asked = next((text.partition("=")[2] for text in settings if text.startswith("recipe=")), "quick")
+    asked = experiments[0].recipe.name
     others = [text for text in settings if not text.startswith("recipe=")]
-    if within is None and (asked not in recipes() or not plan(asked, experiments, fresh=fresh).todo):
+    if asked == "smoke" or (within is None and not plan(asked, experiments, fresh=fresh).todo):
         return experiments
     found, plans = {}, []
-    for name in recipes():
+    for name in recipes(asked):
         with contextlib.suppress(ConfigError, RunError):  # these networks or their folders may have no place for it
             same = name == asked
             own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)

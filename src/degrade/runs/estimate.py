@@ -51,9 +51,14 @@ class Plan(NamedTuple):
     """fp32 if a network was trained in it, in which `runtime.precision=auto` goes on with all; else None."""
 
 
-def recipes() -> list[str]:
-    """The recipes that are to be compared, from the least to the most faithful: by iterations and pixels."""
-    names = set(group_options()["recipe"]) - {"smoke"}  # which says nothing about networks
+def recipes(asked: str) -> list[str]:
+    """The recipes that are to be compared, from the least to the most faithful: by iterations and pixels.
+
+    Args:
+        asked: the one that is taken without a limit of time.
+    """
+    apart = {"smoke", "wall"} - {asked}  # one says nothing about networks, the other is for one experiment
+    names = set(group_options()["recipe"]) - apart
     found = {name: compose([f"recipe={name}"]) for name in names}
     return sorted(found, key=lambda name: found[name].recipe.iterations * found[name].data.pixels ** 2)
 
