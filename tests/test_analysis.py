@@ -238,7 +238,7 @@ def test_the_footer_says_recipe_data_seeds_and_departures(tmp_path: Path) -> Non
     paper = footer(error_curves([record(tmp_path, [0.2])]))
     assert paper == "recipe paper · CIFAR-10 · 1 seed · last iterate\nthe paper's recipe"
     quick = footer(error_curves([record(tmp_path, [0.2], "recipe=quick", f"seed={s}") for s in (0, 1)]))
-    assert "batch 32 (paper 128)" in quick
+    assert "batch 64 (paper 128)" in quick
     assert "2 seeds" in quick
     assert "SYNTHETIC" in footer(error_curves([record(tmp_path, [0.2], "data=synthetic")]))
 
