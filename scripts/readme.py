@@ -34,6 +34,31 @@ def _told(session: dict[str, Any]) -> str:
     return f"{str(session['started'])[:10]}, {place}, {f'commit {commit[:7]}' if commit else 'commit not recorded'}"
 
 
+def tried() -> str:
+    """Last clean training errors, in percent, of what was tried for the quick recipe."""
+    families, depths = ("plain", "residual"), (20, 56)
+    rows: dict[tuple[str, ...], dict[tuple[str, int], list[float]]] = {}
+    for record in find_records([REFERENCE / "tried"]):
+        config = record.config
+        model, recipe = config["model"], config["recipe"]
+        ramp = {"linear": f"linear, {recipe['warmup_iterations']}"}.get(recipe["warmup"], "none")
+        setting = (
+            f"{config['data']['train_limit']:,}",
+            f"{recipe['iterations']:,}",
+            f"{config['optim']['lr']:g}",
+            ramp + ", blocks begin as shortcut" * model["zero_init"],
+        )
+        network = (model["family"], model["depth"])
+        rows.setdefault(setting, {}).setdefault(network, []).append(record.summary["train_error_clean"])
+    networks = [(family, depth) for family in families for depth in depths]
+    head = ["images", "updates", "rate", "warm-up", *(f"{family}-{depth}" for family, depth in networks)]
+    cells = [
+        [*setting, *(f"{100 * np.mean(found[own]):.1f}" if own in found else "-" for own in networks)]
+        for setting, found in sorted(rows.items(), key=lambda row: int(row[0][0].replace(",", "")), reverse=True)
+    ]
+    return aligned(head, cells)
+
+
 def verdict() -> str:
     """What `degrade verify` says of the same records."""
     command = "degrade verify outputs/reference/quick"
@@ -74,6 +99,7 @@ def cost(machine: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "short": partial(errors, "short"),
     "quick": partial(errors, "quick"),
+    "tried": tried,
     "verdict": verdict,
     "cost": partial(cost, "epyc"),
     "bench": partial(bench, "epyc"),
