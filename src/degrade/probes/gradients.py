@@ -114,9 +114,7 @@ def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | 
     return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
 
 
-def layer_gradients(
-    model: CifarNet | VggNet, images: Tensor, labels: Tensor, *, noise: float = NOISE
-) -> list[Row]:
+def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *, noise: float = NOISE) -> list[Row]:
     """What goes through each weighted layer of a network, forwards and backwards, in train mode.
 
     A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
@@ -193,7 +191,7 @@ def _neighbours(images: Tensor, noise: float) -> Iterator[Tensor]:
     """Batches of images with noise, which is drawn on the CPU, so that it is the same for every device."""
     chance = torch.Generator().manual_seed(0)
     deviation = noise * float(images.std(correction=0))
-    for batch in images.split(BATCH):
+    for batch in torch.split(images, BATCH):
         yield batch + deviation * torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
 
 
