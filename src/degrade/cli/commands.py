@@ -586,11 +586,15 @@ def data_info(
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
     from degrade.analysis.figures import draw, save
 
+    _refuse_without_rows(curves)
+    save(draw(curves, style=style, title=title), output)
+    print(f"figure: {output}")
+
+
+def _refuse_without_rows(curves: "Sequence[Curve]") -> None:
     if not any(len(curve.train.iteration) for curve in curves):
         where = next(iter(curves[0].paths.values()))
         raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
-    save(draw(curves, style=style, title=title), output)
-    print(f"figure: {output}")
 
 
 def _figure_name(style: str | None) -> str:
@@ -602,6 +606,7 @@ def _show_remedies(curves: "Sequence[Curve]", output: Path, *, title: str | None
     from degrade.analysis.figures import save
     from degrade.probes.remedies import draw_remedies, remedy_table, treated
 
+    _refuse_without_rows(curves)
     networks = treated(curves, complain=lambda text: print(text, file=sys.stderr))
     print(remedy_table(networks, form=form))
     save(draw_remedies(networks, title=title), output)

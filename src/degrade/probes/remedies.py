@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.figures import COLOURS, finished, footer, new_figure
@@ -34,7 +34,9 @@ EXPERIMENT = "remedies"
 #: Black for networks without a remedy, then one colour for each remedy.
 _COLOURS = (COLOURS[6], *COLOURS[:6], COLOURS[7])
 
+#: Rows of the figure, from above: the error, and what is drawn of `Along`.
 _PANELS = {
+    "error": "running training error (%)",
     GROWTH: "norm of the weights\nrelative to the initial one,\ngreatest layer",
     RELATIVE: "gradient relative to\nthe weights, first layers",
 }
@@ -100,7 +102,7 @@ def treated(
 
 
 def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str:
-    """Family and depth, and what tells networks of these apart beside the settings `keys`, of which remedies are made."""
+    """Family and depth, and what tells networks of these apart beside `keys`, the settings that make remedies."""
     alike = [flatten(c.config) for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
     own = flatten(curve.config)
     told = (INCIDENTAL - {"name"}) | {"seed", *keys}
@@ -162,26 +164,25 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
     remedies = sorted(dict.fromkeys(own.remedy for own in networks), key=lambda name: _place(name, order))
     extra = [name for name in remedies if name not in order]
     colours = {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate([*order, *extra])}
-    quantities = ("error", *_PANELS)
-    figure, axes = new_figure(len(quantities), len(columns), (max(4.2, 1.2 + 2.3 * len(columns)), 7.2))
-    for place, panel in enumerate(axes):
-        row, column = divmod(place, len(columns))
-        for own in (t for t in networks if t.network == columns[column]):
-            style = {"color": colours[own.remedy], "zorder": 3 if own.remedy == order[0] else 2}
-            if row == 0:
-                _draw_error(panel, own.curve, **style)
-            else:
-                _draw_along(panel, list(own.along.values()), quantities[row], **style)
-        if row == 0:
-            panel.set_title(columns[column], fontsize=9)
-        if column == 0:
-            panel.set_ylabel("running training error (%)" if row == 0 else _PANELS[quantities[row]])
-        panel.grid(alpha=0.25, linewidth=0.5)
-        panel.spines[["top", "right"]].set_visible(False)
-    for row in range(len(quantities)):
-        _share_axes(axes[row * len(columns) : (row + 1) * len(columns)], logarithmic=row > 0)
-    for panel in axes[-len(columns) :]:
+    figure, axes = new_figure(len(_PANELS), len(columns), (max(4.2, 1.2 + 2.3 * len(columns)), 7.2))
+    for row, (quantity, name) in enumerate(_PANELS.items()):
+        panels = axes[row * len(columns) : (row + 1) * len(columns)]
+        for panel, column in zip(panels, columns, strict=True):
+            for own in (t for t in networks if t.network == column):
+                style = {"color": colours[own.remedy], "zorder": 3 if own.remedy == order[0] else 2}
+                if quantity == "error":
+                    _draw_error(panel, own.curve, **style)
+                else:
+                    _draw_along(panel, list(own.along.values()), quantity, **style)
+            panel.grid(alpha=0.25, linewidth=0.5)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel(name)
+        _share_axes(panels, logarithmic=quantity != "error")
+    for panel, column in zip(axes, columns, strict=False):
+        panel.set_title(column, fontsize=9)
         panel.set_xlabel("iteration")
+    for panel in axes[-len(columns) :]:
+        panel.set_xlabel("iteration, logarithmic from 1")
     handles = [Line2D([], [], color=colours[name], linewidth=1.8, label=name) for name in remedies]
     figure.legend(
         handles=handles,
@@ -219,35 +220,44 @@ def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any)
 
 def _share_axes(panels: Sequence[Axes], *, logarithmic: bool) -> None:
     """One scale for the networks of a row, so that they can be set side by side."""
-    limits = [panel.dataLim for panel in panels if panel.has_data() and np.isfinite(panel.dataLim.intervaly).all()]
-    low, high = (pick(limit.intervaly[k] for limit in limits) if limits else 1 for k, pick in ((0, min), (1, max)))
+    limits = [panel.dataLim for panel in panels if np.isfinite(panel.dataLim.get_points()).all()]
+    low, high = (pick((limit.intervaly[k] for limit in limits), default=1) for k, pick in ((0, min), (1, max)))
     last = max((limit.xmax for limit in limits), default=1)
     for k, panel in enumerate(panels):
-        if logarithmic:
-            panel.set_yscale("log")
-            panel.set_ylim(low / 1.15, high * 1.15)
-            if high < 1000 * low:
-                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_formatter(NullFormatter())
-            panel.set_xscale("symlog", linthresh=1)  # 0 is the network before its first update
-            panel.set_xlim(-0.1, 1.3 * last)
-            panel.xaxis.set_minor_locator(NullLocator())
-            panel.xaxis.set_major_formatter("{x:,.0f}")
-        else:
-            panel.set_ylim(max(0, low - 0.05 * (high - low)), high + 0.05 * (high - low))
-            panel.set_xlim(0, 1.02 * last)
         panel.tick_params(labelleft=k == 0)
+        if not logarithmic:
+            room = 0.05 * (high - low) or 1
+            panel.set_ylim(max(0, low - room), min(101, high + room))
+            panel.set_xlim(0, 1.02 * last)
+            panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
+            panel.xaxis.set_major_formatter("{x:,.0f}")
+            continue
+        panel.set_yscale("log")
+        panel.set_ylim(low / 1.15, high * 1.15)
+        if high < 1000 * low:
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_xscale("symlog", linthresh=1)  # 0 is the network before its first update
+        panel.set_xlim(-0.1, 1.3 * last)
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _what(networks: Sequence[Treated]) -> str:
     """What the numbers are, for below the figure."""
-    text = f"above: line: mean of the seeds, band: {BANDS[networks[0].curve.band]}"
-    if images := sorted({run.images for own in networks for run in own.along.values()}):
+    runs = [run for own in networks for run in own.along.values()]
+    text = (
+        "at snapshots, in train mode: greatest layer: of the 3x3 convolutions; first layers: the first third of "
+        "them, geometric mean of the Euclidean norm of the mean loss' gradient over that of the weights; "
+        f"{' or '.join(sorted({run.images for run in runs})) or 'no images'}, un-augmented; fp32"
+    )
+    if any(value == 0 for run in runs for value in run.values[RELATIVE]):
+        text += "; not drawn where a layer has no gradient at all"
+    if any(len(own.curve.seeds) > 1 for own in networks):
         text += (
-            "; below, at snapshots: line: median of the seeds, band: least to greatest; greatest layer: of the 3x3 "
-            "convolutions; first layers: the first third of them, geometric mean of the Euclidean norm of the mean "
-            f"loss' gradient over that of the weights; train mode, {' or '.join(images)}, un-augmented; fp32"
+            f"\nerror: mean of the seeds, band: {BANDS[networks[0].curve.band]}; at snapshots: median of the seeds, "
+            "band: least to greatest"
         )
     return text
 
@@ -265,9 +275,9 @@ _ERRORS = {"running": "train_error", "clean": "train_error_clean", "test": "test
 def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
     """A row for each network and remedy: last errors, what the snapshots show, and the change against no remedy.
 
-    Errors are fractions: mean, standard deviation, least and greatest over the finished seeds. What snapshots show is the median over
-    seeds of `Along`. `clean_change` is the clean training error minus that of the same network and seed without a
-    remedy, over the seeds that both have.
+    Errors are fractions: mean, standard deviation, least and greatest over the finished seeds. What snapshots show is
+    the median over seeds of `Along`. `clean_change` is the clean training error minus that of the same network and
+    seed without a remedy, over the seeds that both have.
 
     Args:
         networks: of `treated`.
@@ -285,7 +295,7 @@ def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
         after = {} if nothing.get(own.network) is own else _values(last, _ERRORS["clean"])
         row |= _over_seeds("clean_change", [after[seed] - before[seed] for seed in after if seed in before])
         row["growth_end"] = _median(own, GROWTH, lambda values: values[-1])
-        row["growth_greatest"] = _median(own, GROWTH, lambda values: max(values, key=lambda v: (v == v, v)))
+        row["growth_greatest"] = _median(own, GROWTH, _greatest)
         for name, quantity in (("relative", RELATIVE), ("correlation", CORRELATION), ("dead", DEAD)):
             row[f"{name}_start"] = _median(own, quantity, lambda values: values[0])
             row[f"{name}_end"] = _median(own, quantity, lambda values: values[-1])
@@ -314,6 +324,10 @@ def _median(own: Treated, quantity: str, pick: Callable[[list[float]], float]) -
     values = [pick(run.values[quantity]) for run in own.along.values()]
     known = [value for value in values if not math.isnan(value)]
     return median(known) if known else None
+
+
+def _greatest(values: Sequence[float]) -> float:
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 #: Columns of the table for readers; text of 80 columns has room for some of them.
@@ -348,8 +362,8 @@ _NOTE = (
     "At the end of training. change: clean training error in points against no remedy, the seeds paired. growth: "
     "norm of the weights over the initial one, greatest 3x3 convolution. {gradient}: norm of the weights' gradient "
     "over that of the weights, geometric mean of the first third of the 3x3 convolutions. {corr}: cosine of the "
-    f"gradients at an image and at one with noise of {NOISE:g} of its deviation, mean of the same layers. dead%: ReLU "
-    "units that are zero on every image, mean of the layers."
+    f"gradients at an image and at one with noise of {NOISE:g} of its deviation, mean of the same layers. dead%: "
+    "ReLU units that are zero on every image, mean of the layers."
 )
 
 
@@ -360,16 +374,17 @@ def remedy_table(networks: Sequence[Treated], *, form: str = "text") -> str:
         return as_csv(rows)
     if form == "markdown":
         cells = [[row["network"], row["remedy"], *(cell(row) for cell in _COLUMNS.values())] for row in rows]
-        return f"{table(['network', 'remedy', *_COLUMNS], cells, form)}\n\n{_NOTE.format(gradient='gradient', corr='correlation')}"
+        written = table(["network", "remedy", *_COLUMNS], cells, form)
+        return f"{written}\n\n{_NOTE.format(gradient='gradient', corr='correlation')}"
     cells = [[row["remedy"], *(cell(row) for cell in _TEXT.values())] for row in rows]
     head, *lines = table(["remedy", *_TEXT], cells, form).splitlines()
     blocks = [f"mean of the seeds ± standard deviation; of growth and what follows the median\n{head}"]
-    for network in dict.fromkeys(own.network for own in networks):
+    for network in dict.fromkeys(row["network"] for row in rows):
         own = [(row, line) for row, line in zip(rows, lines, strict=True) if row["network"] == network]
         seeds = "/".join(dict.fromkeys(_COLUMNS["seeds"](row) for row, _ in own))
         name = f"{network}{' (synthetic)' * own[0][0]['synthetic']}, {seeds} seed{'s' * (seeds != '1')}"
         blocks.append("\n".join([name, *(line for _, line in own)]))
-    if remarks := [f"{own.network}, {own.remedy}: {own.curve.remark}" for own in networks if own.curve.remark]:
+    if remarks := [f"{t.network}, {t.remedy}: {t.curve.remark}" for t in networks if t.curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join([*blocks, "\n".join(textwrap.wrap(_NOTE.format(gradient="grad.", corr="corr"), 80))])
 
