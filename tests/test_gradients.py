@@ -308,8 +308,10 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     (head,) = [line.split() for line in lines if line.startswith("network at iteration")]
     assert head[3:] == ["responses", "weights", "relative", "growth"]
     (last,) = [line.split() for line in lines if line.startswith("plain-8 at 3 ")]
-    assert all(len(line) <= 80 for line in lines)
-    assert [line.split()[1:] for line in lines if line.startswith("network  ")][-1] == ["correlation", "dead"]
+    blocks = [lines[k : k + 5] for k, line in enumerate(lines) if line.startswith("correlation: ")]
+    assert len(blocks) == 2  # before the first update, and along training
+    assert all(len(line) <= 80 for block in blocks for line in block)
+    assert all(block[2].split() == ["network", "correlation", "dead"] for block in blocks)
     rows = probe.stages(read(next(tmp_path.rglob("probes/gradients.csv"))))[1][-1]
     for cell, key, form in ((last[-2], probe.RELATIVE, ".1e"), (last[-1], probe.GROWTH, ".3g")):
         values = [float(row[key]) for row in rows]

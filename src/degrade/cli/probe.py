@@ -231,8 +231,8 @@ def _print_gradients(head: str, lines: "Sequence[tuple[str, Sequence[Row]]]") ->
     print(table([head, *columns], _least_to_greatest(lines, columns), "text"))
     before_logits = [(f"{label}:", own[:-1]) for label, own in lines if all(CORRELATION in row for row in own)]
     if before_logits:  # records of earlier versions lack the columns
-        print(f"\ncorrelation: cosine of gradients at an image and at one with noise of {NOISE:g} of its")
-        print("deviation; dead: share of ReLUs that are zero on every image; without the logits")
+        print(f"\ncorrelation: cosine of gradients at an image and with noise of {NOISE:g} of its")
+        print("deviation; dead: share of ReLUs zero on every image; both without the logits")
         further = {"correlation": (CORRELATION, ".2f"), "dead": (DEAD, ".2f")}
         print(
             table([head.removesuffix(" at iteration"), *further], _least_to_greatest(before_logits, further), "text")
