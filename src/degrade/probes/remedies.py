@@ -169,7 +169,9 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
         panels = axes[row * len(columns) : (row + 1) * len(columns)]
         for panel, column in zip(panels, columns, strict=True):
             for own in (t for t in networks if t.network == column):
-                style = {"color": colours[own.remedy], "zorder": 3 if own.remedy == order[0] else 2}
+                style = {"color": colours[own.remedy], "linewidth": 1.3}
+                if own.remedy == order[0]:
+                    style |= {"linewidth": 2.4, "zorder": 1.9}  # below the others, and seen where they cover it
                 if quantity == "error":
                     _draw_error(panel, own.curve, **style)
                 else:
@@ -198,7 +200,7 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
 
 def _draw_error(panel: Axes, curve: Curve, **style: Any) -> None:
     series = curve.train
-    panel.plot(series.iteration, 100 * series.mean, linewidth=1.3, **style)
+    panel.plot(series.iteration, 100 * series.mean, **style)
     if (series.seeds > 1).any():
         band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
         panel.fill_between(series.iteration, 100 * series.low, 100 * series.high, **band)
@@ -212,7 +214,7 @@ def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any)
             if math.isfinite(value) and value > 0:
                 found.setdefault(iteration, []).append(value)
     iterations = sorted(found)
-    panel.plot(iterations, [median(found[k]) for k in iterations], linewidth=1.3, marker=".", markersize=4, **style)
+    panel.plot(iterations, [median(found[k]) for k in iterations], marker=".", markersize=4, **style)
     if len(runs) > 1:
         low, high = ([pick(found[k]) for k in iterations] for pick in (min, max))
         panel.fill_between(iterations, low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -373,7 +375,7 @@ def remedy_table(networks: Sequence[Treated], *, form: str = "text") -> str:
     if form == "csv":
         return as_csv(rows)
     if form == "markdown":
-        cells = [[row["network"], row["remedy"], *(cell(row) for cell in _COLUMNS.values())] for row in rows]
+        cells = [[_named(row), row["remedy"], *(cell(row) for cell in _COLUMNS.values())] for row in rows]
         written = table(["network", "remedy", *_COLUMNS], cells, form)
         return f"{written}\n\n{_NOTE.format(gradient='gradient', corr='correlation')}"
     cells = [[row["remedy"], *(cell(row) for cell in _TEXT.values())] for row in rows]
@@ -382,11 +384,15 @@ def remedy_table(networks: Sequence[Treated], *, form: str = "text") -> str:
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [(row, line) for row, line in zip(rows, lines, strict=True) if row["network"] == network]
         seeds = "/".join(dict.fromkeys(_COLUMNS["seeds"](row) for row, _ in own))
-        name = f"{network}{' (synthetic)' * own[0][0]['synthetic']}, {seeds} seed{'s' * (seeds != '1')}"
+        name = f"{_named(own[0][0])}, {seeds} seed{'s' * (seeds != '1')}"
         blocks.append("\n".join([name, *(line for _, line in own)]))
     if remarks := [f"{t.network}, {t.remedy}: {t.curve.remark}" for t in networks if t.curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join([*blocks, "\n".join(textwrap.wrap(_NOTE.format(gradient="grad.", corr="corr"), 80))])
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['network']}{' (synthetic)' * row['synthetic']}"
 
 
 def _cell(value: float | None, form: str, unit: float = 1, without: str = "-") -> str:
