@@ -103,6 +103,78 @@ def test_responses_and_their_gradients_are_those_of_the_network_cut_there(family
         assert row["response_std"] == pytest.approx(float(leaf.detach().std(correction=0)))
 
 
+def cut(model: CifarNet, images: Tensor, labels: Tensor, module: torch.nn.Module) -> Tensor:
+    """The gradient with respect to a module's output, by autograd on a leaf that stands in for it."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, __, output: seen.append(output.detach().clone()))
+    model(images)
+    handle.remove()
+    leaf = seen[0].requires_grad_()
+    handle = module.register_forward_hook(lambda *_: leaf.clone())  # for the ReLU to work in
+    loss = F.cross_entropy(model(images), labels, reduction="sum")
+    handle.remove()
+    return torch.autograd.grad(loss, leaf)[0]
+
+
+@pytest.mark.parametrize(("family", "norm"), NETWORKS)
+def test_correlation_is_the_cosine_of_gradients_at_neighbours_batch_by_batch(
+    family: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, labels = network(family, norm)
+    monkeypatch.setattr(probe, "BATCH", 3)
+    found = layer_gradients(model, images, labels, noise=0.05)
+    chance = torch.Generator().manual_seed(0)
+    noise = [torch.randn((count, 3, 32, 32), generator=chance, dtype=torch.float64) for count in (3, 1)]
+    near = images + 0.05 * images.std(correction=0) * torch.cat(noise)
+    for row, (_, _, module) in zip(found, weighted_layers(model), strict=True):
+        cosines: list[float] = []
+        for part in (slice(3), slice(3, 4)):
+            own, other = (cut(model, own[part], labels[part], module) for own in (images, near))
+            cosines += [float(a.ravel() @ b.ravel() / (a.norm() * b.norm())) for a, b in zip(own, other, strict=True)]
+        assert row["gradient_correlation"] == pytest.approx(sum(cosines) / 4)
+    assert float(found[0]["gradient_correlation"]) < 0.999
+    same = layer_gradients(model, images, labels, noise=0)
+    assert [row["gradient_correlation"] for row in same] == pytest.approx([1] * 8)
+    for key in ("weight_gradient", "response_gradient", "response_std", "dead"):
+        assert [row[key] for row in same] == pytest.approx([row[key] for row in found], nan_ok=True)
+
+
+@pytest.mark.parametrize(("family", "norm"), NETWORKS)
+def test_dead_units_are_those_that_the_relus_leave_at_zero(
+    family: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, labels = network(family, norm)
+    found = layer_gradients(model, images, labels)
+    outputs: list[Tensor] = []
+
+    def relu(values: Tensor, *, inplace: bool) -> Tensor:
+        assert inplace
+        outputs.append(values.clamp(min=0))
+        return outputs[-1].clone()
+
+    monkeypatch.setattr("degrade.models.cifar.F.relu", relu)
+    with torch.no_grad():
+        model(images)
+    shares = [float((output == 0).all(dim=0).double().mean()) for output in outputs]
+    assert [row["dead"] for row in found] == pytest.approx([*shares, math.nan], nan_ok=True)
+    assert max(shares) > 0.01
+
+
+def test_channels_below_zero_are_dead_unless_a_shortcut_lifts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "BATCH", 3)  # a unit must be zero in every batch
+    for family in ("plain", "residual"):
+        model, images, labels = network(family, "batch")
+        with torch.no_grad():
+            norms = [norm for _, _, norm in list(model.convolutions())[:3]]
+            for norm, channels, shift in zip(norms, (0, 4, 8), (0.0, -1.0, -0.5), strict=True):
+                assert isinstance(norm, torch.nn.BatchNorm2d)
+                norm.weight.zero_()
+                norm.bias.fill_(1)
+                norm.bias[:channels] = shift
+        found = [row["dead"] for row in layer_gradients(model, images, labels)]
+        assert found[:3] == [0, 0.25, 0.5 if family == "plain" else 0]
+
+
 def test_images_pass_in_batches_and_the_network_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, labels = network("residual", "batch")
     model.eval()
@@ -236,6 +308,10 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     (head,) = [line.split() for line in lines if line.startswith("network at iteration")]
     assert head[3:] == ["responses", "weights", "relative", "growth"]
     (last,) = [line.split() for line in lines if line.startswith("plain-8 at 3 ")]
+    blocks = [lines[k : k + 5] for k, line in enumerate(lines) if line.startswith("correlation: ")]
+    assert len(blocks) == 2  # before the first update, and along training
+    assert all(len(line) <= 80 for block in blocks for line in block)
+    assert all(block[2].split() == ["network", "correlation", "dead"] for block in blocks)
     rows = probe.stages(read(next(tmp_path.rglob("probes/gradients.csv"))))[1][-1]
     for cell, key, form in ((last[-2], probe.RELATIVE, ".1e"), (last[-1], probe.GROWTH, ".3g")):
         values = [float(row[key]) for row in rows]

@@ -18,8 +18,8 @@ from degrade.runs.record import RunRecord
 
 Array = npt.NDArray[np.float64]
 
-#: How figures lay out curves.
-STYLES = ("figure1", "figure6", "depth")
+#: How figures lay out curves; `remedies` with what a probe found in the runs beside them.
+STYLES = ("figure1", "figure6", "depth", "remedies")
 
 #: What a band over seeds shows, in words.
 BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}

@@ -207,7 +207,8 @@ def _told_apart(head: str, curves: Sequence[Curve], of: Callable[[Mapping[str, A
         own = [item for item in items if item not in common]
         if own:
             labels.setdefault(", ".join(own), []).append(curve.label)
-    for what, whose in labels.items():
+    for what, labelled in labels.items():
+        whose = list(dict.fromkeys(labelled))
         who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
         parts.append(f"{who}: {what}")
     return head + "; ".join(parts) if parts else ""

@@ -45,6 +45,8 @@ NUMBERS = 100_000
 PICTURES = {
     "figure": "Running training error and test error against iterations, one line a network, and diamonds where "
     "clean training error ended; the table of last errors has these ends",
+    "remedies": "Running training error, growth of the weights and gradient of the first layers along training, one "
+    "line a remedy, one column a network",
     "responses": "Standard deviation of each layer's response, one line a network",
     "gradients-initial": "Norm of the loss' gradient at each layer before the first update, one line a network",
     "gradients": "Norm of the loss' gradient, layer by iteration, one panel a network",

@@ -153,7 +153,8 @@ def reproduce(
         typer.Argument(
             metavar="EXPERIMENT KEY=VALUE",
             autocompletion=completion.experiment_or_settings,
-            help="The experiment is story (default), figure1, figure6, vgg_wall or gradients; settings follow it.",
+            help="The experiment is story (default), figure1, figure6, vgg_wall, gradients or remedies; settings "
+            "follow it.",
         ),
     ] = None,
     recipe: Annotated[
@@ -209,6 +210,8 @@ def reproduce(
     - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
 
     - `degrade reproduce vgg_wall`
+
+    - `degrade reproduce remedies --seeds 2`
     """
     from degrade.analysis.curves import BANDS
     from degrade.analysis.table import FORMATS
@@ -242,10 +245,10 @@ def reproduce(
         records = run_matrix(experiments, fresh=fresh)
     _to_board(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
+    style = figure_style(experiment)
     if any(record.rows() for record in records):
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
-        style = figure_style(experiment)
-        _show(records, output or folder / "figure.png", style=style, title=title, band=band, form=form)
+        _show(records, output or folder / _figure_name(style), style=style, title=title, band=band, form=form)
     with aside(form):
         after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
         print(f"records: {folder}\nnext:    degrade {after} {folder} --output figure.pdf")
@@ -309,8 +312,8 @@ def plot(
         str | None,
         typer.Option(
             autocompletion=completion.styles,
-            help="The style is figure1 (train | test), figure6 (a panel for each family) or depth (last errors); by "
-            "default the families decide.",
+            help="The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
+            "remedies (what each remedy does along training); by default the families decide.",
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Write this text above the panels.")] = None,
@@ -327,6 +330,8 @@ def plot(
 
     - `degrade plot outputs/quick/plain-20 outputs/quick/plain-56`
 
+    - `degrade plot outputs/remedies --style remedies`
+
     - `degrade plot --format csv > errors.csv`
     """
     from degrade.analysis.curves import BANDS, STYLES
@@ -342,8 +347,12 @@ def plot(
 
     records, folder = chosen(runs)
     curves = error_curves(records, band=band)
+    target = output or folder / _figure_name(style)
+    if style == "remedies":
+        _show_remedies(curves, target, title=title, form=form)
+        return DONE
     with aside(form):
-        _draw(curves, output or folder / "figure.png", style=style, title=title)
+        _draw(curves, target, style=style, title=title)
     print(error_table(curves, form=form))
     return DONE
 
@@ -597,11 +606,32 @@ def data_info(
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
     from degrade.analysis.figures import draw, save
 
+    _refuse_without_rows(curves)
+    save(draw(curves, style=style, title=title), output)
+    print(f"figure: {output}")
+
+
+def _refuse_without_rows(curves: "Sequence[Curve]") -> None:
     if not any(len(curve.train.iteration) for curve in curves):
         where = next(iter(curves[0].paths.values()))
         raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
-    save(draw(curves, style=style, title=title), output)
-    print(f"figure: {output}")
+
+
+def _figure_name(style: str | None) -> str:
+    return "remedies.png" if style == "remedies" else "figure.png"
+
+
+def _show_remedies(curves: "Sequence[Curve]", output: Path, *, title: str | None, form: str) -> None:
+    """The figure and the table of remedies; snapshots are measured first, where that was not done."""
+    from degrade.analysis.figures import save
+    from degrade.probes.remedies import draw_remedies, remedy_table, treated
+
+    _refuse_without_rows(curves)
+    networks = treated(curves, complain=lambda text: print(text, file=sys.stderr))
+    print(remedy_table(networks, form=form))
+    save(draw_remedies(networks, title=title), output)
+    with aside(form):
+        print(f"figure: {output}")
 
 
 def _show(
@@ -614,12 +644,16 @@ def _show(
     curves = error_curves((record for record in records if record.exists), band=band)
     with aside(form):
         print()
-    print(error_table(curves, form=form))
+    if style == "remedies":
+        _show_remedies(curves, output, title=title, form=form)
+    else:
+        print(error_table(curves, form=form))
+        with aside(form):
+            print()
+            if found := verdicts(curves):
+                print(verdict_text(found) + "\n")
+            _draw(curves, output, style=style, title=title)
     with aside(form):
-        print()
-        if found := verdicts(curves):
-            print(verdict_text(found) + "\n")
-        _draw(curves, output, style=style, title=title)
         save_page(curves, target := output.with_name("report.html"))
         print(f"page: {target}")
 

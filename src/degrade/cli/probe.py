@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -99,7 +99,8 @@ def probe_gradients(
     """Signals forwards and gradients backwards, layer by layer, at initialisation and along training (section 4.1).
 
     Measured in train mode on the first training images: gradients of responses and of weights, the latter relative
-    to the weights too, and how the weights' norm has grown. Runs trained with checkpoint.snapshots=K are looked at
+    to the weights too, how the weights' norm has grown, how far gradients at neighbouring images resemble each other,
+    and how many ReLUs are zero on every image. Runs trained with checkpoint.snapshots=K are looked at
     along training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the
     numbers of all seeds, the first of which is drawn. gradients-initial.csv beside the runs, of networks before their
     first update, is drawn again too.
@@ -220,18 +221,32 @@ def _draw_initial(table: "Sequence[Row]", target: Path) -> None:
 def _print_gradients(head: str, lines: "Sequence[tuple[str, Sequence[Row]]]") -> None:
     """Norms of the gradients and growth of the weights' norms, from the least of all layers to the greatest."""
     from degrade.analysis.table import table
-    from degrade.probes.gradients import GROWTH, RELATIVE, SIGNALS, WEIGHTS
+    from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, SIGNALS, WEIGHTS
 
     columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".0e")}
     said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
     if grown := any(math.isfinite(float(row.get(GROWTH, math.nan))) for _, own in lines for row in own):
         columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room: names are shorter
     print(f"{said}; growth: norm of the weights over the initial one" if grown else said)
-    cells = [
+    print(table([head, *columns], _least_to_greatest(lines, columns), "text"))
+    before_logits = [(f"{label}:", own[:-1]) for label, own in lines if all(CORRELATION in row for row in own)]
+    if before_logits:  # records of earlier versions lack the columns
+        print(f"\ncorrelation: cosine of gradients at an image and with noise of {NOISE:g} of its")
+        print("deviation; dead: share of ReLUs zero on every image; both without the logits")
+        further = {"correlation": (CORRELATION, ".2f"), "dead": (DEAD, ".2f")}
+        print(
+            table([head.removesuffix(" at iteration"), *further], _least_to_greatest(before_logits, further), "text")
+        )
+
+
+def _least_to_greatest(
+    lines: "Sequence[tuple[str, Sequence[Row]]]", columns: Mapping[str, tuple[str, str]]
+) -> list[list[str]]:
+    """A line of a table for each network: its label, and over its layers the quantities that columns name."""
+    return [
         [label, *(_over_layers([float(row[key]) for row in own], form) for key, form in columns.values())]
         for label, own in lines
     ]
-    print(table([head, *columns], cells, "text"))
 
 
 def _over_layers(values: list[float], form: str) -> str:

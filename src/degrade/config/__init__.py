@@ -1,6 +1,14 @@
 """What an experiment is: documented, validated settings, composed by Hydra from files and shell overrides."""
 
-from degrade.config.compose import compose, compose_all, load_config, network_matrix, untrained_matrix
+from degrade.config.compose import (
+    Variant,
+    compose,
+    compose_all,
+    load_config,
+    network_matrix,
+    untrained_matrix,
+    variants,
+)
 from degrade.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -23,9 +31,11 @@ __all__ = [
     "OptimConfig",
     "RecipeConfig",
     "RuntimeConfig",
+    "Variant",
     "compose",
     "compose_all",
     "load_config",
     "network_matrix",
     "untrained_matrix",
+    "variants",
 ]

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from yaml import YAMLError
 
 from degrade.config.groups import config_dir, experiment_names, group_options
-from degrade.config.schema import Experiment
+from degrade.config.schema import Experiment, flatten
 from degrade.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -220,11 +221,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         return _validated(config)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One way in which a named experiment trains its networks."""
+
+    name: str
+    """What figures and tables call it, in words."""
+    settings: tuple[str, ...]
+    """Overrides for `compose`."""
+    families: tuple[str, ...]
+    """Families of networks that are trained in this way; empty: all."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings as a record has them: `{"optim.clip": 1}`."""
+        from omegaconf import OmegaConf
+
+        nested: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(self.settings)))
+        return flatten(nested)
+
+
 def network_matrix(experiment: str) -> list[list[str]]:
     """The networks of a named experiment, each as overrides for `compose`: `["model=plain", "model.depth=20"]`.
 
     The file lists `networks`, each `[family, depth]` and perhaps more settings of its own, and may name `settings`
-    that all of them share.
+    that all of them share, and `variants`, under each of which every network is trained.
 
     Raises:
         ConfigError: no such experiment.
@@ -234,8 +255,27 @@ def network_matrix(experiment: str) -> list[list[str]]:
     file = _experiment_file(experiment)
     shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
     return [
-        [f"model={family}", f"model.depth={depth}", *shared, *map(str, own)]
+        [f"model={family}", f"model.depth={depth}", *shared, *map(str, own), *variant.settings]
+        for variant in variants(experiment) or [Variant("", (), ())]  # first all networks under the first of them
         for family, depth, *own in OmegaConf.select(file, "networks")
+        if not variant.families or family in variant.families
+    ]
+
+
+def variants(experiment: str) -> list[Variant]:
+    """The variants of a named experiment; none if its networks are trained in one way.
+
+    The file may list `variants`: each has a `name`, and may have `settings`, and `families` that it is limited to.
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    from omegaconf import OmegaConf
+
+    listed = OmegaConf.select(_experiment_file(experiment), "variants", default=[])
+    return [
+        Variant(str(own["name"]), *(tuple(map(str, own.get(key, ()))) for key in ("settings", "families")))
+        for own in listed
     ]
 
 

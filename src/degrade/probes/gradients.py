@@ -6,6 +6,10 @@ their variance and gradients backwards their norm. It shows no picture of it; th
 Batch norm takes out the scale of the weights before it, so what a gradient can do for them is told by its norm
 relative to theirs: weights k times as large have a gradient 1/k times as large, and turn k^2 times more slowly at the
 same rate.
+
+A gradient of healthy norm may still be of little use: where those at neighbouring inputs do not resemble each other,
+a step that helps one image tells nothing about the next (Balduzzi et al., "The Shattered Gradients Problem", 2017,
+arXiv 1702.08591); and through a ReLU that is zero on every image none passes.
 """
 
 import copy
@@ -31,7 +35,7 @@ from degrade.analysis.figures import COLOURS, finished, footer, new_figure
 from degrade.config import Experiment
 from degrade.data import ImageSet
 from degrade.data.batches import single_view
-from degrade.models import CifarNet, VggNet
+from degrade.models import BasicBlock, CifarNet, VggNet
 from degrade.probes.numbers import Row, Value, kept_or_measured, looked_at
 from degrade.probes.responses import deviations, moments, watched
 from degrade.runs.record import RunRecord
@@ -45,9 +49,13 @@ IMAGES = 256
 #: Images a pass, over which batch norm takes its statistics: the paper's batch.
 BATCH = 128
 
+#: Standard deviation of the noise that makes an image's neighbour, as a share of that of the images' own values.
+NOISE = 0.01
+
 #: What is drawn, and its axis. The last is computed from the rows of several snapshots.
 WEIGHTS, RELATIVE, NORM = "weight_gradient", "relative_gradient", "weight_norm"
 SIGNALS, FORWARD, GROWTH = "response_gradient", "response_std", "weight_growth"
+CORRELATION, DEAD = "gradient_correlation", "dead"
 NAMES = {
     FORWARD: "standard deviation\nof the response",
     SIGNALS: "gradient of\nthe response",
@@ -106,7 +114,7 @@ def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | 
     return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
 
 
-def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) -> list[Row]:
+def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *, noise: float = NOISE) -> list[Row]:
     """What goes through each weighted layer of a network, forwards and backwards, in train mode.
 
     A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
@@ -114,40 +122,98 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor) ->
     respect to the layer's weights, `weight_norm`, that of the weights, and `relative_gradient`, the quotient;
     `response_gradient`, the norm of the gradient of the batch's summed loss with respect to one image's response,
     root mean square over images (in train mode the losses of a batch's other images depend on that response too);
-    `response_std` over images, channels and places. Values that overflow are inf or nan.
+    `response_std` over images, channels and places; `gradient_correlation`, the cosine between that gradient of one
+    image's response and the one at a neighbouring input, from -1 to 1, mean over the images where neither is zero;
+    `dead`, the share of the ReLU's units (a channel at a place) that are zero on every image, from 0 to 1. The ReLU
+    is the one that the layer's response goes into: for the second convolution of a residual block, after the
+    addition; the logits have none, and nan for it. Values that overflow are inf or nan.
 
     Args:
         model: the network; it is not changed, batch norm's running statistics included.
-        images: float N x 3 x 32 x 32, mean already subtracted; they pass in batches of 128.
+        images: float N x 3 x S x S, mean already subtracted; they pass in batches of 128.
         labels: int64 N.
+        noise: the neighbours are the images and Gaussian noise of a fixed seed, whose standard deviation is this
+            share of that of all values in `images`; they pass in the same batches.
     """
     model = copy.deepcopy(model).train()
     model.recompute = False  # each response is to be seen once
     model.zero_grad(set_to_none=True)
+    neighbour = copy.deepcopy(model)  # by itself, so that its gradients are not added to the weights'
     layers = list(weighted_layers(model))
     sums = torch.zeros((len(layers), 3), dtype=torch.float64, device=labels.device)
     squares = torch.zeros(len(layers), dtype=torch.float64, device=labels.device)
+    cosines = torch.zeros((len(layers), 2), dtype=torch.float64, device=labels.device)
+    gradients: dict[int, Tensor] = {}
+    alive: dict[int, Tensor] = {}
 
     def see(place: int, output: Tensor) -> None:
         def back(gradient: Tensor) -> None:
             squares[place] += gradient.double().square().sum()
+            gradients[place] = gradient
 
         sums[place] += moments(output)
         output.register_hook(back)  # type: ignore[no-untyped-call] # of the values as they are now, before the ReLU
 
-    with watched([response for _, _, response in layers], see):
-        for start in range(0, len(labels), BATCH):
-            logits = model(images[start : start + BATCH])
-            loss = F.cross_entropy(logits, labels[start : start + BATCH], reduction="sum")
-            loss.backward()  # type: ignore[no-untyped-call]
-    backwards = (squares / len(labels)).sqrt().tolist()
+    def see_neighbour(place: int, output: Tensor) -> None:
+        def back(gradient: Tensor) -> None:
+            cosines[place] += _cosines(gradients.pop(place), gradient)
+
+        output.register_hook(back)  # type: ignore[no-untyped-call]
+
+    def see_units(place: int, output: Tensor) -> None:
+        units = ~(output.detach() <= 0).all(dim=0)  # what is not a number is not zero
+        alive[place] = alive[place] | units if place in alive else units
+
+    def backwards(network: CifarNet | VggNet, batch: Tensor, wanted: Tensor) -> None:
+        loss = F.cross_entropy(network(batch), wanted, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    responses, others = ([response for _, _, response in weighted_layers(own)] for own in (model, neighbour))
+    with watched(responses, see), watched(others, see_neighbour), watched(_rectified(model), see_units):
+        for start, near in zip(range(0, len(labels), BATCH), _neighbours(images, noise), strict=True):
+            wanted = labels[start : start + BATCH]
+            backwards(model, images[start : start + BATCH], wanted)
+            backwards(neighbour, near, wanted)
+    norms = (squares / len(labels)).sqrt().tolist()
+    correlations = [total / count if count else math.nan for total, count in cosines.tolist()]
     rows: list[Row] = []
     for k, ((name, weight, _), std) in enumerate(zip(layers, deviations(sums), strict=True)):
         assert weight.grad is not None  # noqa: S101 - for mypy
         norm, own = weight.grad.double().norm() / len(labels), weight.detach().double().norm()
+        dead = 1 - float(alive[k].double().mean()) if k in alive else math.nan
         row: Row = {"layer": k + 1, "name": name, WEIGHTS: float(norm), RELATIVE: float(norm / own)}
-        rows.append({**row, NORM: float(own), SIGNALS: backwards[k], FORWARD: std})
+        row |= {NORM: float(own), SIGNALS: norms[k], FORWARD: std, CORRELATION: correlations[k], DEAD: dead}
+        rows.append(row)
     return rows
+
+
+def _neighbours(images: Tensor, noise: float) -> Iterator[Tensor]:
+    """Batches of images with noise, which is drawn on the CPU, so that it is the same for every device."""
+    chance = torch.Generator().manual_seed(0)
+    deviation = noise * float(images.std(correction=0))
+    for batch in torch.split(images, BATCH):
+        yield batch + deviation * torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
+
+
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Sum over images of the cosine between two gradients, N x ..., and the number of images where it has a value."""
+    a, b = one.flatten(1).double(), other.flatten(1).double()
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    known = lengths != 0
+    return torch.stack([((a * b).sum(dim=1)[known] / lengths[known]).sum(), known.sum().double()])
+
+
+def _rectified(model: CifarNet | VggNet) -> list[nn.Module]:
+    """For each weighted layer but the last a module whose output is above zero where that of the layer's ReLU is.
+
+    It is the layer's response, and of a residual block's second convolution the block, which ends with the ReLU.
+    """
+    modules: list[nn.Module] = []
+    for name, _, response in weighted_layers(model):
+        block = model.get_submodule(name.rpartition(".")[0])
+        added = isinstance(block, BasicBlock) and block.residual and response is block.bn2
+        modules.append(block if added else response)
+    return modules[:-1]
 
 
 def weighted_layers(model: CifarNet | VggNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
