@@ -570,7 +570,7 @@ def test_the_wall_is_judged_from_the_best_vgg_to_the_deepest(cli: Cli, tmp_path:
     np.testing.assert_allclose(found.claims[0].interval[1:], np.array([plain.low, plain.high]) / 100)  # type: ignore[index]
     falls = wall(tmp_path / "falls", WALL | {"vgg-19": ((3.0, 3.1, 2.9), (12, 12, 12))})
     assert (falls.claims[0].outcome, falls.outcome) == ("not reproduced", "not reproduced")
-    early = wall(tmp_path / "early", WALL | {"vgg-19": ((88.9, 87, 86), (88, 87, 86))}, "recipe=quick")
+    early = wall(tmp_path / "early", WALL | {"vgg-19": ((88.9, 87, 86), (88, 87, 86))}, "recipe=wall")
     assert (early.outcome, early.claims[1].decides) == ("too early", False)
     story(tmp_path / "outputs", {"vgg-11": ([5.0], [15.0])}, parameters=7)
     alone = cli("verify")
