@@ -45,13 +45,21 @@ def tried() -> str:
         setting = (
             f"{config['data']['train_limit']:,}",
             f"{recipe['iterations']:,}",
+            "/".join(f"{milestone:,}" for milestone in recipe["milestones"]),
             f"{config['optim']['lr']:g}",
-            ramp + ", blocks begin as shortcut" * model["zero_init"],
+            "zero init" if model["zero_init"] else ramp,
         )
         network = (model["family"], model["depth"])
         rows.setdefault(setting, {}).setdefault(network, []).append(record.summary["train_error_clean"])
     networks = [(family, depth) for family in families for depth in depths]
-    head = ["images", "updates", "rate", "warm-up", *(f"{family}-{depth}" for family, depth in networks)]
+    head = [
+        "images",
+        "updates",
+        "milestones",
+        "rate",
+        "warm-up",
+        *(f"{family}-{depth}" for family, depth in networks),
+    ]
     cells = [
         [*setting, *(f"{100 * np.mean(found[own]):.1f}" if own in found else "-" for own in networks)]
         for setting, found in sorted(rows.items(), key=lambda row: int(row[0][0].replace(",", "")), reverse=True)
