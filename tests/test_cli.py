@@ -186,7 +186,10 @@ def test_errors_name_the_value_and_the_mend(cli: Cli) -> None:
         (["zzz"], "No such command 'zzz'; `degrade --help` lists the commands"),
         (["train", "name=\udc80"], "name=\\udc80: holds bytes that are not UTF-8 text; write it in UTF-8"),
         (["train", "optim.lr=1e999"], "optim.lr=1e999: must be a finite number above 0"),
-        (["train", "recipe=" + 100 * "x"], f"recipe={39 * 'x'}…{20 * 'x'}: choose one of paper, quick, short, smoke, wall"),
+        (
+            ["train", "recipe=" + 100 * "x"],
+            f"recipe={39 * 'x'}…{20 * 'x'}: choose one of paper, quick, short, smoke, wall",
+        ),
         (
             ["train", "seed=" + 5000 * "9"],
             f"seed={39 * '9'}…{20 * '9'}: cannot be read as a number; write a shorter one",
