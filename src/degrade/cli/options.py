@@ -50,7 +50,8 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.recipes,
-        help="The recipe says how long and at what rate to train: paper, short, quick, wall or smoke. [default: paper]",
+        help="The recipe says how long and at what rate to train: paper, short, quick, wall or smoke. "
+        "[default: paper]",
         rich_help_panel=RUN,
     ),
 ]
