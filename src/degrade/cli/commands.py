@@ -60,7 +60,7 @@ VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too ear
 
 app = typer.Typer(
     help="Reproduce the degradation problem: deeper plain networks train worse, identity shortcuts mend it.",
-    epilog="Begin with `degrade reproduce`: four networks, the figure and a table, within 20 minutes on two cores.",
+    epilog="Begin with `degrade reproduce`: it trains four networks, draws their figure and prints a table.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -161,7 +161,8 @@ def reproduce(
         str | None,
         typer.Option(
             autocompletion=completion.recipes,
-            help="The recipe says how long and at what rate to train: quick, short or paper. [default: quick]",
+            help="The recipe says how long and at what rate to train: quick, short or paper. [default: quick; of "
+            "vgg_wall: wall]",
             rich_help_panel=RUN,
         ),
     ] = None,
