@@ -107,7 +107,7 @@ def test_departures_differences_and_commands_are_on_the_page(tmp_path: Path) -> 
     records = story(tmp_path, ERRORS, "recipe=quick")
     records += story(tmp_path, {"plain-20": ([3.0], [11.0])}, "recipe=quick", "optim.lr=0.02", "model.norm=none")
     text = page(error_curves(records))
-    assert "all networks: iterations 900 (paper 64k)" in text
+    assert "all networks: iterations 2,400 (paper 64k)" in text
     assert "norm none (paper batch)" in text
     assert {"optim.lr", "0.02", "0.05"} <= set(Elements(text).cells)
     curves = error_curves(records)
@@ -268,7 +268,8 @@ def test_the_command_of_a_built_network_is_what_builds_it() -> None:
     words = shlex.split(command)
     assert words[3].endswith("outputs/reference/quick/plain-20/seed-1")
     assert words[4:8] == ["--depth", "56", "--continue", "300"]
-    assert set(words[8:]) == {"optim.lr=0.005", "eval.every=100", "log.every=25", "runtime.threads=1"}
+    # Settings in which the record differs from today's recipe of its name follow.
+    assert set(words[8:]) >= {"optim.lr=0.005", "eval.every=100", "log.every=25", "runtime.threads=1"}
     assert "Not trained" not in text
 
 
