@@ -44,7 +44,7 @@ def test_limits_beyond_the_images_are_refused_with_their_number() -> None:
 
 
 def test_smoke_takes_few_images_unless_told_otherwise() -> None:
-    assert (compose(["recipe=smoke"]).data.train_limit, compose(["recipe=smoke"]).data.test_limit) == (512, 256)
+    assert (compose(["recipe=smoke"]).data.train_limit, compose(["recipe=smoke"]).data.test_limit) == (128, 64)
     assert compose(["data.train_limit=90", "recipe=smoke"]).data.train_limit == 90
     assert compose(["recipe=smoke", "data=synthetic", "data.test_limit=null"]).data.test_limit is None
     assert variant(compose(["recipe=smoke", "model.depth=8"])) == "plain-8"
