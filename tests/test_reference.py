@@ -22,7 +22,7 @@ FIGURES = {
     "quick/landscape.png": ["probe", "landscape", *DEEP],
     "quick-construct/construct.png": [
         *("probe", "construct", f"{QUICK}/plain-20/seed-1", "--depth", "56", "--continue", "300", "optim.lr=0.005"),
-        *("eval.every=100", "log.every=25", "--scratch", f"{QUICK}/plain-56/seed-1"),
+        *("eval.every=100", "log.every=25", "runtime.precision=fp32", "--scratch", f"{QUICK}/plain-56/seed-1"),
     ],
     "gradients/gradients.png": ["probe", "gradients", str(REFERENCE / "gradients")],
     "gradients/gradients-initial.png": ["probe", "gradients", str(REFERENCE / "gradients")],
