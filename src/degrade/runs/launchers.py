@@ -1,111 +1,76 @@
-"""Hydra's launchers: what each needs, how it shares out a machine, what it has to be kept from."""
+"""Launchers: each gives cells to processes, here or on a cluster, and knows which are not done. No torch.
+
+What became of a cell is in its record, never in what a launcher returns.
+"""
 
 import contextlib
 import os
+import shlex
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from degrade.config.compose import compose_launcher
-from degrade.errors import ConfigError, did_you_mean
-from degrade.extras import installed
+from degrade.config import Experiment
+from degrade.config import launcher as settings
+from degrade.errors import RunInterrupted, raise_stopped
+from degrade.extras import require
+from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.worker import GRACE, Worker, hear, stop
 
-#: Launcher: the extra that brings it, the plugin's distribution, its module.
-NEEDS = {
-    "basic": None,
-    "joblib": ("joblib", "hydra-joblib-launcher", "hydra_plugins.hydra_joblib_launcher"),
-    "submitit_local": ("slurm", "hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
-    "slurm": ("slurm", "hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
-    "ray": ("ray", "hydra-ray-launcher", "hydra_plugins.hydra_ray_launcher"),
-}
+#: A file of this name in the sweep's folder asks cells on other machines to stop.
+STOP = "stop"
 
+#: Seconds to wait for whoever held the record: a cell that was queued again may still be writing its checkpoint.
+PATIENCE = 30
 
-@dataclass(frozen=True)
-class Launcher:
-    """A launcher and its settings."""
-
-    name: str
-    """A key of NEEDS."""
-    overrides: list[str]
-    """`hydra/launcher=...` and `hydra.launcher....`, for Hydra."""
-    threads: int | None
-    """CPU threads of a cell; None: PyTorch's choice."""
-    at_once: int | None = None
-    """Cells to hand over at a time; None: all."""
-    ray: dict[str, Any] | None = None
-    """What `ray.init` is to be told; None: it is not Ray."""
+AGAIN = "the same command goes on from there"
 
 
-def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launcher:
-    """Compose a launcher's settings and divide the machine between its cells.
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
-    wherever cells run side by side each is given its share.
 
-    Args:
-        overrides: the words of the command line that begin with `hydra`.
-        cells: how many there are to run.
-        device: the cells' `runtime.device`.
+def check_installed(launcher: settings.Launcher) -> None:
+    """Refuse a launcher whose package is missing.
 
     Raises:
-        ConfigError: no such launcher or setting, or the extra is not installed.
+        ConfigError: names what installs it.
     """
-    name = _name(overrides)
-    # degrade's own settings on top of the plugin's, which have the plain name.
-    chosen = [] if name == "basic" else [f"hydra/launcher=degrade_{name}"]
-    overrides = chosen + [text for text in overrides if not _chooses(text)]
-    settings = compose_launcher(overrides)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if name == "joblib":
-        asked = _number(settings, "n_jobs") or -1
-        most = asked if asked > 0 else 1 if _has_gpu(device) else cores
-        jobs = max(1, min(most, cells))
-        return Launcher(name, [*overrides, f"hydra.launcher.n_jobs={jobs}"], max(1, cores // jobs))
-    if name == "submitit_local":
-        share = _number(settings, "cpus_per_task") or 1
-        return Launcher(name, overrides, share, at_once=max(1, cores // share))
-    if name == "slurm":
-        return Launcher(name, overrides, _number(settings, "cpus_per_task"))
-    if name == "ray":
-        cpus = settings["ray"]["remote"].get("num_cpus") or 1
-        if not isinstance(cpus, int | float):
-            raise ConfigError(f"hydra.launcher.ray.remote.num_cpus={cpus}: write a number, such as 2")
-        return Launcher(name, overrides, max(1, int(cpus)), ray=settings["ray"]["init"])
-    return Launcher(name, overrides, None)
+    name = settings.name_of(launcher)
+    if isinstance(launcher, settings.Slurm | settings.SubmititLocal):
+        require("submitit", extra="slurm", what=f"launcher={name}")
+    elif isinstance(launcher, settings.Ray):
+        require("ray", extra="ray", what=f"launcher={name}")
 
 
-def _name(overrides: Sequence[str]) -> str:
-    name = "basic"
-    for text in overrides:
-        key, _, value = text.lstrip("+").partition("=")
-        if _chooses(text):
-            name = value
-        elif not key.startswith("hydra.launcher."):
-            raise ConfigError(f"{text}: of Hydra's own settings, sweep takes hydra/launcher and hydra.launcher.*")
-    if name not in NEEDS:
-        raise ConfigError(f"hydra/launcher={name}: {did_you_mean(name, NEEDS)}")
-    need = NEEDS[name]
-    if need is not None and not installed(need[2]):
-        extra, distribution, _ = need
-        raise ConfigError(
-            f"hydra/launcher={name} is not installed: pip install {distribution}, "
-            f"or pip install '.[{extra}]' in degrade's checkout"
-        )
-    return name
+def at_once(launcher: settings.Launcher, cells: int, device: str) -> int:
+    """How many of so many cells with a `runtime.device` are handed to a launcher at a time."""
+    if isinstance(launcher, settings.Local):
+        most = launcher.jobs if isinstance(launcher.jobs, int) else 1 if _has_gpu(device) else cores()
+        return max(1, min(most, cells))
+    if isinstance(launcher, settings.SubmititLocal):
+        return max(1, cores() // launcher.cpus_per_task)
+    return cells  # a cluster queues them
 
 
-def _chooses(text: str) -> bool:
-    return text.partition("=")[0] == "hydra/launcher"
+def threads(launcher: settings.Launcher, cells: int, device: str) -> int | None:
+    """CPU threads of each cell; None leaves them to PyTorch.
 
-
-def _number(settings: dict[str, Any], key: str) -> int | None:
-    value = settings.get(key)
-    if value is not None and (type(value) is not int or value == 0):
-        raise ConfigError(f"hydra.launcher.{key}={value}: write a whole number, such as 2")
-    return value
+    Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
+    wherever cells are trained side by side each is given its share.
+    """
+    if isinstance(launcher, settings.Local):
+        jobs = at_once(launcher, cells, device)
+        return None if jobs == 1 else max(1, cores() // jobs)
+    if isinstance(launcher, settings.SubmititLocal | settings.Slurm):
+        return launcher.cpus_per_task
+    return max(1, int(launcher.num_cpus)) if isinstance(launcher, settings.Ray) else None
 
 
 def _has_gpu(device: str) -> bool:
@@ -113,88 +78,179 @@ def _has_gpu(device: str) -> bool:
     return device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
-@contextmanager
-def tended(launcher: Launcher) -> Iterator[None]:
-    """While it launches, joblib's workers do not hear Ctrl-C, and a submitit job that was killed ends no other.
-
-    Afterwards, Ray is left.
-    """
-    tending: AbstractContextManager[None] = contextlib.nullcontext()
-    if launcher.name == "joblib":
-        tending = _deaf_workers()
-    elif launcher.name in ("slurm", "submitit_local"):
-        tending = _patience()
-    elif launcher.ray is not None:
-        tending = _connected(launcher.ray)
-    with tending:
-        yield
-
-
-@contextmanager
-def _deaf_workers() -> Iterator[None]:
-    """The sweep stops joblib's workers itself: Ctrl-C, which reaches them too, would end them with a traceback each.
-
-    SIGINT is blocked while a worker is started, which it inherits. Ignoring it there once it runs would come too
-    late, since a worker imports for seconds before it runs anything of ours.
-    """
-    from joblib.externals.loky.backend import fork_exec as loky
-
-    original = loky.fork_exec
-
-    def start(*arguments: Any, **more: Any) -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return original(*arguments, **more)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    loky.fork_exec = start
-    try:
-        yield
-    finally:
-        loky.fork_exec = original
-
-
-@contextmanager
-def _connected(settings: dict[str, Any]) -> Iterator[None]:
-    """Ray, begun before the launcher would: it takes SIGTERM for itself, which can then be taken back."""
-    import ray
-
-    ray.init(**settings)
-    try:
-        yield
-    finally:
-        ray.shutdown()  # ends this sweep's tasks, if any are left
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Hydra asks submitit's jobs for their results in order and gives up on all at the first that was killed."""
-    from hydra.core.utils import JobReturn, JobStatus
-    from submitit.core.core import Job
-    from submitit.core.utils import FailedJobError, UncompletedJobError
-
-    jobs: Any = Job  # which mypy knows only where submitit is installed
-    original = jobs.results
-
-    def results(job: Any) -> list[Any]:
-        try:
-            return list(original(job))
-        except (UncompletedJobError, FailedJobError):
-            return [JobReturn(status=JobStatus.COMPLETED, _return_value="killed")]
-
-    jobs.results = results
-    try:
-        yield
-    finally:
-        jobs.results = original
-
-
-def scancel_line(folder: Path) -> str | None:
-    """What stops the jobs of an interrupted sweep, since they go on in Slurm without it; None: it has none.
+def launch(
+    launcher: settings.Launcher, experiments: Sequence[Experiment], folder: Path, look: Callable[[], None]
+) -> None:
+    """Train experiments; returns when nothing more is to be expected of any.
 
     Args:
-        folder: the sweep's, in which submitit keeps a folder for each job, named after it: `12_0`.
+        launcher: the launcher's settings.
+        experiments: what to train; relative paths in them count from the working directory, on every machine.
+        folder: where jobs, their logs and a request to stop lie; all machines see it.
+        look: called now and then meanwhile.
+
+    Raises:
+        RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
-    jobs = sorted({path.name.split("_")[0] for path in folder.glob("[0-9]*") if path.is_dir()}, key=int)
-    return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}" if jobs else None
+    todo, limit = list(experiments), at_once(launcher, len(experiments), experiments[0].runtime.device)
+    kinds: dict[type, Any] = {settings.Local: _Local, settings.Ray: _Ray}
+    with contextlib.closing(kinds.get(type(launcher), _Submitit)(launcher, folder)) as launched:
+        handles: list[Any] = []
+        try:
+            while todo or handles:
+                if room := min(limit - len(handles), len(todo)):
+                    handles += launched.submit(todo[:room])
+                    todo = todo[room:]
+                handles = launched.unfinished(handles)
+                look()
+        except KeyboardInterrupt:
+            raise RunInterrupted(f"stopped; {launched.stop(handles)}") from None
+
+
+class _Local:
+    """Processes of this machine, each of which takes one cell after another."""
+
+    def __init__(self, launcher: settings.Local, folder: Path) -> None:  # noqa: ARG002 - all launchers are made alike
+        self.workers: list[Worker] = []
+
+    def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:
+        idle = [worker for worker in self.workers if not worker.busy]
+        new = [Worker(Path.cwd()) for _ in experiments[len(idle) :]]
+        self.workers += new
+        given = [worker for worker, _ in zip([*idle, *new], experiments, strict=False)]
+        for worker, experiment in zip(given, experiments, strict=True):
+            worker.give(experiment)
+        return given
+
+    def unfinished(self, handles: list[Worker]) -> list[Worker]:
+        hear(handles, 0.5)
+        return [worker for worker in handles if worker.busy]
+
+    def stop(self, handles: list[Worker]) -> str:  # noqa: ARG002 - close() waits for all
+        return AGAIN
+
+    def close(self) -> None:
+        stop(self.workers)
+
+
+class _Submitit:
+    """Jobs of submitit, whose checkpointing hook lets Slurm queue a job again."""
+
+    def __init__(self, launcher: settings.Slurm | settings.SubmititLocal, folder: Path) -> None:
+        import submitit
+
+        self.folder, self.slurm = folder, isinstance(launcher, settings.Slurm)
+        given = {key: value for key, value in asdict(launcher).items() if value not in (None, [], {})}
+        python = f"{shlex.quote(sys.executable)} -P"  # a user's queue.py must not be taken for Python's
+        if self.slurm:
+            start = {"slurm_python": python, "slurm_max_num_timeout": given.pop("max_num_timeout")}
+        else:
+            start = {"local_python": python}
+        common = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb"}
+        self.executor = submitit.AutoExecutor(folder / "%j", cluster="slurm" if self.slurm else "local", **start)
+        self.executor.update_parameters(
+            name="degrade", **{key if key in common else f"slurm_{key}": value for key, value in given.items()}
+        )
+
+    def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
+        return list(self.executor.map_array(Job(Path.cwd(), self.folder / STOP), experiments))
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        time.sleep(1)
+        return [job for job in handles if not job.done()]
+
+    def stop(self, handles: list[Any]) -> str:
+        if self.slurm:  # where jobs go on without whoever submitted them
+            jobs = sorted({job.job_id.split("_")[0] for job in handles}, key=int)
+            return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}"
+        return _ask_to_stop(self, handles)
+
+    def close(self) -> None:
+        """Jobs end by themselves."""
+
+
+class _Ray:
+    """Tasks of a Ray cluster."""
+
+    def __init__(self, launcher: settings.Ray, folder: Path) -> None:
+        import ray
+
+        self.ray, self.folder = ray, folder
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        ray.init(address=launcher.address, log_to_driver=False, logging_level="warning")
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray takes SIGTERM for itself
+                signal.signal(number, handler)
+        options = asdict(launcher)
+        options.pop("address")
+        self.task = ray.remote(**options)(_call)
+
+    def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
+        job = Job(Path.cwd(), self.folder / STOP)
+        return [self.task.remote(job, experiment) for experiment in experiments]
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        left: list[Any] = self.ray.wait(handles, num_returns=len(handles), timeout=1)[1]
+        return left
+
+    def stop(self, handles: list[Any]) -> str:
+        return _ask_to_stop(self, handles)
+
+    def close(self) -> None:
+        self.ray.shutdown()  # which ends this sweep's tasks, if any are left
+
+
+def _call(job: "Job", experiment: Experiment) -> None:
+    job(experiment)
+
+
+def _ask_to_stop(launched: _Submitit | _Ray, handles: list[Any]) -> str:
+    (launched.folder / STOP).touch()
+    deadline = time.monotonic() + GRACE
+    while handles and time.monotonic() < deadline:
+        handles = launched.unfinished(handles)
+    return AGAIN
+
+
+class Job:
+    """What a node of a cluster runs: one cell, in a process that is joined to it.
+
+    Args:
+        folder: where the command was started.
+        stop: a file that appears when the cell is to stop.
+    """
+
+    def __init__(self, folder: Path, stop: Path) -> None:
+        self.folder, self.stop_file = folder, stop
+        # A Ray cluster has an environment of its own.
+        self.environment = {key: os.environ[key] for key in ("DEGRADE_DATA",) if key in os.environ}
+        self.worker: Worker | None = None
+
+    def __call__(self, experiment: Experiment) -> None:
+        """Train a cell; Stopped passes through where somebody ended the job, which is then to be run again."""
+        os.environ.update(self.environment)
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, raise_stopped) if main else None
+        self.worker = Worker(self.folder)
+        try:
+            record = RunRecord(self.folder / run_directory(experiment))
+            deadline = time.monotonic() + PATIENCE
+            while record.in_use and time.monotonic() < deadline:
+                time.sleep(0.2)
+            if not self.stop_file.exists():
+                self.worker.give(experiment)
+            while self.worker.busy and not self.stop_file.exists():
+                hear([self.worker], 0.2)
+        finally:
+            stop([self.worker])
+            if main:
+                signal.signal(signal.SIGTERM, before)
+
+    def checkpoint(self, experiment: Experiment) -> Any:
+        """Before submitit queues the job again: let the cell write a checkpoint, and say what is to be run then."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.worker is not None:
+            stop([self.worker])
+            self.worker = None
+        return DelayedSubmission(self, experiment)
