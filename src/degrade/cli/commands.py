@@ -295,7 +295,6 @@ def sweep(
     """
     from degrade.config import compose_all
     from degrade.config.compose import compose_launcher, expand
-    from degrade.config.launcher import name_of
     from degrade.runs.many import plan, train_all
 
     refuse_conflicts((text, text) for text in overrides)
@@ -305,7 +304,7 @@ def sweep(
         for cell in cells:
             begun = "skip" if cell.finished else "resume"
             print(f"{begun if cell.record.exists and not fresh else 'train':7} {cell.record.path}")
-        print(f"{len(cells)} cells, launcher {name_of(launcher)}")
+        print(f"{len(cells)} cells, launcher {launcher.name}")
         return DONE
     try:
         train_all(cells, launcher, fresh=fresh)

@@ -131,54 +131,30 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             than MOST_CELLS.
     """
     parsed = _parse(overrides, sweep=True)
-    _refuse_too_many(parsed)
     # As Hydra's own sweeper has it, the last of several values for one key counts.
     choices = {override.get_key_element(): _choices(override) for override in parsed}
+    if math.prod(map(len, choices.values())) > MOST_CELLS:
+        swept = " ".join(str(override.input_line) for override in parsed if override.is_sweep_override())
+        raise ConfigError(
+            f"{swept}: too many cells; a sweep has at most {MOST_CELLS:,}; sweep fewer values at a time"
+        )
     return [list(cell) for cell in itertools.product(*choices.values())]
 
 
-def _refuse_too_many(overrides: "Sequence[Override]") -> None:
-    """Count a sweep's cells before any is made: a range may hold more values than the memory."""
-    swept = [override for override in overrides if override.is_discrete_sweep()]
-    cells = math.prod(map(_count, swept))
-    if cells > MOST_CELLS:
-        number = f"{cells:,.0f}" if cells < 1e9 else "a billion or more"
-        raise ConfigError(
-            f"{' '.join(str(override.input_line) for override in swept)}: {number} cells; a sweep has at most "
-            f"{MOST_CELLS:,}; sweep fewer values at a time"
-        )
-
-
-def _count(override: "Override") -> float:
-    """How many values an override is swept over; infinity if they cannot be counted."""
-    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
-
-    value: Any = override.value()
-    if isinstance(value, ChoiceSweep):
-        return len(value.list)
-    if not isinstance(value, RangeSweep):
-        return 1
-    start, stop, step = value.start or 0, value.stop or 0, value.step
-    if not all(isinstance(limit, int) or math.isfinite(limit) for limit in (start, stop, step)) or not step:
-        raise ConfigError(f"{override.input_line}: gives no list of values; write it as in range(3) or range(0,10,2)")
-    if all(isinstance(limit, int) for limit in (start, stop, step)):
-        return min(max(0, -((start - stop) // step)), 10**18)
-    try:
-        return max(0, math.ceil((stop - start) / step))
-    except OverflowError:
-        return math.inf
-
-
 def _choices(override: "Override") -> list[str]:
-    from hydra.core.override_parser.types import ValueType
+    """An override for each of the values that one is swept over; no more of a range than show that it is too long."""
+    from hydra.core.override_parser.types import RangeSweep, ValueType
 
-    text = str(override.input_line)
+    text, value = str(override.input_line), override.value()
     if not override.is_sweep_override():
         return [text]
-    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+    limits = (value.start, value.stop, value.step) if isinstance(value, RangeSweep) else (1,)
+    whole = all(isinstance(limit, int) or math.isfinite(limit or 0) for limit in limits) and limits[-1]
+    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP or not whole:
         raise ConfigError(f"{text}: gives no list of values; write them out, as in seed=0,1,2, or seed=range(3)")
     with _one_line_errors():
-        values = list(override.sweep_string_iterator())
+        few = list(itertools.islice(value.range(), MOST_CELLS + 1)) if isinstance(value, RangeSweep) else []
+        values = few if len(few) > MOST_CELLS else list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{text}: holds no value; write some, as in seed=0,1,2")
     return [f"{override.get_key_element()}={value}" for value in values]

@@ -4,8 +4,10 @@ Each field is a setting of its launcher. Like `groups`, this module works withou
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from degrade.errors import ConfigError
 
@@ -13,6 +15,26 @@ from degrade.errors import ConfigError
 @dataclass
 class Launcher:
     """What all launchers have in common; each one checks that its numbers are positive."""
+
+    name: ClassVar[str]
+    """What it is called on the command line."""
+    package: ClassVar[str | None] = None
+    """The package that it needs."""
+    extra: ClassVar[str] = ""
+    """degrade's extra that installs it."""
+
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """How many of so many cells it is given at a time, and the CPU threads of each; None: PyTorch's choice.
+
+        Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
+        wherever cells are trained side by side each is given its share.
+
+        Args:
+            cells: the number of all.
+            device: their `runtime.device`.
+            cores: of this machine.
+        """
+        return cells, None
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -25,6 +47,8 @@ class Launcher:
 class Local(Launcher):
     """Cells are trained on this machine, `jobs` at a time, which share out its cores."""
 
+    name = "local"
+
     jobs: int | str = 1
     """Number of cells that are trained at once; `auto` means one for each core, and one in all on a GPU, where
     several processes that share it have not been measured."""
@@ -34,10 +58,19 @@ class Local(Launcher):
             raise ConfigError(f"launcher.jobs={self.jobs}: write a whole number, such as 2, or auto")
         super().__post_init__()
 
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:
+        """`jobs`, each with its share of the cores."""
+        gpu = device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+        most = self.jobs if isinstance(self.jobs, int) else 1 if gpu else cores
+        jobs = max(1, min(most, cells))
+        return jobs, None if jobs == 1 else max(1, cores // jobs)
+
 
 @dataclass
 class SubmititLocal(Launcher):
     """Cells are trained on this machine through submitit, to try a sweep before it goes to Slurm."""
+
+    name, package, extra = "submitit_local", "submitit", "slurm"
 
     timeout_min: int = 10080
     """Minutes after which a cell is stopped."""
@@ -46,10 +79,16 @@ class SubmititLocal(Launcher):
     gpus_per_node: int | None = None
     """GPUs that a cell sees; null: none."""
 
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """As many cells as the cores allow."""
+        return max(1, cores // self.cpus_per_task), self.cpus_per_task
+
 
 @dataclass
 class Slurm(Launcher):
-    """Each cell is a job of an array on a Slurm cluster, which needs accounting (slurmdbd) and a common file system."""
+    """Each cell is a job of an array on a Slurm cluster, with accounting (slurmdbd) and a common file system."""
+
+    name, package, extra = "slurm", "submitit", "slurm"
 
     partition: str | None = None
     """Slurm partition in which the jobs run; null, here and below, means the cluster's default."""
@@ -78,10 +117,16 @@ class Slurm(Launcher):
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     """Any further options of sbatch, such as `{nodelist: gpu3}`."""
 
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """All cells, which the cluster queues."""
+        return cells, self.cpus_per_task
+
 
 @dataclass
 class Ray(Launcher):
-    """Each cell is a task on a running Ray cluster, which needs degrade on every node and a common file system."""
+    """Each cell is a task on a running Ray cluster, with degrade on every node and a common file system."""
+
+    name, package, extra = "ray", "ray", "ray"
 
     address: str | None = "auto"
     """HOST:PORT of the cluster; `auto` means the one that this machine belongs to, or RAY_ADDRESS."""
@@ -92,40 +137,32 @@ class Ray(Launcher):
     max_retries: int = field(default=3, metadata={"least": 0})
     """How often a cell whose Ray worker died is started again; it resumes from its checkpoint."""
 
-
-LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "submitit_local": SubmititLocal, "slurm": Slurm, "ray": Ray}
-
-
-def name_of(launcher: Launcher) -> str:
-    """The launcher's name on the command line."""
-    return next(name for name, kind in LAUNCHERS.items() if type(launcher) is kind)
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """All cells, which the cluster queues."""
+        return cells, max(1, int(self.num_cpus))
 
 
-#: What the launchers of Hydra's plugins were called, and their settings.
-_FORMER = {"basic": "local", "joblib": "local"}
-_FORMER_KEYS = {"n_jobs": "jobs", "ray.init.address": "address", "ray.remote.num_cpus": "num_cpus"}
+LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
 
 
-def refuse_former(words: list[str]) -> None:
+def refuse_former(words: Sequence[str]) -> None:
     """Refuse the words that named launchers when Hydra launched.
 
     Raises:
         ConfigError: names the words to write instead.
     """
     old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
-    if not old:
-        return
-    new = []
-    for word in old:
-        key, _, value = word.lstrip("+~").partition("=")
-        if key == "hydra/launcher":
-            new.append(f"launcher={_FORMER.get(value, value)}")
-        elif key.startswith("hydra.launcher."):
-            own = key.removeprefix("hydra.launcher.")
-            own = _FORMER_KEYS.get(own, own.removeprefix("ray.remote."))
-            new.append(f"launcher.{own}={'auto' if (own, value) == ('jobs', '-1') else value}")
-        else:
-            raise ConfigError(f"{word}: no setting of Hydra's own is taken; launchers are set by launcher=NAME")
-    if "hydra/launcher=joblib" in old and not any(word.startswith("launcher.jobs=") for word in new):
-        new.append("launcher.jobs=auto")
-    raise ConfigError(f"{' '.join(old)}: launchers have names of their own now; write {' '.join(new)}")
+    new = " ".join(old).replace("hydra/launcher=", "launcher=").replace("hydra.launcher.", "launcher.")
+    for before, after in (
+        *(("launcher=basic", "launcher=local"), ("launcher=joblib", "launcher=local"), ("n_jobs=-1", "n_jobs=auto")),
+        *(
+            ("launcher.n_jobs", "launcher.jobs"),
+            ("launcher.ray.init.", "launcher."),
+            ("launcher.ray.remote.", "launcher."),
+        ),
+    ):
+        new = new.replace(before, after)
+    if "hydra/launcher=joblib" in old and "launcher.jobs=" not in new:
+        new += " launcher.jobs=auto"
+    if old:
+        raise ConfigError(f"{' '.join(old)}: Hydra's own settings are not taken; launchers are set by {new}")

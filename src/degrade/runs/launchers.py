@@ -5,9 +5,7 @@ What became of a cell is in its record, never in what a launcher returns.
 
 import contextlib
 import os
-import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +16,8 @@ from typing import Any
 from degrade.config import Experiment
 from degrade.config import launcher as settings
 from degrade.errors import RunInterrupted, raise_stopped
-from degrade.extras import require
 from degrade.runs.record import RunRecord, run_directory
-from degrade.runs.worker import GRACE, Worker, hear, stop
+from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 
 #: A file of this name in the sweep's folder asks cells on other machines to stop.
 STOP = "stop"
@@ -31,51 +28,10 @@ PATIENCE = 30
 AGAIN = "the same command goes on from there"
 
 
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_installed(launcher: settings.Launcher) -> None:
-    """Refuse a launcher whose package is missing.
-
-    Raises:
-        ConfigError: names what installs it.
-    """
-    name = settings.name_of(launcher)
-    if isinstance(launcher, settings.Slurm | settings.SubmititLocal):
-        require("submitit", extra="slurm", what=f"launcher={name}")
-    elif isinstance(launcher, settings.Ray):
-        require("ray", extra="ray", what=f"launcher={name}")
-
-
-def at_once(launcher: settings.Launcher, cells: int, device: str) -> int:
-    """How many of so many cells with a `runtime.device` are handed to a launcher at a time."""
-    if isinstance(launcher, settings.Local):
-        most = launcher.jobs if isinstance(launcher.jobs, int) else 1 if _has_gpu(device) else cores()
-        return max(1, min(most, cells))
-    if isinstance(launcher, settings.SubmititLocal):
-        return max(1, cores() // launcher.cpus_per_task)
-    return cells  # a cluster queues them
-
-
-def threads(launcher: settings.Launcher, cells: int, device: str) -> int | None:
-    """CPU threads of each cell; None leaves them to PyTorch.
-
-    Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
-    wherever cells are trained side by side each is given its share.
-    """
-    if isinstance(launcher, settings.Local):
-        jobs = at_once(launcher, cells, device)
-        return None if jobs == 1 else max(1, cores() // jobs)
-    if isinstance(launcher, settings.SubmititLocal | settings.Slurm):
-        return launcher.cpus_per_task
-    return max(1, int(launcher.num_cpus)) if isinstance(launcher, settings.Ray) else None
-
-
-def _has_gpu(device: str) -> bool:
-    """Whether cells will run on a GPU, told without torch, which takes seconds to import."""
-    return device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
+    """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return launcher.share(len(experiments), experiments[0].runtime.device, cores)
 
 
 def launch(
@@ -92,7 +48,7 @@ def launch(
     Raises:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
-    todo, limit = list(experiments), at_once(launcher, len(experiments), experiments[0].runtime.device)
+    todo, limit = list(experiments), share(launcher, experiments)[0]
     kinds: dict[type, Any] = {settings.Local: _Local, settings.Ray: _Ray}
     with contextlib.closing(kinds.get(type(launcher), _Submitit)(launcher, folder)) as launched:
         handles: list[Any] = []
@@ -141,19 +97,16 @@ class _Submitit:
 
         self.folder, self.slurm = folder, isinstance(launcher, settings.Slurm)
         given = {key: value for key, value in asdict(launcher).items() if value not in (None, [], {})}
-        python = f"{shlex.quote(sys.executable)} -P"  # a user's queue.py must not be taken for Python's
-        if self.slurm:
-            start = {"slurm_python": python, "slurm_max_num_timeout": given.pop("max_num_timeout")}
-        else:
-            start = {"local_python": python}
+        most = {"slurm_max_num_timeout": given.pop("max_num_timeout")} if self.slurm else {}
         common = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb"}
-        self.executor = submitit.AutoExecutor(folder / "%j", cluster="slurm" if self.slurm else "local", **start)
+        self.executor = submitit.AutoExecutor(folder / "%j", cluster="slurm" if self.slurm else "local", **most)
         self.executor.update_parameters(
             name="degrade", **{key if key in common else f"slurm_{key}": value for key, value in given.items()}
         )
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
-        return list(self.executor.map_array(Job(Path.cwd(), self.folder / STOP), experiments))
+        with safe_path():
+            return list(self.executor.map_array(Job(Path.cwd(), self.folder / STOP), experiments))
 
     def unfinished(self, handles: list[Any]) -> list[Any]:
         time.sleep(1)

@@ -6,8 +6,6 @@ The records are the only word on what became of a cell: launchers lose results, 
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from degrade.config import Experiment
-from degrade.config.launcher import Launcher, Local, name_of
-from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted, raise_stopped
+from degrade.config.launcher import Launcher, Local
+from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
+from degrade.extras import require
 from degrade.runs.board import check_board
-from degrade.runs.launchers import STOP, check_installed, launch, threads
+from degrade.runs.launchers import AGAIN, STOP, launch, share
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory, settle_precision
 
@@ -26,9 +25,6 @@ log = logging.getLogger("degrade.run")
 
 #: What becomes of a cell. `interrupted`: stopped, with a checkpoint. `lost`: killed, or never begun.
 OUTCOMES = ("complete", "diverged", "failed", "running", "interrupted", "lost")
-
-#: How often cells are launched, where the launcher itself breaks down after some of its cells got on.
-ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -91,12 +87,13 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
         RunFileError: a record cannot be read just now.
     """
     launcher = launcher or Local()
-    check_installed(launcher)
-    share = threads(launcher, len(experiments), experiments[0].runtime.device)
+    if launcher.package:
+        require(launcher.package, extra=launcher.extra, what=f"launcher={launcher.name}")
+    threads = share(launcher, experiments)[1]
     cells: dict[Path, Cell] = {}
     for experiment in experiments:
         check_board(experiment)
-        experiment.runtime.threads = experiment.runtime.threads or share
+        experiment.runtime.threads = experiment.runtime.threads or threads
         cell = Cell(experiment, RunRecord(run_directory(experiment)))
         other = cells.setdefault(cell.record.path.resolve(), cell)
         if other is not cell:
@@ -139,8 +136,15 @@ def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh:
     if len(done) == len(cells):
         return
     watch = Watch([(cell.experiment, cell.record) for cell in cells])
-    with _folder(cells) as folder, _hangups_raised(), contextlib.closing(watch):
-        _launch_until_done(cells, launcher or Local(), folder, watch)
+    launcher = launcher or Local()
+    with _folder(cells) as folder, contextlib.closing(watch):
+        try:
+            launch(launcher, [cell.experiment for cell in cells if not cell.finished], folder, watch.look)
+        except RunInterrupted:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunError(f"launcher={launcher.name}: {type(error).__name__}: {lines[0]}; {AGAIN}") from error
 
 
 def run_matrix(
@@ -171,19 +175,6 @@ def _folder(cells: Sequence[Cell]) -> Iterator[Path]:
             root.rmdir()
 
 
-@contextmanager
-def _hangups_raised() -> Iterator[None]:
-    """A terminal that closes stops the work as Ctrl-C does, unless nohup is to prevent that."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, raise_stopped)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def _clear(cells: Sequence[Cell]) -> None:
     """Remove what the records hold, once all of them are known to be nobody else's."""
     from degrade.runs.train import clear
@@ -194,23 +185,3 @@ def _clear(cells: Sequence[Cell]) -> None:
             locks.enter_context(record.lock())
         for record in there:
             clear(record)
-
-
-def _launch_until_done(cells: Sequence[Cell], launcher: Launcher, folder: Path, watch: Watch) -> None:
-    for attempt in range(ATTEMPTS):
-        pending = [cell for cell in cells if not cell.finished]
-        if not pending:
-            return
-        before = [cell.record.summary for cell in pending]
-        try:
-            launch(launcher, [cell.experiment for cell in pending], folder, watch.look)
-            return
-        except RunInterrupted:
-            raise
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            trouble = f"launcher={name_of(launcher)}: {type(error).__name__}: {lines[0]}"
-            got_on = before != [cell.record.summary for cell in pending]
-            if not got_on or attempt == ATTEMPTS - 1:
-                raise RunError(trouble) from error
-            log.warning("%s; launching what is unfinished once more", trouble)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -34,6 +34,20 @@ log = logging.getLogger("degrade.run")
 
 #: Seconds for a step to end and a checkpoint to be written; after them the process is killed.
 GRACE = 60
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Let Python processes that start now take no file of the working directory, such as queue.py, for their own."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 class Worker:
@@ -63,16 +77,15 @@ class Worker:
             self.close()
         if self.process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "degrade.runs.worker"],
-                cwd=self.folder,
-                # A file of the user's, such as queue.py, must not be taken for one of Python's.
-                env={**os.environ, "PYTHONSAFEPATH": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                start_new_session=True,  # Ctrl-C reaches it through the pipe alone, not from the terminal as well
-            )
+            with safe_path():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "degrade.runs.worker"],
+                    cwd=self.folder,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    start_new_session=True,  # Ctrl-C reaches it through the pipe alone, not from the terminal as well
+                )
         self._record = record
         with contextlib.suppress(BrokenPipeError):  # it died at once: hear() tells
             os.write(self.process.stdin.fileno(), json.dumps(asdict(experiment)).encode() + b"\n")  # type: ignore[union-attr]
