@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from degrade.config import compose, compose_all
+from degrade.config import compose
 from degrade.config.compose import expand
 from degrade.config.launcher import Launcher, Local, Ray, Slurm, SubmititLocal
 from degrade.extras import installed
@@ -31,7 +32,7 @@ def start(folder: Path, *words: str, start_new_session: bool = False) -> subproc
 
 
 def cells_of(*words: str) -> list[Cell]:
-    return plan(compose_all(expand(words)))
+    return plan([compose(cell) for cell in expand(words)])
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -47,15 +48,21 @@ def rows_at(seed: int, folder: Path) -> int:
     return len(found[0].read_text().splitlines()) if found else 0
 
 
+def workers(folder: Path) -> list[Path]:
+    """The processes in which cells below `folder` are trained, or will be."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"degrade.runs.worker" in (process / "cmdline").read_bytes():
+                found += [process] * ((process / "cwd").resolve() == folder.resolve())
+    return found
+
+
 def trainers(of: subprocess.Popen[str], folder: Path) -> dict[str, int]:
     """The processes that train below `folder`: by the record's name, their ids."""
     found = {}
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in workers(folder):
         try:
-            if b"degrade.runs.worker" not in (process / "cmdline").read_bytes():
-                continue
-            if (process / "cwd").resolve() != folder.resolve():
-                continue
             for link in (process / "fd").iterdir():
                 if link.resolve().name == "train.log":
                     found[link.resolve().parent.name] = int(process.name)
@@ -74,7 +81,7 @@ def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
     assert outcome.code == 0, outcome
     assert "2 cells: 2 complete" in outcome.out
     assert "2/2  " in outcome.out
-    assert re.search(r"^0/2 cells(, 1/2 running)?.*: 0%, left \?$", outcome.out, re.MULTILINE)
+    assert re.search(r"^0/2 cells(, 1/2 running)?.*: 0%, an unknown time left$", outcome.out, re.MULTILINE)
     assert "24/24  training error" in outcome.out  # what the cells' logs say is told here
     records = find_records([tmp_path / "outputs"])
     assert [(r.config["model"]["family"], r.status) for r in records] == [
@@ -158,7 +165,7 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
 @pytest.mark.parametrize("delay", [0.5, 1.5])
 def test_ctrl_c_while_workers_start_shows_no_traceback(delay: float, tmp_path: Path) -> None:
     process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "launcher.jobs=2", start_new_session=True)
-    wait_until(lambda: list(tmp_path.rglob(".sweeps/*")), process)
+    wait_until(lambda: workers(tmp_path), process)
     time.sleep(delay)  # workers import for seconds before they begin a cell
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes hear it
     _, err = process.communicate(timeout=100)

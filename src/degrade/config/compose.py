@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -78,18 +78,6 @@ def _of_groups(choices: tuple[str, ...]) -> bytes:
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
     return pickle.dumps(OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.to_container(composed)))
-
-
-def compose_all(cells: Iterable[Sequence[str]]) -> list[Experiment]:
-    """Compose many experiments.
-
-    Args:
-        cells: the overrides of each, as for `compose`.
-
-    Raises:
-        ConfigError: as `compose` does.
-    """
-    return [compose(cell) for cell in cells]
 
 
 def compose_launcher(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:

@@ -34,7 +34,8 @@ class Launcher:
             device: their `runtime.device`.
             cores: of this machine.
         """
-        return cells, None
+        threads = max(1, int(getattr(self, "cpus_per_task", 0) or getattr(self, "num_cpus", 0)))
+        return cells, threads  # which a cluster queues
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -117,10 +118,6 @@ class Slurm(Launcher):
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     """Any further options of sbatch, such as `{nodelist: gpu3}`."""
 
-    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
-        """All cells, which the cluster queues."""
-        return cells, self.cpus_per_task
-
 
 @dataclass
 class Ray(Launcher):
@@ -136,10 +133,6 @@ class Ray(Launcher):
     """GPUs of a cell, of which it may be given a fraction."""
     max_retries: int = field(default=3, metadata={"least": 0})
     """How often a cell whose Ray worker died is started again; it resumes from its checkpoint."""
-
-    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
-        """All cells, which the cluster queues."""
-        return cells, max(1, int(self.num_cpus))
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}

@@ -34,23 +34,22 @@ def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tup
     return launcher.share(len(experiments), experiments[0].runtime.device, cores)
 
 
-def launch(
-    launcher: settings.Launcher, experiments: Sequence[Experiment], folder: Path, look: Callable[[], None]
-) -> None:
+def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look: Callable[[], None]) -> None:
     """Train experiments; returns when nothing more is to be expected of any.
 
     Args:
         launcher: the launcher's settings.
         experiments: what to train; relative paths in them count from the working directory, on every machine.
-        folder: where jobs, their logs and a request to stop lie; all machines see it.
         look: called now and then meanwhile.
 
     Raises:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
     todo, limit = list(experiments), share(launcher, experiments)[0]
-    kinds: dict[type, Any] = {settings.Local: _Local, settings.Ray: _Ray}
-    with contextlib.closing(kinds.get(type(launcher), _Submitit)(launcher, folder)) as launched:
+    kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
+    root = run_directory(experiments[0]).parents[2].absolute() / ".sweeps"  # beside the runs
+    made: Any = _Local(limit) if isinstance(launcher, settings.Local) else kind(launcher, root)  # type: ignore[arg-type]
+    with contextlib.closing(made) as launched:
         handles: list[Any] = []
         try:
             while todo or handles:
@@ -66,17 +65,14 @@ def launch(
 class _Local:
     """Processes of this machine, each of which takes one cell after another."""
 
-    def __init__(self, launcher: settings.Local, folder: Path) -> None:  # noqa: ARG002 - all launchers are made alike
-        self.workers: list[Worker] = []
+    def __init__(self, jobs: int) -> None:
+        self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:
-        idle = [worker for worker in self.workers if not worker.busy]
-        new = [Worker(Path.cwd()) for _ in experiments[len(idle) :]]
-        self.workers += new
-        given = [worker for worker, _ in zip([*idle, *new], experiments, strict=False)]
-        for worker, experiment in zip(given, experiments, strict=True):
+        idle = [worker for worker in self.workers if not worker.busy][: len(experiments)]
+        for worker, experiment in zip(idle, experiments, strict=True):
             worker.give(experiment)
-        return given
+        return idle
 
     def unfinished(self, handles: list[Worker]) -> list[Worker]:
         hear(handles, 0.5)
@@ -89,17 +85,46 @@ class _Local:
         stop(self.workers)
 
 
-class _Submitit:
+class _Cluster:
+    """Jobs, here or on other machines, that end by themselves, or when a file asks them to.
+
+    Args:
+        root: where there is to be a folder for them, which all machines see; it is kept if it holds logs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def stop(self, handles: list[Any]) -> str:
+        (self.folder / STOP).touch()
+        deadline = time.monotonic() + GRACE
+        while handles and time.monotonic() < deadline:
+            handles = self.unfinished(handles)
+        return AGAIN
+
+    def close(self) -> None:
+        (self.folder / STOP).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+
+
+class _Submitit(_Cluster):
     """Jobs of submitit, whose checkpointing hook lets Slurm queue a job again."""
 
-    def __init__(self, launcher: settings.Slurm | settings.SubmititLocal, folder: Path) -> None:
+    def __init__(self, launcher: settings.Slurm | settings.SubmititLocal, root: Path) -> None:
         import submitit
 
-        self.folder, self.slurm = folder, isinstance(launcher, settings.Slurm)
+        super().__init__(root)
+        self.slurm = isinstance(launcher, settings.Slurm)
         given = {key: value for key, value in asdict(launcher).items() if value not in (None, [], {})}
         most = {"slurm_max_num_timeout": given.pop("max_num_timeout")} if self.slurm else {}
         common = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb"}
-        self.executor = submitit.AutoExecutor(folder / "%j", cluster="slurm" if self.slurm else "local", **most)
+        self.executor = submitit.AutoExecutor(self.folder / "%j", cluster="slurm" if self.slurm else "local", **most)
         self.executor.update_parameters(
             name="degrade", **{key if key in common else f"slurm_{key}": value for key, value in given.items()}
         )
@@ -113,22 +138,20 @@ class _Submitit:
         return [job for job in handles if not job.done()]
 
     def stop(self, handles: list[Any]) -> str:
-        if self.slurm:  # where jobs go on without whoever submitted them
-            jobs = sorted({job.job_id.split("_")[0] for job in handles}, key=int)
-            return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}"
-        return _ask_to_stop(self, handles)
-
-    def close(self) -> None:
-        """Jobs end by themselves."""
+        if not self.slurm:
+            return super().stop(handles)
+        jobs = sorted({job.job_id.split("_")[0] for job in handles}, key=int)
+        return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}"
 
 
-class _Ray:
+class _Ray(_Cluster):
     """Tasks of a Ray cluster."""
 
-    def __init__(self, launcher: settings.Ray, folder: Path) -> None:
+    def __init__(self, launcher: settings.Ray, root: Path) -> None:
         import ray
 
-        self.ray, self.folder = ray, folder
+        super().__init__(root)
+        self.ray = ray
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(address=launcher.address, log_to_driver=False, logging_level="warning")
         if threading.current_thread() is threading.main_thread():
@@ -136,7 +159,7 @@ class _Ray:
                 signal.signal(number, handler)
         options = asdict(launcher)
         options.pop("address")
-        self.task = ray.remote(**options)(_call)
+        self.task = ray.remote(**options)(Job.__call__)
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
         job = Job(Path.cwd(), self.folder / STOP)
@@ -146,23 +169,9 @@ class _Ray:
         left: list[Any] = self.ray.wait(handles, num_returns=len(handles), timeout=1)[1]
         return left
 
-    def stop(self, handles: list[Any]) -> str:
-        return _ask_to_stop(self, handles)
-
     def close(self) -> None:
         self.ray.shutdown()  # which ends this sweep's tasks, if any are left
-
-
-def _call(job: "Job", experiment: Experiment) -> None:
-    job(experiment)
-
-
-def _ask_to_stop(launched: _Submitit | _Ray, handles: list[Any]) -> str:
-    (launched.folder / STOP).touch()
-    deadline = time.monotonic() + GRACE
-    while handles and time.monotonic() < deadline:
-        handles = launched.unfinished(handles)
-    return AGAIN
+        super().close()
 
 
 class Job:

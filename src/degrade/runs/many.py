@@ -5,10 +5,7 @@ The records are the only word on what became of a cell: launchers lose results, 
 
 import contextlib
 import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from degrade.config.launcher import Launcher, Local
 from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
 from degrade.extras import require
 from degrade.runs.board import check_board
-from degrade.runs.launchers import AGAIN, STOP, launch, share
+from degrade.runs.launchers import AGAIN, launch, share
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory, settle_precision
 
@@ -137,9 +134,9 @@ def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh:
         return
     watch = Watch([(cell.experiment, cell.record) for cell in cells])
     launcher = launcher or Local()
-    with _folder(cells) as folder, contextlib.closing(watch):
+    with contextlib.closing(watch):
         try:
-            launch(launcher, [cell.experiment for cell in cells if not cell.finished], folder, watch.look)
+            launch(launcher, [cell.experiment for cell in cells if not cell.finished], watch.look)
         except RunInterrupted:
             raise
         except Exception as error:
@@ -158,21 +155,6 @@ def run_matrix(
     cells = plan(experiments, launcher, fresh=fresh)
     train_all(cells, launcher, fresh=fresh)
     return [cell.record for cell in cells]
-
-
-@contextmanager
-def _folder(cells: Sequence[Cell]) -> Iterator[Path]:
-    """Where jobs lie, beside the runs, since jobs on other machines look there too; it is kept if it holds logs."""
-    root = cells[0].record.path.parents[2].absolute() / ".sweeps"
-    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        (folder / STOP).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
-            root.rmdir()
 
 
 def _clear(cells: Sequence[Cell]) -> None:

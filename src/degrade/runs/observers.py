@@ -46,7 +46,7 @@ class Progress:
 
     def tell(self, name: str, numbers: str = "") -> None:
         """Say what is being worked on, the time left and other numbers."""
-        left = f"left {clock(self.seconds_left)} {numbers}".rstrip()
+        left = f"{about(self.seconds_left)} left  {numbers}".rstrip()
         if not self._bar.disable:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 self._bar.set_description_str(name, refresh=False)
@@ -203,15 +203,6 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
     passes = 1 if experiment.model.norm == "none" else 2  # with running statistics, and with each batch's own
     evaluated = tests * test + cleans * passes * train
     return image_work(experiment) * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as mm:ss or h:mm:ss; ? for NaN."""
-    if math.isnan(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def about(seconds: float) -> str:

@@ -25,7 +25,7 @@ from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.many import finished
-from degrade.runs.observers import EVALUATION_COST, Progress, clock, image_work, planned_work
+from degrade.runs.observers import EVALUATION_COST, Progress, about, image_work, planned_work
 from degrade.runs.record import RunRecord, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
 
@@ -333,7 +333,7 @@ class _Session:
         parts += [
             f"lr {row.lr:g}",
             f"{row.images_per_second:,.0f} img/s",
-            f"left {clock(self.bar.seconds_left)}",
+            f"{about(self.bar.seconds_left)} left",
         ]
         # Rows without a test error are many; they go to train.log only.
         log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))

@@ -214,7 +214,8 @@ def _read_lines(lines: "SimpleQueue[bytes]") -> None:
         *whole, rest = (rest + heard).split(b"\n")
         for line in whole:
             lines.put(line)
-    os.kill(os.getpid(), signal.SIGTERM)
+    # To the main thread, which may be waiting for a line: one that another thread took would not wake it.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 if __name__ == "__main__":
