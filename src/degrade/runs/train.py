@@ -25,7 +25,7 @@ from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.many import finished
-from degrade.runs.observers import EVALUATION_COST, Progress, about, image_work, planned_work
+from degrade.runs.observers import EVALUATION_COST, Progress, about, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
 
@@ -189,11 +189,8 @@ class _Session:
             self.board.finish(self.experiment, self.latest)
         self._end("diverged" if self.training.diverged else "complete")
         if self.training.diverged:
-            log.warning(
-                "%s diverged at iteration %d: loss is not finite; try a smaller optim.lr",
-                self.name,
-                self.training.iteration,
-            )
+            at = self.training.iteration
+            log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
 
     def failed(self, error: Exception) -> None:
         """Leave word of a failure in the record, if it can be written at all."""
@@ -301,15 +298,11 @@ class _Session:
         if time.monotonic() - self._shown < 1:
             return
         self._shown = time.monotonic()
-        parts = [
-            f"{label} {self.latest[key]:.1%}"
-            for label, key in (("running", "train_error"), ("test", "test_error"))
-            if self.latest[key] is not None
-        ]
-        parts.append(f"lr {self.training.lr:g}")
+        numbers = [errors_in_words({key: self.latest[key] for key in ("train_error", "test_error")})]
+        numbers.append(f"lr {self.training.lr:g}")
         if self.latest["images_per_second"] is not None:
-            parts.append(f"{self.latest['images_per_second']:,.0f} img/s")
-        self.bar.tell(self.name, " ".join(parts))
+            numbers.append(f"{self.latest['images_per_second']:,.0f} img/s")
+        self.bar.tell(self.name, "  ".join(filter(None, numbers)))
         if time.monotonic() - self._summarised > LIVELY:
             self._summarise("running")
 
@@ -319,18 +312,9 @@ class _Session:
 
     def _tell(self, row: Metrics) -> None:
         self._summarise("running")
-        kinds = [f"{row.train_error:.2%} running"]
-        if row.train_error_clean is not None:
-            kinds.append(f"{row.train_error_clean:.2%} clean")
-        if row.train_error_batch is not None:
-            kinds.append(f"{row.train_error_batch:.2%} batch-statistics")
         parts = [
             f"{self.name}  {row.iteration:,}/{self.experiment.recipe.iterations:,}",
-            f"training error {', '.join(kinds)}",
-        ]
-        if row.test_error is not None:
-            parts.append(f"test error {row.test_error:.2%}")
-        parts += [
+            errors_in_words(dataclasses.asdict(row)),
             f"lr {row.lr:g}",
             f"{row.images_per_second:,.0f} img/s",
             f"{about(self.bar.seconds_left)} left",
@@ -339,16 +323,9 @@ class _Session:
         log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))
 
     def _announce(self) -> None:
-        engine = self.training.engine
-        log.info(
-            "%s: %s parameters, %s, %s, %s, %s",
-            self.name,
-            f"{count_parameters(engine.model):,}",
-            engine.device,
-            engine.precision,
-            engine.name,
-            self.images.source,
-        )
+        engine, count = self.training.engine, count_parameters(self.training.engine.model)
+        how = f"{engine.device}, {engine.precision}, {engine.name}, {self.images.source}"
+        log.info("%s: %s parameters, %s", self.name, f"{count:,}", how)
 
     def _save(self) -> None:
         self.record.check_place()

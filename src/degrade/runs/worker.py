@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from degrade.config import Experiment
 from degrade.config.compose import experiment_of
-from degrade.errors import RunFileError, RunInterrupted, RunInUseError, raise_stopped
+from degrade.errors import RunError, RunFileError, RunInterrupted, RunInUseError, raise_stopped
 from degrade.runs.record import RunRecord, run_directory
 
 log = logging.getLogger("degrade.run")
@@ -71,8 +71,9 @@ class Worker:
     def give(self, experiment: Experiment) -> None:
         """Let it train a cell; what becomes of it is in its record."""
         record = RunRecord(self.folder / run_directory(experiment))
-        if record.summary.get("status") == "failed" and not record.in_use:
-            record.summarise(**{**record.summary, "status": "running"})  # not to be taken for this attempt's failure
+        with contextlib.suppress(RunFileError):
+            if record.summary.get("status") == "failed" and not record.in_use:
+                record.summarise(**{**record.summary, "status": "running"})  # it is no failure of this attempt
         if self.process is not None and self.process.poll() is not None:  # killed between two cells
             self.close()
         if self.process is None:
@@ -110,8 +111,11 @@ class Worker:
     def _ended(self, error: str | None) -> None:
         record, self._record = self._record, None
         if error and record and record.summary.get("status") != "failed":  # it could not say so itself
-            with contextlib.suppress(RunInUseError), record.lock():
-                record.summarise(**{**record.summary, "status": "failed", "error": error[:2000]})
+            try:
+                with record.lock():
+                    record.summarise(**{**record.summary, "status": "failed", "error": error[:2000]})
+            except RunError:  # nor can we, as where there can be no such folder
+                log.error("%s: %s", record.path, error)
 
     def _died(self) -> None:
         code = self.process.wait()  # type: ignore[union-attr]
