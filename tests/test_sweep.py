@@ -113,7 +113,7 @@ def test_submitit_trains_cells_on_this_machine_too(cli: Cli, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(jobs: int, tmp_path: Path) -> None:
-    words = ["seed=0,1", "recipe.iterations=200", "eval.every=4", "recipe.milestones=[12]", f"launcher.jobs={jobs}"]
+    words = ["seed=0,1", "recipe.iterations=80", "eval.every=4", "recipe.milestones=[12]", f"launcher.jobs={jobs}"]
     process = start(tmp_path, *words)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     os.kill(trainers(process, tmp_path)["seed-0"], signal.SIGKILL)
