@@ -238,7 +238,7 @@ BAD_SWEEPS = [
     (["launcher.partition=gpu"], "launcher=local has no such setting"),
     (["launcher=slurm", "launcher.partiton=gpu"], "did you mean launcher.partition"),
     (["launcher=ray", "launcher.num_gpus=-1"], "launcher.num_gpus"),
-    (["hydra.run.dir=x"], "launchers are set by"),
+    (["hydra.run.dir=x"], "launchers are set by launcher=NAME"),
     (["hydra/launcher=basic"], "launchers are set by launcher=local\n"),
     (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "launchers are set by launcher=local launcher.jobs=2\n"),
     (

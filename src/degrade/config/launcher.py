@@ -138,6 +138,19 @@ class Ray(Launcher):
 LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
 
 
+#: What was written when Hydra launched, and what is written now.
+_FORMER = {
+    "hydra/launcher=": "launcher=",
+    "hydra.launcher.": "launcher.",
+    "launcher=basic": "launcher=local",
+    "launcher=joblib": "launcher=local",
+    "launcher.n_jobs=-1": "launcher.jobs=auto",
+    "launcher.n_jobs": "launcher.jobs",
+    "launcher.ray.init.": "launcher.",
+    "launcher.ray.remote.": "launcher.",
+}
+
+
 def refuse_former(words: Sequence[str]) -> None:
     """Refuse the words that named launchers when Hydra launched.
 
@@ -145,17 +158,11 @@ def refuse_former(words: Sequence[str]) -> None:
         ConfigError: names the words to write instead.
     """
     old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
-    new = " ".join(old).replace("hydra/launcher=", "launcher=").replace("hydra.launcher.", "launcher.")
-    for before, after in (
-        *(("launcher=basic", "launcher=local"), ("launcher=joblib", "launcher=local"), ("n_jobs=-1", "n_jobs=auto")),
-        *(
-            ("launcher.n_jobs", "launcher.jobs"),
-            ("launcher.ray.init.", "launcher."),
-            ("launcher.ray.remote.", "launcher."),
-        ),
-    ):
+    new = " ".join(word.lstrip("+~") for word in old if "launcher" in word)
+    for before, after in _FORMER.items():
         new = new.replace(before, after)
     if "hydra/launcher=joblib" in old and "launcher.jobs=" not in new:
         new += " launcher.jobs=auto"
     if old:
-        raise ConfigError(f"{' '.join(old)}: Hydra's own settings are not taken; launchers are set by {new}")
+        mend = new or "launcher=NAME launcher.KEY=VALUE"
+        raise ConfigError(f"{' '.join(old)}: Hydra's own settings are not taken; launchers are set by {mend}")
