@@ -222,7 +222,8 @@ def test_a_refusal_repeats_the_value_and_names_the_mend(arguments: list[str], me
         ["reproduce", "--within", "20m", "--recipe", "quick"],
         ["reproduce", "--within", "20m", "recipe=quick"],
         ["sweep", "seed=0,1", "seed=2,3"],
-        ["sweep", "hydra/launcher=joblib", "hydra/launcher=basic"],
+        ["sweep", "launcher=local", "launcher=slurm"],
+        ["reproduce", "launcher=local", "launcher=slurm"],
         ["inspect", "--depth", "20", "model.depth=56"],
         ["inspect", "--compare", "3x3", "model.depth=56"],
         ["probe", "gradients", "--device", "cpu", "runtime.device=cuda"],
@@ -427,7 +428,7 @@ def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path
     assert [line.partition(",")[0] for line in as_csv.out.splitlines()] == ["network", "plain-20", "plain-56"]
     assert "verdict: " in as_csv.err
     again = cli(*arguments, "recipe.iterations=4", "eval.every=2")
-    assert again.out.count("already complete, skipped") == 2
+    assert "2 of 2 finished already, skipped" in again.out
     assert again.code == 0
 
 

@@ -17,8 +17,8 @@ CLUSTER = os.environ.get("DEGRADE_TEST_CLUSTER", "")
 slurm = pytest.mark.skipif(CLUSTER != "slurm", reason="scripts/test --slurm runs it")
 ray = pytest.mark.skipif(CLUSTER != "ray", reason="scripts/test --ray runs it")
 
-SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
-RAY = ["hydra/launcher=ray"]
+SLURM = ["launcher=slurm", "launcher.cpus_per_task=1", "launcher.mem_gb=null"]
+RAY = ["launcher=ray"]
 LONG = ["recipe.iterations=900", "eval.every=4", "recipe.milestones=[12]"]
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from degrade.cli import completion
 from degrade.config import Experiment
-from degrade.config.groups import launcher_names
+from degrade.config.launcher import LAUNCHERS
 from degrade.config.schema import CHOICES
-from degrade.runs.launchers import NEEDS
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
 
@@ -32,17 +31,15 @@ def test_keys_groups_and_values_are_completed() -> None:
     assert completion.settings("runtime.device=") == [f"runtime.device={name}" for name in ("auto", "cpu", "cuda")]
     assert completion.settings("nothing") == completion.settings("nothing=") == []
     assert completion.swept_settings("model=plain,r") == ["model=plain,residual", "model=plain,vgg"]
-    assert completion.swept_settings("hydra/") == [
-        "hydra/launcher=",
-        *(f"hydra/launcher={n}" for n in launcher_names()),
-    ]
+    assert completion.swept_settings("launcher=") == [f"launcher={name}" for name in LAUNCHERS]
+    assert completion.swept_settings("launcher.part") == ["launcher.partition="]
+    assert completion.experiment_or_settings("launcher.jo") == ["launcher.jobs=", "launcher.jobs=1"]
     assert "story" in completion.experiment_or_settings("")
     assert completion.experiment_or_settings("model.dep") == []
     assert "experiment=gradients" in completion.runs_or_settings("experiment=")
 
 
 def test_what_is_completed_exists() -> None:
-    assert set(launcher_names()) == set(NEEDS)
     assert CHOICES.keys() <= Experiment().flat().keys()
     assert (completion.statistics(""), completion.statistics("b")) == (["running", "batch"], ["batch"])
 

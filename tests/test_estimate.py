@@ -8,9 +8,9 @@ import pytest
 from degrade.cli.options import seconds_of
 from degrade.config import Experiment, compose
 from degrade.errors import ConfigError, RunConflictError
-from degrade.runs import RunRecord, estimate, run, run_directory
+from degrade.runs import RunRecord, estimate, run, run_directory, train
 from degrade.runs.estimate import Plan, choose, fitting, plan, recipes
-from degrade.runs.progress import EVALUATION_COST, Progress, about, planned_work
+from degrade.runs.observers import EVALUATION_COST, Progress, about, planned_work
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -217,19 +217,20 @@ def test_what_cannot_be_timed_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("pixels", [32, 16])
-def test_work_goes_with_pixels_and_a_run_does_what_is_planned(pixels: int, small: Make) -> None:
-    class Counted(Progress):
-        work = 0.0
+def test_work_goes_with_pixels_and_a_run_does_what_is_planned(
+    pixels: int, small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
 
+    class Counted(Progress):
         def advance(self, work: float) -> None:
-            self.work += work
+            done.append(work)
             super().advance(work)
 
     experiment = small(f"data.pixels={pixels}")
     evaluated = 2 * 40 + 2 * 90
     planned = 8 * (pixels / 32) ** 2 * (24 * 16 + EVALUATION_COST * evaluated)
     assert planned_work(experiment) == pytest.approx(planned)
-    bar = Counted([experiment])
-    run(experiment, progress=bar)
-    bar.close()
-    assert bar.work == pytest.approx(planned)
+    monkeypatch.setattr(train, "Progress", Counted)
+    run(experiment)
+    assert sum(done) == pytest.approx(planned)

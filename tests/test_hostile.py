@@ -146,9 +146,16 @@ PLACES = [
     ("reproduce", "--dry-run", "{}"),
     ("reproduce", "--dry-run", "vgg_wall", "--seeds", "{}"),
     *([("reproduce", "--dry-run", option, "{}") for option in ("--recipe", "--output", "--band", "--format")]),
-    *([("sweep", "--dry-run", f"{key}={{}}") for key in ("seed", "model", "optim.lr", "output", "hydra/launcher")]),
-    ("sweep", "--dry-run", "seed=0", "hydra/launcher=joblib", "hydra.launcher.n_jobs={}"),
-    ("sweep", "--dry-run", "seed=0", "hydra.launcher.{}=1"),
+    *(
+        [
+            ("sweep", "--dry-run", f"{key}={{}}")
+            for key in ("seed", "model", "optim.lr", "output", "launcher", "hydra/launcher")
+        ]
+    ),
+    ("sweep", "--dry-run", "seed=0", "launcher.jobs={}"),
+    ("sweep", "--dry-run", "seed=0", "launcher=submitit_local", "launcher.timeout_min={}"),
+    ("sweep", "--dry-run", "seed=0", "launcher.{}=1"),
+    ("reproduce", "--dry-run", "launcher={}"),
     *(
         [
             ("bench", "--depths", "57", option, "{}")

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from degrade.config import Experiment, compose, load_config
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
-from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, runner
+from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, train, worker
 from degrade.runs import environment as environment_module
-from degrade.runs.progress import EVALUATION_COST, planned_work
+from degrade.runs.many import plan
+from degrade.runs.observers import EVALUATION_COST, planned_work
 from degrade.runs.record import sessions_of, variant
 from degrade.training import Training, checkpoint, device, engine, fit
 from tests.conftest import SMALL, small_but
@@ -155,9 +156,7 @@ def test_divergence_keeps_the_record_and_the_other_runs(small: Make) -> None:
     assert diverged.status == "diverged"
 
 
-def test_a_failure_is_recorded_does_not_stop_the_others_and_is_retried(
-    small: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_is_recorded_and_retried(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     original = engine.Engine.step
 
     def fail(self: engine.Engine, *arguments: Any) -> None:
@@ -169,7 +168,7 @@ def test_a_failure_is_recorded_does_not_stop_the_others_and_is_retried(
     record = RunRecord(run_directory(small()))
     assert record.status == "failed"
     assert "out of luck" in record.summary["error"]
-    assert [r.status for r in run_matrix([small(), small("seed=1")])] == ["failed", "failed"]
+    assert "RunFailed: " in str(worker._train(asdict(small("seed=1"))))  # so the process goes on with the next cell
     monkeypatch.setattr(engine.Engine, "step", original)
     assert run(small()).status == "complete"
 
@@ -293,7 +292,8 @@ def test_a_matrix_begun_in_fp32_goes_on_in_fp32(small: Make, monkeypatch: pytest
     monkeypatch.setattr(device, "has_bf16", lambda _: True)
     monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: True)
     run(small("seed=1"))
-    records = run_matrix([small(f"seed={seed}", "runtime.precision=auto") for seed in range(3)])
+    cells = plan([small(f"seed={seed}", "runtime.precision=auto") for seed in range(3)])
+    records = [run(cell.experiment) for cell in cells]
     assert [record.precisions for record in records] == [["fp32"]] * 3
 
 
@@ -348,14 +348,15 @@ def test_fresh_keeps_the_old_run_until_nothing_stands_in_the_way(small: Make) ->
     assert rows(record) == before
 
 
-def test_a_failure_before_training_is_a_failed_run_not_the_end_of_a_matrix(
+def test_a_failure_before_training_is_a_failed_run_not_the_end_of_its_process(
     small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(runner, "Training", no_memory)
-    assert [r.exists for r in run_matrix([small(), small("seed=1")])] == [False, False]
+    monkeypatch.setattr(train, "Training", no_memory)
+    assert re.fullmatch("RunFailed: .* failed at iteration 0: out of memory", str(worker._train(asdict(small()))))
+    assert not RunRecord(run_directory(small())).exists
 
 
 def test_a_full_disk_is_a_failed_run(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from degrade.config import compose
+from degrade.config.compose import expand
+from degrade.runs.many import plan
 from tests.records import finished
 
 #: Runs a command line and says its exit code and greatest memory in MiB behind what it printed.
@@ -79,3 +83,21 @@ def test_export_writes_a_thousand(thousand: Path) -> None:
     text, memory = measured(thousand, "export")
     assert text.count("\n") == 1 + (200 * 164 + 800 * 20) * 7 + 1000
     assert memory < 400
+
+
+def test_a_finished_run_is_answered_without_torch(thousand: Path) -> None:
+    text, _ = measured(thousand, "train", "--plain", "--depth", "56", "--seed", "7")
+    assert "already complete, skipped" in text
+    assert "record: outputs/paper/plain-56/seed-7" in text
+
+
+def test_sweep_skips_a_thousand(thousand: Path) -> None:
+    text, _ = measured(thousand, "sweep", "model=plain,residual", "model.depth=20,56", "seed=range(250)", "--dry-run")
+    assert text.count("skip    outputs/paper/") == 1000
+
+
+def test_a_thousand_different_cells_are_planned_in_seconds(tmp_path: Path) -> None:
+    started = time.process_time()
+    swept = ["optim.lr=range(0.001,1.001,0.001)", f"output={tmp_path}"]
+    assert len(plan([compose(words) for words in expand(swept)])) == 1000
+    assert time.process_time() - started < 20  # 2 s on an idle core; 140 s when Hydra composed each

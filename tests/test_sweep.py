@@ -1,4 +1,6 @@
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,22 +11,17 @@ from typing import Any
 
 import pytest
 
-from degrade.errors import ConfigError
+from degrade.config import compose
+from degrade.config.compose import expand
+from degrade.config.launcher import Launcher, Local, Ray, Slurm, SubmititLocal
 from degrade.extras import installed
-from degrade.runs import RunRecord, find_records
-from degrade.runs import launchers as launchers_module
-from degrade.runs.launchers import NEEDS, choose_launcher
-from degrade.runs.progress import SweepBar
-from degrade.runs.sweep import plan
+from degrade.runs import RunRecord, find_records, launchers, observers
+from degrade.runs.many import Cell, plan
 from tests.conftest import SMALL, Outcome, small_but
 
 Cli = Callable[..., Outcome]
 
-JOBLIB = pytest.param(
-    ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    id="joblib",
-    marks=pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]"),  # type: ignore[index]
-)
+needs_submitit = pytest.mark.skipif(not installed("submitit"), reason="no extra [slurm]")
 
 
 def start(folder: Path, *words: str, start_new_session: bool = False) -> subprocess.Popen[str]:
@@ -32,6 +29,10 @@ def start(folder: Path, *words: str, start_new_session: bool = False) -> subproc
     command = [sys.executable, "-m", "degrade", "sweep", *small_but(*words)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, text=True, start_new_session=start_new_session, **pipes)
+
+
+def cells_of(*words: str) -> list[Cell]:
+    return plan([compose(cell) for cell in expand(words)])
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -47,15 +48,21 @@ def rows_at(seed: int, folder: Path) -> int:
     return len(found[0].read_text().splitlines()) if found else 0
 
 
+def workers(folder: Path) -> list[Path]:
+    """The processes in which cells below `folder` are trained, or will be."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"degrade.runs.worker" in (process / "cmdline").read_bytes():
+                found += [process] * ((process / "cwd").resolve() == folder.resolve())
+    return found
+
+
 def trainers(of: subprocess.Popen[str], folder: Path) -> dict[str, int]:
     """The processes that train below `folder`: by the record's name, their ids."""
     found = {}
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in workers(folder):
         try:
-            if b"degrade.runs.cell" not in (process / "cmdline").read_bytes():
-                continue
-            if (process / "cwd").resolve() != folder.resolve():
-                continue
             for link in (process / "fd").iterdir():
                 if link.resolve().name == "train.log":
                     found[link.resolve().parent.name] = int(process.name)
@@ -64,35 +71,49 @@ def trainers(of: subprocess.Popen[str], folder: Path) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
 def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
-    launcher: list[str], cli: Cli, tmp_path: Path
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*SMALL, "model=plain,residual", *launcher]
+    monkeypatch.setattr(observers, "TOLD", 0)
+    (tmp_path / "queue.py").write_text("raise ImportError('no queue of Python')\n")
+    words = [*SMALL, "model=plain,residual", "launcher.jobs=2"]
     outcome = cli("sweep", *words)
-    assert outcome.code == 0
+    assert outcome.code == 0, outcome
     assert "2 cells: 2 complete" in outcome.out
+    assert "2/2  " in outcome.out
+    assert re.search(r"^0/2 cells(, 1/2 running)?.*: 0%, an unknown time left$", outcome.out, re.MULTILINE)
+    assert "24/24  training error" in outcome.out  # what the cells' logs say is told here
     records = find_records([tmp_path / "outputs"])
     assert [(r.config["model"]["family"], r.status) for r in records] == [
         ("plain", "complete"),
         ("residual", "complete"),
     ]
     assert all("eager" in (r.path / "train.log").read_text() for r in records)
-    # Nothing of Hydra's is left: the records are all there is.
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    # Nothing of the launcher's is left: the records are all there is.
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "queue.py"}
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["smoke"]
-    if launcher:
-        cores = len(os.sched_getaffinity(0))
-        assert {r.sessions[-1]["threads"] for r in records} == {max(1, cores // 2)}
+    cores = len(os.sched_getaffinity(0))
+    assert {r.sessions[-1]["threads"] for r in records} == {max(1, cores // 2)}
     before = [r.summary for r in records]
     again = cli("sweep", *words)
     assert again.code == 0
+    assert "2 of 2 finished already, skipped" in again.out
     assert [r.summary for r in records] == before
 
 
-@pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
-def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(launcher: list[str], tmp_path: Path) -> None:
-    words = ["seed=0,1", "recipe.iterations=200", "eval.every=4", "recipe.milestones=[12]", *launcher]
+@needs_submitit
+def test_submitit_trains_cells_on_this_machine_too(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text("raise ImportError('no queue of Python')\n")
+    outcome = cli("sweep", *SMALL, "seed=0,1", "launcher=submitit_local", "launcher.timeout_min=3")
+    assert outcome.code == 0, outcome
+    assert "2 cells: 2 complete" in outcome.out
+    assert {r.sessions[-1]["threads"] for r in find_records([tmp_path / "outputs"])} == {1}
+    assert list(tmp_path.glob("outputs/.sweeps/*/*/*_log.out"))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(jobs: int, tmp_path: Path) -> None:
+    words = ["seed=0,1", "recipe.iterations=80", "eval.every=4", "recipe.milestones=[12]", f"launcher.jobs={jobs}"]
     process = start(tmp_path, *words)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     os.kill(trainers(process, tmp_path)["seed-0"], signal.SIGKILL)
@@ -115,17 +136,24 @@ def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(launcher: l
     assert sessions[1] >= 12
 
 
-@pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "launcher"),
+    [
+        (signal.SIGINT, "launcher.jobs=2"),
+        (signal.SIGTERM, "launcher.jobs=1"),
+        (signal.SIGHUP, "launcher.jobs=1"),
+        pytest.param(signal.SIGINT, "launcher=submitit_local", marks=needs_submitit),
+    ],
+)
 def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
-    number: signal.Signals, launcher: list[str], tmp_path: Path
+    number: signal.Signals, launcher: str, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "eval.every=4", *launcher)
+    process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "eval.every=4", launcher)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "sweep stopped; the same command goes on from there" in err
+    assert "stopped; the same command goes on from there" in err
     assert "Traceback" not in err
     assert "interrupted" in out[out.index("2 cells") :]
     record = RunRecord(next(tmp_path.rglob("seed-0")))
@@ -134,17 +162,15 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
     assert trainers(process, tmp_path) == {}
 
 
-@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
 @pytest.mark.parametrize("delay", [0.5, 1.5])
-def test_ctrl_c_while_joblibs_workers_start_shows_no_traceback(delay: float, tmp_path: Path) -> None:
-    words = ["seed=0,1", "recipe.iterations=4000", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    process = start(tmp_path, *words, start_new_session=True)
-    wait_until(lambda: list(tmp_path.rglob(".sweeps/*")), process)
+def test_ctrl_c_while_workers_start_shows_no_traceback(delay: float, tmp_path: Path) -> None:
+    process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "launcher.jobs=2", start_new_session=True)
+    wait_until(lambda: workers(tmp_path), process)
     time.sleep(delay)  # workers import for seconds before they begin a cell
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes hear it
     _, err = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert err == "degrade: sweep stopped; the same command goes on from there\n"
+    assert err == "degrade: stopped; the same command goes on from there\n"
 
 
 def test_when_the_sweep_itself_is_killed_its_cells_write_checkpoints_and_end(tmp_path: Path) -> None:
@@ -173,17 +199,18 @@ def test_failing_and_diverging_cells_leave_the_others_alone(cli: Cli, tmp_path: 
 def test_an_error_that_cannot_be_unpickled_ends_one_cell_only(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Python imports this module as it starts: here, in the trainers.
-    (tmp_path / "sitecustomize.py").write_text(
+    # Python imports this module as it starts: here, in the worker, by a path that counts from the working directory.
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sitecustomize.py").write_text(
         "import sys\n"
         "class Odd(Exception):\n"
         "    def __init__(self, one, two): super().__init__('odd')\n"
         "def fail(*_, **__): raise Odd(1, 2)\n"
-        "if 'degrade.runs.cell' in sys.orig_argv:\n"
-        "    import degrade.runs.runner\n"
-        "    degrade.runs.runner.fit = fail\n"
+        "if 'degrade.runs.worker' in sys.orig_argv:\n"
+        "    import degrade.runs.train\n"
+        "    degrade.runs.train.fit = fail\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", "modules", prepend=os.pathsep)
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 1
     assert "2 cells: 2 failed" in outcome.out
@@ -203,10 +230,21 @@ BAD_SWEEPS = [
     (["runtime.threads=1,2"], "two cells would share"),
     (["optim.lr=0.1,1e-1"], "two cells would share"),
     (["output=here,./here"], "two cells would share"),
-    (["hydra/launcher=joblb"], "did you mean joblib"),
-    (["hydra/launcher="], "choose one of"),
-    (["hydra.run.dir=x"], "sweep takes hydra/launcher"),
-    (["hydra/launcher=basic", "hydra.launcher.n_jobs=2"], "n_jobs"),
+    (["launcher=loca"], "did you mean local"),
+    (["launcher="], "choose one of"),
+    (["launcher.jobs=0"], "launcher.jobs=0: must be at least 1"),
+    (["launcher.jobs=many"], "write a whole number, such as 2, or auto"),
+    (["launcher.jobs=1.5"], "launcher.jobs"),
+    (["launcher.partition=gpu"], "launcher=local has no such setting"),
+    (["launcher=slurm", "launcher.partiton=gpu"], "did you mean launcher.partition"),
+    (["launcher=ray", "launcher.num_gpus=-1"], "launcher.num_gpus"),
+    (["hydra.run.dir=x"], "launchers are set by launcher=NAME"),
+    (["hydra/launcher=basic"], "launchers are set by launcher=local\n"),
+    (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "launchers are set by launcher=local launcher.jobs=2\n"),
+    (
+        ["hydra/launcher=ray", "hydra.launcher.ray.init.address=a:1"],
+        "launchers are set by launcher=ray launcher.address=a:1\n",
+    ),
     ([""], "KEY=VALUE"),
     (["seed"], "KEY=VALUE"),
     (["+seed=1,2"], "changed, not added"),
@@ -231,31 +269,34 @@ def test_settings_that_conflict_with_a_record_are_refused_before_any_starts(cli:
     assert len(find_records([tmp_path])) == 1
 
 
-@pytest.mark.parametrize("name", ["joblib", "submitit_local", "slurm", "ray"])
-def test_a_missing_extra_gives_the_pip_line(name: str, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    monkeypatch.setattr(launchers_module, "installed", lambda _: False)
-    outcome = cli("sweep", f"hydra/launcher={name}", "seed=0,1")
-    assert outcome.code == 2
-    assert f"pip install {NEEDS[name][1]}" in outcome.err  # type: ignore[index]
-    assert outcome.err.count("\n") == 1
+@pytest.mark.parametrize(("name", "package"), [("submitit_local", "submitit"), ("slurm", "submitit"), ("ray", "ray")])
+def test_a_missing_extra_gives_the_pip_line(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setattr("degrade.extras.installed", lambda _: False)
+    for command in (["sweep", "seed=0,1"], ["reproduce", "data=synthetic", "recipe=smoke"]):
+        outcome = cli(*command, f"launcher={name}")
+        assert outcome.code == 2
+        assert f"launcher={name} needs {package}, which is not installed: pip install {package}" in outcome.err
+        assert outcome.err.count("\n") == 1
 
 
 def test_every_cell_has_a_record_of_its_own_whatever_is_swept() -> None:
     long = "x" * 200
-    planned = plan(
-        ["data=folder", f"data.root='a/b','a_b','a=b',\"it's\",'say \"so\"','a,b','a b',{long},{long}y", "seed=0,1"]
+    cells = cells_of(
+        "data=folder", f"data.root='a/b','a_b','a=b',\"it's\",'say \"so\"','a,b','a b',{long},{long}y", "seed=0,1"
     )
-    paths = {cell.record.path for cell in planned.cells}
-    assert len(planned.cells) == len(paths) == 18
+    paths = {cell.record.path for cell in cells}
+    assert len(cells) == len(paths) == 18
     assert all(len(part) <= 120 for path in paths for part in path.parts)
-    assert {cell.experiment.data.root for cell in planned.cells} >= {"a/b", "it's", 'say "so"', "a,b", "a b"}
+    assert {cell.experiment.data.root for cell in cells} >= {"a/b", "it's", 'say "so"', "a,b", "a b"}
 
 
 def test_dry_run_prints_the_cells_and_trains_nothing(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("sweep", "model=plain,residual", "model.depth=20,56", "seed=range(3)", "--dry-run")
     assert outcome.code == 0
     assert outcome.out.count("train   outputs/paper/") == 12
-    assert "12 cells, launcher basic" in outcome.out
+    assert "12 cells, launcher local" in outcome.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,63 +309,65 @@ def test_fresh_starts_every_cell_over(cli: Cli, tmp_path: Path) -> None:
     assert len(record.sessions) == 1
 
 
-@pytest.mark.skipif(not installed(str(NEEDS["joblib"][2])), reason="no extra [joblib]")  # type: ignore[index]
-def test_joblib_divides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_deletes_nothing_where_a_later_cell_is_in_use(cli: Cli, tmp_path: Path) -> None:
+    assert cli("sweep", *SMALL, "seed=0,1").code == 0
+    first, second = find_records([tmp_path])
+    with second.lock():
+        outcome = cli("sweep", *SMALL, "seed=0,1", "--fresh")
+    assert (outcome.code, outcome.err.count("in use by another process")) == (2, 1)
+    assert (first.status, second.status) == ("complete", "complete")
+    assert (first.path / "checkpoint.pt").exists()
+
+
+def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    joblib = "hydra/launcher=joblib"
-    assert choose_launcher([joblib], 12, "cpu").threads == 1
-    assert choose_launcher([joblib], 3, "cpu").threads == 2
-    assert choose_launcher([joblib, "hydra.launcher.n_jobs=2"], 12, "cpu").threads == 4
-    assert "hydra.launcher.n_jobs=1" in choose_launcher([joblib], 12, "cuda").overrides
-    with pytest.raises(ConfigError, match="whole number"):
-        choose_launcher([joblib, "hydra.launcher.n_jobs=0"], 12, "cpu")
+
+    def share(launcher: Launcher, cells: int, device: str = "cpu") -> tuple[int, int | None]:
+        return launchers.share(launcher, [compose([f"runtime.device={device}"])] * cells)
+
+    assert share(Local(), 12) == (1, None)
+    assert share(Local("auto"), 12) == (8, 1)
+    assert share(Local("auto"), 3) == (3, 2)
+    assert share(Local(2), 12) == (2, 4)
+    assert share(Local("auto"), 12, "cuda") == (1, None)
+    assert share(SubmititLocal(cpus_per_task=2), 12) == (4, 2)
+    assert share(Slurm(cpus_per_task=3), 12) == (12, 3)
+    assert share(Ray(num_cpus=2.5), 12) == (12, 2)
+
+
+def launching(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., None]) -> None:
+    monkeypatch.setattr("degrade.runs.many.launch", launch)
 
 
 def test_a_launcher_that_cannot_launch_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no cluster here\nat all")
 
-    monkeypatch.setattr("degrade.runs.sweep._multirun", broken)
+    launching(monkeypatch, broken)
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 2
-    assert outcome.err == "degrade: hydra/launcher=basic: RuntimeError: no cluster here\n"
+    assert (
+        outcome.err == "degrade: launcher=local: RuntimeError: no cluster here; the same command goes on from there\n"
+    )
 
 
-def test_a_launcher_that_breaks_down_on_the_way_launches_the_rest_again(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def breaking(cells: list[Any], *_: Any) -> None:
-        record = cells[0].record
-        record.path.mkdir(parents=True)
-        record.begin(cells[0].experiment, {}, {"first_iteration": 0}, resumed=False)
-        record.summarise(status="complete", iteration=24)
-        if len(cells) > 1:
-            raise RuntimeError("a worker died")
-
-    monkeypatch.setattr("degrade.runs.sweep._multirun", breaking)
-    outcome = cli("sweep", *SMALL, "seed=0,1,2")
-    assert outcome.code == 0
-    assert outcome.out.count("launching what is unfinished once more") == 2
-    assert "3 cells: 3 complete" in outcome.out
-
-
-def test_the_bar_counts_what_records_say(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_watch_counts_what_records_say(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    planned = plan([*SMALL, "seed=0,1,2"])
-    first, second, third = (cell.record for cell in planned.cells)
+    cells = cells_of(*SMALL, "seed=0,1,2")
+    first, second, third = (cell.record for cell in cells)
     for record in (first, second, third):
         record.path.mkdir(parents=True)
     third.summarise(status="failed", iteration=3, error="long ago")
-    bar = SweepBar([(cell.experiment, cell.record) for cell in planned.cells])
-    with bar:
-        first.summarise(status="complete", iteration=24, test_error=0.5)
-        second.summarise(status="failed", iteration=6, error="out of luck")
-    counts = bar._count()
+    watch = observers.Watch([(cell.experiment, cell.record) for cell in cells])
+    first.summarise(status="complete", iteration=24, test_error=0.5)
+    second.summarise(status="failed", iteration=6, error="out of luck")
+    watch.close()
+    counts = watch.count()
     assert (counts["complete"], counts["failed"], counts["waiting"]) == (1, 1, 1)
 
 
 def test_the_last_word_is_the_records_not_the_launchers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("degrade.runs.sweep._multirun", lambda *_: None)
+    launching(monkeypatch, lambda *_: None)
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 1
     assert "2 cells: 2 lost" in outcome.out

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from degrade.analysis import Curve
     from degrade.config import Experiment
     from degrade.runs import RunRecord
-    from degrade.runs.sweep import Sweep
+    from degrade.runs.many import Cell
 
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too early": 4}
 
@@ -135,10 +135,15 @@ def train(
         _print_plan([experiment])
         return DONE
 
-    from degrade.runs import run, run_directory
+    from degrade.runs import run_directory
+    from degrade.runs.many import finished
 
-    _advise(experiment)
-    record = run(experiment, fresh=fresh)
+    record = None if fresh else finished(experiment)  # which answers without torch
+    if record is None:
+        from degrade.runs import run
+
+        _advise(experiment)
+        record = run(experiment, fresh=fresh)
     _to_board([(experiment, record)])
     _print_outcome(record)
     print(f"record: {run_directory(experiment)}")
@@ -154,7 +159,7 @@ def reproduce(
             metavar="EXPERIMENT KEY=VALUE",
             autocompletion=completion.experiment_or_settings,
             help="The experiment is story (default), figure1, figure6, vgg_wall, gradients or remedies; settings "
-            "follow it.",
+            "follow it, and perhaps a launcher.",
         ),
     ] = None,
     recipe: Annotated[
@@ -199,6 +204,7 @@ def reproduce(
 
     Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
     Before it trains, it times each network for a moment and says what every recipe would take on this machine.
+    launcher=local trains launcher.jobs networks at once; submitit_local, slurm and ray are the others.
 
     Examples:
 
@@ -212,17 +218,19 @@ def reproduce(
 
     - `degrade reproduce vgg_wall`
 
-    - `degrade reproduce remedies --seeds 2`
+    - `degrade reproduce remedies --seeds 2 launcher.jobs=2`
     """
     from degrade.analysis.curves import BANDS
     from degrade.analysis.table import FORMATS
-    from degrade.config.compose import figure_style
+    from degrade.config.compose import compose_launcher, figure_style
 
     names = [a for a in arguments or [] if "=" not in a]
     overrides = [a for a in arguments or [] if "=" in a]
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
+    refuse_conflicts((text, text) for text in overrides)
+    launcher, overrides = compose_launcher(overrides)
     common = settings_of(overrides, recipe=recipe, device=device, precision=precision)
     limit = None if within is None else seconds_of(within)
     if within is not None:
@@ -243,7 +251,7 @@ def reproduce(
     from degrade.runs import run_directory, run_matrix
 
     with aside(form):
-        records = run_matrix(experiments, fresh=fresh)
+        records = run_matrix(experiments, launcher, fresh=fresh)
     _to_board(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
     style = figure_style(experiment)
@@ -263,7 +271,8 @@ def sweep(
         typer.Argument(
             metavar="KEY=VALUE,...",
             autocompletion=completion.swept_settings,
-            help="These are settings; of those with several values every combination is trained.",
+            help="These are settings, and perhaps a launcher; of settings with several values every combination is "
+            "trained.",
         ),
     ],
     fresh: Fresh = False,
@@ -271,38 +280,40 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the cells and what is to be done; train nothing.")
     ] = False,
 ) -> int:
-    """Train every combination of settings, each into its own record, here or on a cluster, through Hydra's launchers.
+    """Train every combination of settings, each into its own record, here or on a cluster.
 
     Finished cells are skipped, interrupted ones resumed: the same command again goes on where it stopped.
-    hydra/launcher is basic (one after the other), joblib (side by side), submitit_local, slurm or ray.
+    The launcher is local (launcher.jobs cells at once), submitit_local, slurm or ray.
 
     Examples:
 
     - `degrade sweep model=plain,residual model.depth=20,56 seed=0,1,2`
 
-    - `degrade sweep seed='range(5)' recipe=quick hydra/launcher=joblib hydra.launcher.n_jobs=2`
+    - `degrade sweep seed='range(5)' recipe=quick launcher.jobs=2`
 
-    - `degrade sweep optim.lr=0.05,0.1 seed=0,1 hydra/launcher=slurm hydra.launcher.partition=gpu`
+    - `degrade sweep optim.lr=0.05,0.1 seed=0,1 launcher=slurm launcher.partition=gpu`
     """
-    from degrade.runs.sweep import plan
-    from degrade.runs.sweep import sweep as train_all
+    from degrade.config import compose
+    from degrade.config.compose import compose_launcher, expand
+    from degrade.runs.many import plan, train_all
 
     refuse_conflicts((text, text) for text in overrides)
-    planned = plan(overrides, fresh=fresh)
+    launcher, settings = compose_launcher(overrides)
+    cells = plan([compose(words) for words in expand(settings)], launcher, fresh=fresh)
     if dry_run:
-        for cell in planned.cells:
+        for cell in cells:
             begun = "skip" if cell.finished else "resume"
             print(f"{begun if cell.record.exists and not fresh else 'train':7} {cell.record.path}")
-        print(f"{len(planned.cells)} cells, launcher {planned.launcher.name}")
+        print(f"{len(cells)} cells, launcher {launcher.name}")
         return DONE
     try:
-        train_all(planned, fresh=fresh)
+        train_all(cells, launcher, fresh=fresh)
     except RunInterrupted:
-        _print_cells(planned)
+        _print_cells(cells)
         raise
-    _to_board([(cell.experiment, cell.record) for cell in planned.cells])
-    _print_cells(planned)
-    return DONE if all(cell.outcome == "complete" for cell in planned.cells) else RUN_FAILED
+    _to_board([(cell.experiment, cell.record) for cell in cells])
+    _print_cells(cells)
+    return DONE if all(cell.outcome == "complete" for cell in cells) else RUN_FAILED
 
 
 @app.command()
@@ -700,24 +711,24 @@ def _print_outcome(record: "RunRecord") -> None:
     print(", ".join(parts) + (" (synthetic data)" if summary.get("synthetic") else ""))
 
 
-def _print_cells(planned: "Sweep") -> None:
-    """What became of a sweep, by its records."""
+def _print_cells(cells: "Sequence[Cell]") -> None:
+    """What became of cells, by their records."""
     from degrade.analysis import runs_table
-    from degrade.runs.sweep import OUTCOMES
+    from degrade.runs.many import OUTCOMES
 
-    outcomes = [cell.outcome for cell in planned.cells]
-    for cell, outcome in zip(planned.cells, outcomes, strict=True):
+    outcomes = [cell.outcome for cell in cells]
+    for cell, outcome in zip(cells, outcomes, strict=True):
         if outcome in ("complete", "diverged"):
             name_losses(cell.record.path, cell.record.losses())
-    print(runs_table([cell.record for cell in planned.cells], below=Path(), statuses=outcomes))
-    for cell, outcome in zip(planned.cells, outcomes, strict=True):
+    print(runs_table([cell.record for cell in cells], below=Path(), statuses=outcomes))
+    for cell, outcome in zip(cells, outcomes, strict=True):
         if outcome == "failed":
             print(f"{cell.record.path}: {cell.record.summary.get('error', 'no message')}")
     counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in OUTCOMES if kind in outcomes)
     print(f"{len(outcomes)} cells: {counts}")
     if any(outcome not in ("complete", "diverged") for outcome in outcomes):
         print("the same command again goes on with what is not finished")
-    print(f"next:   degrade plot {planned.cells[0].record.path.parents[1]}")
+    print(f"next:   degrade plot {cells[0].record.path.parents[1]}")
 
 
 def _print_plan(experiments: "Sequence[Experiment]") -> None:

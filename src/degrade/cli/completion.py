@@ -73,8 +73,8 @@ def settings(incomplete: str) -> list[str]:
 
 
 def swept_settings(incomplete: str) -> list[str]:
-    """The same, and Hydra's launcher."""
-    return _settings(incomplete, {**_defaults(), "hydra/launcher": None})
+    """The same, and a launcher with its settings."""
+    return _settings(incomplete, {**_defaults(), **_launcher_defaults()})
 
 
 def experiment_or_settings(incomplete: str) -> list[str]:
@@ -83,6 +83,7 @@ def experiment_or_settings(incomplete: str) -> list[str]:
 
     fixed = ("model", "model.family", "model.depth", "seed")
     free = {key: value for key, value in _defaults().items() if key not in fixed}
+    free |= _launcher_defaults()
     return [*_beginning(experiment_names(), incomplete), *_settings(incomplete, free)]
 
 
@@ -109,15 +110,23 @@ def _defaults() -> dict[str, Any]:
     return {**dict.fromkeys(group_options()), **Experiment().flat()}
 
 
+def _launcher_defaults() -> dict[str, Any]:
+    """Launchers' settings and their defaults; `launcher` itself, which has none."""
+    from degrade.config.launcher import LAUNCHERS
+
+    own = {f"launcher.{key}": value for kind in LAUNCHERS.values() for key, value in vars(kind()).items()}
+    return {"launcher": None, **own}
+
+
 def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     """Values that a setting may take; its default where they cannot be listed."""
-    from degrade.config.groups import experiment_names, group_options, launcher_names
+    from degrade.config.groups import experiment_names, group_options
+    from degrade.config.launcher import LAUNCHERS
     from degrade.config.schema import CHOICES
 
     default = known.get(key)
-    listed = {"experiment": experiment_names, "hydra/launcher": launcher_names}
-    if key in known and key in listed:
-        return listed[key]()
+    if key in known and key in ("experiment", "launcher"):
+        return experiment_names() if key == "experiment" else tuple(LAUNCHERS)
     if isinstance(default, bool):
         return ("true", "false")
     if key == "runtime.device":

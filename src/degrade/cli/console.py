@@ -39,7 +39,8 @@ TROUBLE = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, err
 
 def entry_point() -> None:
     """The console script."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which stops as Ctrl-C does, while fetching and between runs too
+    # All three stop as Ctrl-C does, while fetching and between runs too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
             signal.signal(number, raise_stopped)
     if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
@@ -47,7 +48,7 @@ def entry_point() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     code = main(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
     try:
         sys.stdout.flush()

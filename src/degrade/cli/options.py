@@ -177,17 +177,17 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
     Raises:
         ConfigError: no such experiment, or a setting is not the user's to change.
     """
-    from degrade.config import compose_all, network_matrix, variants
+    from degrade.config import compose, network_matrix, variants
 
     varied = {key for variant in variants(experiment) for key in variant.changes}
     for setting in settings:
         if setting.partition("=")[0] in {"model", "model.family", "model.depth", "seed", *varied}:
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
-    return compose_all(
-        ["recipe=quick", *network, f"seed={seed}", *settings]
+    return [
+        compose(["recipe=quick", *network, f"seed={seed}", *settings])
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
-    )
+    ]
 
 
 def seconds_of(within: str) -> int:

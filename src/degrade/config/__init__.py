@@ -3,7 +3,6 @@
 from degrade.config.compose import (
     Variant,
     compose,
-    compose_all,
     load_config,
     network_matrix,
     untrained_matrix,
@@ -33,7 +32,6 @@ __all__ = [
     "RuntimeConfig",
     "Variant",
     "compose",
-    "compose_all",
     "load_config",
     "network_matrix",
     "untrained_matrix",

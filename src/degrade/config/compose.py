@@ -4,11 +4,11 @@ Hydra and OmegaConf take a third of a second to import, and completion of a comm
 import what they need.
 """
 
-import copy
 import itertools
 import math
+import pickle
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from yaml import YAMLError
 
 from degrade.config.groups import config_dir, experiment_names, group_options
+from degrade.config.launcher import LAUNCHERS, Launcher, refuse_former
 from degrade.config.schema import Experiment, flatten
 from degrade.errors import ConfigError, did_you_mean
 
@@ -39,86 +40,72 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: an override is malformed, misspelt or out of range; one line that names it and the mend.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    parsed = _parse(list(map(str, overrides)))
-    for override in parsed:
-        _check_key(override)
-    words = [str(override.input_line) for override in parsed]
-    with (
-        hydra_state_kept(),
-        _as_typed(parsed),
-        _one_line_errors(),
-        initialize_config_dir(str(config_dir()), version_base="1.3"),
-    ):
-        return _validated(hydra_compose("config", overrides=words))
-
-
-def compose_all(cells: Iterable[Sequence[str]]) -> list[Experiment]:
-    """Compose many experiments; those that differ in nothing but the seed are composed once.
-
-    Args:
-        cells: the overrides of each, as for `compose`.
-
-    Raises:
-        ConfigError: as `compose` does.
-    """
-    known: dict[tuple[str, ...], Experiment] = {}
-    experiments = []
-    for cell in cells:
-        seeds = [word for word in cell if re.fullmatch("seed=[0-9]{1,18}", word)]
-        rest = tuple(word for word in cell if word not in seeds)
-        if len(seeds) != 1 or any("${" in word for word in rest):  # which may refer to the seed
-            experiments.append(compose(cell))
-            continue
-        if rest not in known:
-            known[rest] = compose(rest)
-        experiments.append(copy.deepcopy(known[rest]))
-        experiments[-1].seed = int(seeds[0].removeprefix("seed="))
-    return experiments
-
-
-def compose_launcher(overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of a Hydra launcher, `hydra.launcher`, interpolations as they are written.
-
-    Args:
-        overrides: such as `hydra/launcher=joblib hydra.launcher.n_jobs=2`.
-
-    Raises:
-        ConfigError: one of them is malformed or misspelt.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    parsed = [_parsed(text) for text in overrides]
-    with (
-        hydra_state_kept(),
-        _as_typed(parsed),
-        _one_line_errors(),
-        initialize_config_dir(str(config_dir()), version_base="1.3"),
-    ):
-        config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
-        # Unresolved: some refer to the job, which there is none of yet.
-        settings: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=False)  # type: ignore[assignment]
-        return settings
+    parsed = _parse(list(map(str, overrides)))
+    groups, settings = {}, []
+    for override in parsed:
+        if (key := _check_key(override)) in group_options():
+            groups[key] = f"{key}={override.value()}"
+        else:
+            settings.append((key, override.value()))
+    with _as_typed(parsed), _one_line_errors():
+        config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
+        for key, value in settings:
+            OmegaConf.update(config, key, value, merge=False)
+        return _experiment(config)
 
 
-@contextmanager
-def hydra_state_kept() -> Iterator[None]:
-    """Hydra keeps its state in globals: leave a caller's own Hydra application as it was."""
+@cache
+def _of_groups(choices: tuple[str, ...]) -> bytes:
+    """What Hydra composes of groups, with the schema's types, pickled: single settings are then set within 5 ms.
+
+    Hydra keeps its state in globals: a caller's own Hydra application is left as it was.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.plugins import Plugins
-    from hydra.core.singleton import Singleton
+    from hydra.version import VersionBase
+    from omegaconf import OmegaConf
 
-    Plugins.instance()  # found once; those that were found again would lack what they register on their import
-    outer = Singleton.get_state()
+    outer, base = GlobalHydra.instance().hydra, VersionBase.instance().version_base
     GlobalHydra.instance().clear()
     try:
-        yield
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(choices))
     finally:
-        Singleton.set_state(outer)
+        VersionBase.instance().version_base = base
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
+    return pickle.dumps(OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.to_container(composed)))
+
+
+def compose_launcher(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
+    """The launcher that `launcher=NAME launcher.KEY=VALUE` describe, and the overrides that describe experiments.
+
+    Raises:
+        ConfigError: there is no such launcher or setting, or it does not take the value.
+    """
+    from omegaconf import OmegaConf
+
+    refuse_former(list(overrides))
+    ours = [text for text in overrides if re.match(r"launcher[=.]", text)]
+    parsed = _parse(ours)
+    named = [str(override.value()) for override in parsed if override.key_or_group == "launcher"]
+    name = named[-1] if named else "local"
+    if name not in LAUNCHERS:
+        raise ConfigError(f"launcher={name}: {did_you_mean(name, LAUNCHERS)}")
+    config = OmegaConf.create({"launcher": OmegaConf.structured(LAUNCHERS[name])})
+    with _as_typed(parsed), _one_line_errors():
+        for override in parsed:
+            key = override.key_or_group
+            if key != "launcher" and OmegaConf.select(config, key, throw_on_missing=False, default=key) is key:
+                own = [f"launcher.{known}" for known in config.launcher]
+                raise ConfigError(f"{key}: launcher={name} has no such setting; {did_you_mean(key, own)}")
+            if key != "launcher":
+                OmegaConf.update(config, key, override.value(), merge=False)
+        launcher: Any = OmegaConf.to_object(config.launcher)
+    return launcher, [text for text in overrides if text not in ours]
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -132,54 +119,30 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             than MOST_CELLS.
     """
     parsed = _parse(overrides, sweep=True)
-    _refuse_too_many(parsed)
     # As Hydra's own sweeper has it, the last of several values for one key counts.
     choices = {override.get_key_element(): _choices(override) for override in parsed}
+    if math.prod(map(len, choices.values())) > MOST_CELLS:
+        swept = " ".join(str(override.input_line) for override in parsed if override.is_sweep_override())
+        raise ConfigError(
+            f"{swept}: too many cells; a sweep has at most {MOST_CELLS:,}; sweep fewer values at a time"
+        )
     return [list(cell) for cell in itertools.product(*choices.values())]
 
 
-def _refuse_too_many(overrides: "Sequence[Override]") -> None:
-    """Count a sweep's cells before any is made: a range may hold more values than the memory."""
-    swept = [override for override in overrides if override.is_discrete_sweep()]
-    cells = math.prod(map(_count, swept))
-    if cells > MOST_CELLS:
-        number = f"{cells:,.0f}" if cells < 1e9 else "a billion or more"
-        raise ConfigError(
-            f"{' '.join(str(override.input_line) for override in swept)}: {number} cells; a sweep has at most "
-            f"{MOST_CELLS:,}; sweep fewer values at a time"
-        )
-
-
-def _count(override: "Override") -> float:
-    """How many values an override is swept over; infinity if they cannot be counted."""
-    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
-
-    value: Any = override.value()
-    if isinstance(value, ChoiceSweep):
-        return len(value.list)
-    if not isinstance(value, RangeSweep):
-        return 1
-    start, stop, step = value.start or 0, value.stop or 0, value.step
-    if not all(isinstance(limit, int) or math.isfinite(limit) for limit in (start, stop, step)) or not step:
-        raise ConfigError(f"{override.input_line}: gives no list of values; write it as in range(3) or range(0,10,2)")
-    if all(isinstance(limit, int) for limit in (start, stop, step)):
-        return min(max(0, -((start - stop) // step)), 10**18)
-    try:
-        return max(0, math.ceil((stop - start) / step))
-    except OverflowError:
-        return math.inf
-
-
 def _choices(override: "Override") -> list[str]:
-    from hydra.core.override_parser.types import ValueType
+    """An override for each of the values that one is swept over; no more of a range than show that it is too long."""
+    from hydra.core.override_parser.types import RangeSweep, ValueType
 
-    text = str(override.input_line)
+    text, value = str(override.input_line), override.value()
     if not override.is_sweep_override():
         return [text]
-    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+    limits = (value.start, value.stop, value.step) if isinstance(value, RangeSweep) else (1,)
+    whole = all(isinstance(limit, int) or math.isfinite(limit or 0) for limit in limits) and limits[-1]
+    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP or not whole:
         raise ConfigError(f"{text}: gives no list of values; write them out, as in seed=0,1,2, or seed=range(3)")
     with _one_line_errors():
-        values = list(override.sweep_string_iterator())
+        few = list(itertools.islice(value.range(), MOST_CELLS + 1)) if isinstance(value, RangeSweep) else []
+        values = few if len(few) > MOST_CELLS else list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{text}: holds no value; write some, as in seed=0,1,2")
     return [f"{override.get_key_element()}={value}" for value in values]
@@ -325,8 +288,13 @@ def _validated(config: "DictConfig") -> Experiment:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True)
-    merged = OmegaConf.merge(OmegaConf.structured(Experiment), plain)
-    experiment = OmegaConf.to_object(merged)
+    return _experiment(OmegaConf.merge(OmegaConf.structured(Experiment), plain))
+
+
+def _experiment(config: Any) -> Experiment:
+    from omegaconf import OmegaConf
+
+    experiment = OmegaConf.to_object(config)
     if not isinstance(experiment, Experiment):
         raise ConfigError("the settings do not describe an experiment")
     return experiment
@@ -350,6 +318,7 @@ def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]"
     return parsed
 
 
+@cache
 def _parsed(text: str) -> "Override":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

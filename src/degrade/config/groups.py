@@ -20,7 +20,7 @@ def config_dir() -> Path:
 def group_options() -> dict[str, tuple[str, ...]]:
     """Config groups and their options, as the files in `configs/` name them."""
     groups: dict[str, tuple[str, ...]] = {}
-    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")):
+    for folder in sorted(p for p in config_dir().iterdir() if p.is_dir() and p.name != "experiment"):
         groups[folder.name] = tuple(sorted(f.stem for f in folder.glob("*.yaml")))
     return groups
 
@@ -28,9 +28,3 @@ def group_options() -> dict[str, tuple[str, ...]]:
 def experiment_names() -> tuple[str, ...]:
     """Named experiments, which `degrade reproduce` trains."""
     return tuple(sorted(f.stem for f in (config_dir() / "experiment").glob("*.yaml")))
-
-
-def launcher_names() -> tuple[str, ...]:
-    """Hydra's launchers that `degrade sweep` takes."""
-    ours = (config_dir() / "hydra" / "launcher").glob("degrade_*.yaml")
-    return ("basic", *sorted(f.stem.removeprefix("degrade_") for f in ours))

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from degrade.config import Experiment, compose
 from degrade.config.groups import group_options
 from degrade.data.synthetic import noise
-from degrade.runs.progress import about, image_work, planned_work, share_done
+from degrade.runs.observers import about, image_work, planned_work, share_done
 from degrade.runs.record import RunRecord, run_directory
-from degrade.runs.runner import set_up
+from degrade.runs.train import set_up
 from degrade.training import Training, choose_device, choose_engine, choose_precision
 from degrade.training.peaks import rate, wait
 

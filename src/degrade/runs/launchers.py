@@ -1,200 +1,218 @@
-"""Hydra's launchers: what each needs, how it shares out a machine, what it has to be kept from."""
+"""Launchers: each gives cells to processes, here or on a cluster, and knows which are not done. No torch.
+
+What became of a cell is in its record, never in what a launcher returns.
+"""
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from degrade.config.compose import compose_launcher
-from degrade.errors import ConfigError, did_you_mean
-from degrade.extras import installed
+from degrade.config import Experiment
+from degrade.config import launcher as settings
+from degrade.errors import RunInterrupted, raise_stopped
+from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 
-#: Launcher: the extra that brings it, the plugin's distribution, its module.
-NEEDS = {
-    "basic": None,
-    "joblib": ("joblib", "hydra-joblib-launcher", "hydra_plugins.hydra_joblib_launcher"),
-    "submitit_local": ("slurm", "hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
-    "slurm": ("slurm", "hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher"),
-    "ray": ("ray", "hydra-ray-launcher", "hydra_plugins.hydra_ray_launcher"),
-}
+#: A file of this name in the sweep's folder asks cells on other machines to stop.
+STOP = "stop"
 
+#: Seconds to wait for whoever held the record: a cell that was queued again may still be writing its checkpoint.
+PATIENCE = 30
 
-@dataclass(frozen=True)
-class Launcher:
-    """A launcher and its settings."""
-
-    name: str
-    """A key of NEEDS."""
-    overrides: list[str]
-    """`hydra/launcher=...` and `hydra.launcher....`, for Hydra."""
-    threads: int | None
-    """CPU threads of a cell; None: PyTorch's choice."""
-    at_once: int | None = None
-    """Cells to hand over at a time; None: all."""
-    ray: dict[str, Any] | None = None
-    """What `ray.init` is to be told; None: it is not Ray."""
+AGAIN = "the same command goes on from there"
 
 
-def choose_launcher(overrides: Sequence[str], cells: int, device: str) -> Launcher:
-    """Compose a launcher's settings and divide the machine between its cells.
+def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
+    """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return launcher.share(len(experiments), experiments[0].runtime.device, cores)
 
-    Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
-    wherever cells run side by side each is given its share.
+
+def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look: Callable[[], None]) -> None:
+    """Train experiments; returns when nothing more is to be expected of any.
 
     Args:
-        overrides: the words of the command line that begin with `hydra`.
-        cells: how many there are to run.
-        device: the cells' `runtime.device`.
+        launcher: the launcher's settings.
+        experiments: what to train; relative paths in them count from the working directory, on every machine.
+        look: called now and then meanwhile.
 
     Raises:
-        ConfigError: no such launcher or setting, or the extra is not installed.
+        RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
-    name = _name(overrides)
-    # degrade's own settings on top of the plugin's, which have the plain name.
-    chosen = [] if name == "basic" else [f"hydra/launcher=degrade_{name}"]
-    overrides = chosen + [text for text in overrides if not _chooses(text)]
-    settings = compose_launcher(overrides)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if name == "joblib":
-        asked = _number(settings, "n_jobs") or -1
-        most = asked if asked > 0 else 1 if _has_gpu(device) else cores
-        jobs = max(1, min(most, cells))
-        return Launcher(name, [*overrides, f"hydra.launcher.n_jobs={jobs}"], max(1, cores // jobs))
-    if name == "submitit_local":
-        share = _number(settings, "cpus_per_task") or 1
-        return Launcher(name, overrides, share, at_once=max(1, cores // share))
-    if name == "slurm":
-        return Launcher(name, overrides, _number(settings, "cpus_per_task"))
-    if name == "ray":
-        cpus = settings["ray"]["remote"].get("num_cpus") or 1
-        if not isinstance(cpus, int | float):
-            raise ConfigError(f"hydra.launcher.ray.remote.num_cpus={cpus}: write a number, such as 2")
-        return Launcher(name, overrides, max(1, int(cpus)), ray=settings["ray"]["init"])
-    return Launcher(name, overrides, None)
-
-
-def _name(overrides: Sequence[str]) -> str:
-    name = "basic"
-    for text in overrides:
-        key, _, value = text.lstrip("+").partition("=")
-        if _chooses(text):
-            name = value
-        elif not key.startswith("hydra.launcher."):
-            raise ConfigError(f"{text}: of Hydra's own settings, sweep takes hydra/launcher and hydra.launcher.*")
-    if name not in NEEDS:
-        raise ConfigError(f"hydra/launcher={name}: {did_you_mean(name, NEEDS)}")
-    need = NEEDS[name]
-    if need is not None and not installed(need[2]):
-        extra, distribution, _ = need
-        raise ConfigError(
-            f"hydra/launcher={name} is not installed: pip install {distribution}, "
-            f"or pip install '.[{extra}]' in degrade's checkout"
-        )
-    return name
-
-
-def _chooses(text: str) -> bool:
-    return text.partition("=")[0] == "hydra/launcher"
-
-
-def _number(settings: dict[str, Any], key: str) -> int | None:
-    value = settings.get(key)
-    if value is not None and (type(value) is not int or value == 0):
-        raise ConfigError(f"hydra.launcher.{key}={value}: write a whole number, such as 2")
-    return value
-
-
-def _has_gpu(device: str) -> bool:
-    """Whether cells will run on a GPU, told without torch, which takes seconds to import."""
-    return device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
-
-
-@contextmanager
-def tended(launcher: Launcher) -> Iterator[None]:
-    """While it launches, joblib's workers do not hear Ctrl-C, and a submitit job that was killed ends no other.
-
-    Afterwards, Ray is left.
-    """
-    tending: AbstractContextManager[None] = contextlib.nullcontext()
-    if launcher.name == "joblib":
-        tending = _deaf_workers()
-    elif launcher.name in ("slurm", "submitit_local"):
-        tending = _patience()
-    elif launcher.ray is not None:
-        tending = _connected(launcher.ray)
-    with tending:
-        yield
-
-
-@contextmanager
-def _deaf_workers() -> Iterator[None]:
-    """The sweep stops joblib's workers itself: Ctrl-C, which reaches them too, would end them with a traceback each.
-
-    SIGINT is blocked while a worker is started, which it inherits. Ignoring it there once it runs would come too
-    late, since a worker imports for seconds before it runs anything of ours.
-    """
-    from joblib.externals.loky.backend import fork_exec as loky
-
-    original = loky.fork_exec
-
-    def start(*arguments: Any, **more: Any) -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    todo, limit = list(experiments), share(launcher, experiments)[0]
+    kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
+    root = run_directory(experiments[0]).parents[2].absolute() / ".sweeps"  # beside the runs
+    made: Any = _Local(limit) if isinstance(launcher, settings.Local) else kind(launcher, root)  # type: ignore[arg-type]
+    with contextlib.closing(made) as launched:
+        handles: list[Any] = []
         try:
-            return original(*arguments, **more)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    loky.fork_exec = start
-    try:
-        yield
-    finally:
-        loky.fork_exec = original
-
-
-@contextmanager
-def _connected(settings: dict[str, Any]) -> Iterator[None]:
-    """Ray, begun before the launcher would: it takes SIGTERM for itself, which can then be taken back."""
-    import ray
-
-    ray.init(**settings)
-    try:
-        yield
-    finally:
-        ray.shutdown()  # ends this sweep's tasks, if any are left
+            while todo or handles:
+                if room := min(limit - len(handles), len(todo)):
+                    handles += launched.submit(todo[:room])
+                    todo = todo[room:]
+                handles = launched.unfinished(handles)
+                look()
+        except KeyboardInterrupt:
+            raise RunInterrupted(f"stopped; {launched.stop(handles)}") from None
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Hydra asks submitit's jobs for their results in order and gives up on all at the first that was killed."""
-    from hydra.core.utils import JobReturn, JobStatus
-    from submitit.core.core import Job
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+class _Local:
+    """Processes of this machine, each of which takes one cell after another."""
 
-    jobs: Any = Job  # which mypy knows only where submitit is installed
-    original = jobs.results
+    def __init__(self, jobs: int) -> None:
+        self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
 
-    def results(job: Any) -> list[Any]:
-        try:
-            return list(original(job))
-        except (UncompletedJobError, FailedJobError):
-            return [JobReturn(status=JobStatus.COMPLETED, _return_value="killed")]
+    def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:
+        idle = [worker for worker in self.workers if not worker.busy][: len(experiments)]
+        for worker, experiment in zip(idle, experiments, strict=True):
+            worker.give(experiment)
+        return idle
 
-    jobs.results = results
-    try:
-        yield
-    finally:
-        jobs.results = original
+    def unfinished(self, handles: list[Worker]) -> list[Worker]:
+        hear(handles, 0.5)
+        return [worker for worker in handles if worker.busy]
+
+    def stop(self, handles: list[Worker]) -> str:  # noqa: ARG002 - close() waits for all
+        return AGAIN
+
+    def close(self) -> None:
+        stop(self.workers)
 
 
-def scancel_line(folder: Path) -> str | None:
-    """What stops the jobs of an interrupted sweep, since they go on in Slurm without it; None: it has none.
+class _Cluster:
+    """Jobs, here or on other machines, that end by themselves, or when a file asks them to.
 
     Args:
-        folder: the sweep's, in which submitit keeps a folder for each job, named after it: `12_0`.
+        root: where there is to be a folder for them, which all machines see; it is kept if it holds logs.
     """
-    jobs = sorted({path.name.split("_")[0] for path in folder.glob("[0-9]*") if path.is_dir()}, key=int)
-    return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}" if jobs else None
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def stop(self, handles: list[Any]) -> str:
+        (self.folder / STOP).touch()
+        deadline = time.monotonic() + GRACE
+        while handles and time.monotonic() < deadline:
+            handles = self.unfinished(handles)
+        return AGAIN
+
+    def close(self) -> None:
+        (self.folder / STOP).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+
+
+class _Submitit(_Cluster):
+    """Jobs of submitit, whose checkpointing hook lets Slurm queue a job again."""
+
+    def __init__(self, launcher: settings.Slurm | settings.SubmititLocal, root: Path) -> None:
+        import submitit
+
+        super().__init__(root)
+        self.slurm = isinstance(launcher, settings.Slurm)
+        given = {key: value for key, value in asdict(launcher).items() if value not in (None, [], {})}
+        most = {"slurm_max_num_timeout": given.pop("max_num_timeout")} if self.slurm else {}
+        common = {"timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb"}
+        self.executor = submitit.AutoExecutor(self.folder / "%j", cluster="slurm" if self.slurm else "local", **most)
+        self.executor.update_parameters(
+            name="degrade", **{key if key in common else f"slurm_{key}": value for key, value in given.items()}
+        )
+
+    def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
+        with safe_path():
+            return list(self.executor.map_array(Job(Path.cwd(), self.folder / STOP), experiments))
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        time.sleep(1)
+        return [job for job in handles if not job.done()]
+
+    def stop(self, handles: list[Any]) -> str:
+        if not self.slurm:
+            return super().stop(handles)
+        jobs = sorted({job.job_id.split("_")[0] for job in handles}, key=int)
+        return f"its cells go on in Slurm; to stop them: scancel {' '.join(jobs)}"
+
+
+class _Ray(_Cluster):
+    """Tasks of a Ray cluster."""
+
+    def __init__(self, launcher: settings.Ray, root: Path) -> None:
+        import ray
+
+        super().__init__(root)
+        self.ray = ray
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        ray.init(address=launcher.address, log_to_driver=False, logging_level="warning")
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray takes SIGTERM for itself
+                signal.signal(number, handler)
+        options = asdict(launcher)
+        options.pop("address")
+        self.task = ray.remote(**options)(Job.__call__)
+
+    def submit(self, experiments: Sequence[Experiment]) -> list[Any]:
+        job = Job(Path.cwd(), self.folder / STOP)
+        return [self.task.remote(job, experiment) for experiment in experiments]
+
+    def unfinished(self, handles: list[Any]) -> list[Any]:
+        left: list[Any] = self.ray.wait(handles, num_returns=len(handles), timeout=1)[1]
+        return left
+
+    def close(self) -> None:
+        self.ray.shutdown()  # which ends this sweep's tasks, if any are left
+        super().close()
+
+
+class Job:
+    """What a node of a cluster runs: one cell, in a process that is joined to it.
+
+    Args:
+        folder: where the command was started.
+        stop: a file that appears when the cell is to stop.
+    """
+
+    def __init__(self, folder: Path, stop: Path) -> None:
+        self.folder, self.stop_file = folder, stop
+        # A Ray cluster has an environment of its own.
+        self.environment = {key: os.environ[key] for key in ("DEGRADE_DATA",) if key in os.environ}
+        self.worker: Worker | None = None
+
+    def __call__(self, experiment: Experiment) -> None:
+        """Train a cell; Stopped passes through where somebody ended the job, which is then to be run again."""
+        os.environ.update(self.environment)
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, raise_stopped) if main else None
+        self.worker = Worker(self.folder)
+        try:
+            record = RunRecord(self.folder / run_directory(experiment))
+            deadline = time.monotonic() + PATIENCE
+            while record.in_use and time.monotonic() < deadline:
+                time.sleep(0.2)
+            if not self.stop_file.exists():
+                self.worker.give(experiment)
+            while self.worker.busy and not self.stop_file.exists():
+                hear([self.worker], 0.2)
+        finally:
+            stop([self.worker])
+            if main:
+                signal.signal(signal.SIGTERM, before)
+
+    def checkpoint(self, experiment: Experiment) -> Any:
+        """Before submitit queues the job again: let the cell write a checkpoint, and say what is to be run then."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.worker is not None:
+            stop([self.worker])
+            self.worker = None
+        return DelayedSubmission(self, experiment)

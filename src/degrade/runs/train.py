@@ -1,14 +1,17 @@
-"""From an experiment to a finished record: lock, skip or resume, progress bar, signals."""
+"""From an experiment to a finished record: lock, skip or resume, train until done or stopped by a signal."""
 
 import contextlib
 import dataclasses
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,9 +24,9 @@ from degrade.files import copy_aside, reason, regular
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.environment import describe, describe_session
-from degrade.runs.progress import EVALUATION_COST, Progress, clock, image_work, planned_work
+from degrade.runs.many import finished
+from degrade.runs.observers import EVALUATION_COST, Progress, about, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, run_directory
-from degrade.runs.signals import StopSignals
 from degrade.training import Metrics, Training, checkpoint, fit
 
 log = logging.getLogger("degrade.run")
@@ -32,13 +35,20 @@ Images = Callable[[Experiment], ImageSet]
 
 ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
+#: Seconds after which summary.json is written between two rows, so that whoever watches sees how far the run is.
+LIVELY = 5
+
+#: Wrappers that forward signals deliver one Ctrl-C twice; a person is slower than this.
+REPEAT_SECONDS = 0.3
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
 
 def run(
     experiment: Experiment,
     *,
     fresh: bool = False,
     images: Images | None = None,
-    progress: Progress | None = None,
     begin: Callable[[Training], None] | None = None,
 ) -> RunRecord:
     """Train one experiment into its record; a finished run is returned as it is, an interrupted one goes on.
@@ -47,14 +57,13 @@ def run(
         experiment: what to train.
         fresh: start over, whatever the directory holds.
         images: gives the images; None loads what the experiment names.
-        progress: a matrix's bar; None shows one of this run's own.
         begin: gives a training at iteration 0 other weights than those drawn; `model.start` names them.
 
     Returns:
         The record; its status is `complete` or `diverged`.
 
     Raises:
-        RunInterrupted: SIGINT or SIGTERM came; a checkpoint is written.
+        RunInterrupted: SIGINT, SIGTERM or SIGHUP came; a checkpoint is written.
         RunConflictError: the directory holds a run of other settings.
         RunInUseError: another process is writing it.
         RunFailed: training raised, and the record says what; or the record is damaged, so that only --fresh helps.
@@ -63,19 +72,15 @@ def run(
             `log.tensorboard` is, and the package is not installed.
     """
     board.check_board(experiment)
+    if not fresh and (done := finished(experiment)):
+        return done
     record = RunRecord(run_directory(experiment))
-    if record.exists and not fresh:
-        record.check_same(experiment)
-        if record.status in ("complete", "diverged"):
-            if progress is not None:
-                progress.skip(planned_work(experiment))
-            return _skipped(record)
-    elif not fresh and (checkpoint.candidates(record.path) or record.rows()):
+    if not fresh and not record.exists and (checkpoint.candidates(record.path) or record.rows()):
         raise RunFailed(f"{record.path}/config.yaml is missing from a run; bring it back, or start over with --fresh")
     if experiment.model.start is not None and begin is None and (fresh or not checkpoint.candidates(record.path)):
         start = experiment.model.start
         raise ConfigError(f"model.start={start}: `degrade probe construct` begins such runs; start it there")
-    bar = progress or Progress([experiment])
+    bar = Progress(planned_work(experiment))
     session: _Session | None = None
     try:
         with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
@@ -95,32 +100,27 @@ def run(
     finally:
         if session is not None and session.board is not None:
             session.board.close()
-        if progress is None:
-            bar.close()
+        bar.close()
     if session.signals.received:
         raise RunInterrupted(f"{record.path} is {record.status}; stopped there")
     return record
 
 
-def _skipped(record: RunRecord) -> RunRecord:
-    """A finished run as it is, if its metrics are whole; other damage is named.
+_loaded: dict[str, ImageSet] = {}
 
-    Raises:
-        RunFailed: rows are lost, and only training again brings them back.
-    """
-    status = record.status
-    for loss in (*record.file_losses(), *record.earlier_losses()):
-        log.error("%s/%s", record.path, loss)
-    if lost := record.row_losses():
-        raise RunFailed(f"{record.path}/{lost[0]}; the run is {status}, and only --fresh trains it again")
-    log.info("%s: already %s, skipped (--fresh starts over)", record.path, status)
-    return record
+
+def load_once(experiment: Experiment) -> ImageSet:
+    """The images of an experiment; those that were loaded last are kept for the next one."""
+    key = repr(experiment.data)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_images(experiment.data, say=log.info)
+    return _loaded[key]
 
 
 def set_up(runtime: RuntimeConfig) -> None:
     """Set what of the runtime holds for the whole process: threads and determinism."""
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(runtime.threads or _DEFAULT_THREADS)
     torch.use_deterministic_algorithms(runtime.deterministic)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -150,7 +150,7 @@ class _Session:
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self.board: board.Board | None = None
         self.lost_rows = 0  # that the record once had, as it was found
-        self._shown = 0.0
+        self._shown = self._summarised = 0.0
         self._begun = False
 
     def train(self, begin: Callable[[Training], None] | None) -> None:
@@ -164,7 +164,6 @@ class _Session:
         self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)
         self._begun = True
         self._summarise("running")
-        self.bar.describe(self.name)
         self._announce()
         if self.experiment.log.tensorboard:
             self.board = board.Board(self.record.path, self.record.rows())
@@ -190,11 +189,8 @@ class _Session:
             self.board.finish(self.experiment, self.latest)
         self._end("diverged" if self.training.diverged else "complete")
         if self.training.diverged:
-            log.warning(
-                "%s diverged at iteration %d: loss is not finite; try a smaller optim.lr",
-                self.name,
-                self.training.iteration,
-            )
+            at = self.training.iteration
+            log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
 
     def failed(self, error: Exception) -> None:
         """Leave word of a failure in the record, if it can be written at all."""
@@ -298,19 +294,17 @@ class _Session:
         count(work)
 
     def _show_numbers(self) -> None:
-        """Behind the bar, once a second at most: formatting costs more than a small step on a GPU."""
+        """Beside the progress, once a second at most: formatting costs more than a small step on a GPU."""
         if time.monotonic() - self._shown < 1:
             return
         self._shown = time.monotonic()
-        parts = [
-            f"{label} {self.latest[key]:.1%}"
-            for label, key in (("running", "train_error"), ("test", "test_error"))
-            if self.latest[key] is not None
-        ]
-        parts.append(f"lr {self.training.lr:g}")
+        numbers = [errors_in_words({key: self.latest[key] for key in ("train_error", "test_error")})]
+        numbers.append(f"lr {self.training.lr:g}")
         if self.latest["images_per_second"] is not None:
-            parts.append(f"{self.latest['images_per_second']:,.0f} img/s")
-        self.bar.numbers(" ".join(parts))
+            numbers.append(f"{self.latest['images_per_second']:,.0f} img/s")
+        self.bar.tell(self.name, "  ".join(filter(None, numbers)))
+        if time.monotonic() - self._summarised > LIVELY:
+            self._summarise("running")
 
     def _note(self, row: dict[str, Any]) -> None:
         """Remember the last measured values."""
@@ -318,36 +312,20 @@ class _Session:
 
     def _tell(self, row: Metrics) -> None:
         self._summarise("running")
-        kinds = [f"{row.train_error:.2%} running"]
-        if row.train_error_clean is not None:
-            kinds.append(f"{row.train_error_clean:.2%} clean")
-        if row.train_error_batch is not None:
-            kinds.append(f"{row.train_error_batch:.2%} batch-statistics")
         parts = [
             f"{self.name}  {row.iteration:,}/{self.experiment.recipe.iterations:,}",
-            f"training error {', '.join(kinds)}",
-        ]
-        if row.test_error is not None:
-            parts.append(f"test error {row.test_error:.2%}")
-        parts += [
+            errors_in_words(dataclasses.asdict(row)),
             f"lr {row.lr:g}",
             f"{row.images_per_second:,.0f} img/s",
-            f"left {clock(self.bar.seconds_left)}",
+            f"{about(self.bar.seconds_left)} left",
         ]
         # Rows without a test error are many; they go to train.log only.
         log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))
 
     def _announce(self) -> None:
-        engine = self.training.engine
-        log.info(
-            "%s: %s parameters, %s, %s, %s, %s",
-            self.name,
-            f"{count_parameters(engine.model):,}",
-            engine.device,
-            engine.precision,
-            engine.name,
-            self.images.source,
-        )
+        engine, count = self.training.engine, count_parameters(self.training.engine.model)
+        how = f"{engine.device}, {engine.precision}, {engine.name}, {self.images.source}"
+        log.info("%s: %s parameters, %s", self.name, f"{count:,}", how)
 
     def _save(self) -> None:
         self.record.check_place()
@@ -365,6 +343,7 @@ class _Session:
         self._summarise(status, **more)
 
     def _summarise(self, status: str, **more: Any) -> None:
+        self._summarised = time.monotonic()
         self.record.summarise(
             status=status,
             iteration=self.training.iteration,
@@ -403,3 +382,31 @@ def clear(record: RunRecord) -> None:
         shutil.rmtree(record.path / name, ignore_errors=True)
     for name in ("metrics.jsonl", "environment.json", "config.yaml"):
         (record.path / name).unlink(missing_ok=True)
+
+
+class StopSignals:
+    """Notes the first SIGINT, SIGTERM or SIGHUP, to be acted on between two steps; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._at = 0.0
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._at = number, time.monotonic()
+            with contextlib.suppress(OSError):  # whoever read our stderr may have been stopped before us
+                os.write(2, b"\nstopping after this step; once more stops at once\n")
+        elif time.monotonic() - self._at > REPEAT_SECONDS:
+            os._exit(130)  # everything on disk is whole at any moment

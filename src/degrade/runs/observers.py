@@ -1,8 +1,8 @@
-"""Progress bars over one run, a matrix or a sweep, counted in work so that time left is right across networks."""
+"""What looks on while networks train: progress, counted in work so that the time left is right across networks."""
 
+import contextlib
 import logging
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,36 +20,40 @@ log = logging.getLogger("degrade.run")
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
 EVALUATION_COST = 0.27
 
+#: Seconds between two lines of progress where there is no terminal.
+TOLD = 20
+
 
 class Progress:
-    """A tqdm bar over the work of one or more experiments.
-
-    Hidden where stderr is no terminal; log lines take its place.
+    """How far work is: a bar on a terminal; elsewhere a line now and then, TOLD seconds apart.
 
     Args:
-        experiments: all that will be worked on.
+        total: all the work that there is, in units of `image_work`.
     """
 
-    def __init__(self, experiments: Sequence[Experiment]) -> None:
-        self.prefix = ""
-        self._total = sum(map(planned_work, experiments))
+    def __init__(self, total: float) -> None:
+        self._total = total
         self._done = self._worked = 0.0
         self._started: float | None = None
+        self._told = time.monotonic()
         self._bar = tqdm(
-            total=self._total,
+            total=total,
             disable=None,
             bar_format="{desc} |{bar}| {percentage:.0f}%{postfix}",
             dynamic_ncols=True,
             leave=False,
         )
 
-    def describe(self, text: str) -> None:
-        """Name what is being worked on."""
-        self._bar.set_description_str(self.prefix + text, refresh=False)
-
-    def numbers(self, text: str) -> None:
-        """Show the time left and other numbers behind the bar."""
-        self._bar.set_postfix_str(f"left {clock(self.seconds_left)} {text}", refresh=False)
+    def tell(self, name: str, numbers: str = "") -> None:
+        """Say what is being worked on, the time left and other numbers."""
+        left = f"{about(self.seconds_left)} left  {numbers}".rstrip()
+        if not self._bar.disable:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._bar.set_description_str(name, refresh=False)
+                self._bar.set_postfix_str(left)
+        elif time.monotonic() - self._told >= TOLD:
+            self._told = time.monotonic()
+            logging.getLogger("degrade.progress").info("%s: %.0f%%, %s", name, 100 * self._done / self._total, left)
 
     def expect(self, more: float) -> None:
         """Correct the total."""
@@ -67,7 +71,8 @@ class Progress:
     def skip(self, work: float) -> None:
         """Count work that an earlier session did, or that will not be done."""
         self._done += work
-        self._bar.update(min(work, max(0.0, self._total - self._bar.n)))
+        with contextlib.suppress(OSError):
+            self._bar.update(min(work, max(0.0, self._total - self._bar.n)))
 
     @property
     def seconds_left(self) -> float:
@@ -78,67 +83,55 @@ class Progress:
 
     def close(self) -> None:
         """Clear the bar."""
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()
 
 
-class SweepBar:
-    """A bar over a sweep's cells, which run in other processes and perhaps on other machines: it reads their records.
+class Watch:
+    """The progress of many cells by their records, since they are trained in other processes or on other machines.
 
-    Use as a context. A line is logged as each cell ends; the bar is hidden where stderr is no terminal.
+    A line is logged as each cell ends.
 
     Args:
-        cells: all of the sweep's, finished ones too.
+        cells: all that there are, finished ones too.
     """
 
     def __init__(self, cells: Sequence[tuple[Experiment, RunRecord]]) -> None:
         self._cells = [_WatchedCell(experiment, record) for experiment, record in cells]
-        self._total = sum(cell.work for cell in self._cells)
-        self._before = sum(cell.done for cell in self._cells)
-        self._started = time.monotonic()
+        self._progress = Progress(sum(cell.work for cell in self._cells))
+        self._progress.skip(sum(cell.done for cell in self._cells))
         self._seconds = max(1.0, len(cells) / 50)  # between two looks: records may lie on a slow file system
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._bar = tqdm(
-            total=1.0,
-            disable=None,
-            bar_format="{desc} |{bar}| {percentage:.0f}%{postfix}",
-            leave=False,
-            dynamic_ncols=True,
-        )
+        self._next = 0.0
 
-    def __enter__(self) -> "SweepBar":
-        self._thread.start()
-        return self
+    def look(self, *, now: bool = False) -> None:
+        """Read the records, unless they were read a moment ago."""
+        if time.monotonic() < self._next and not now:
+            return
+        self._next = time.monotonic() + self._seconds
+        for cell in self._cells:
+            if cell.look() and cell.status in ENDED:
+                level = logging.ERROR if cell.status == "failed" else logging.INFO
+                log.log(level, "%d/%d  %s", self.count()["ended"], len(self._cells), cell.describe())
+            if cell.done > cell.counted:  # one that resumes at an earlier checkpoint makes up for it first
+                self._progress.advance(cell.done - cell.counted)
+                cell.counted = cell.done
+        counts = self.count()
+        parts = [f"{counts['ended']}/{len(self._cells)} cells"]
+        parts += [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
+        running = [cell for cell in self._cells if cell.status == "running"]
+        parts += [cell.describe() for cell in running] if len(running) <= 2 else [f"{len(running)} running"]
+        self._progress.tell(", ".join(parts))
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._bar.close()
-
-    def _watch(self) -> None:
-        last = False
-        while not last:
-            last = self._ended.wait(self._seconds)
-            for cell in self._cells:
-                if cell.look() and cell.status in ENDED:
-                    log.info("%d/%d  %s", self._count()["ended"], len(self._cells), cell.describe())
-            self._show()
-
-    def _count(self) -> Counter[str]:
+    def count(self) -> Counter[str]:
+        """How many cells there are of each status, and how many have ended."""
         counts = Counter(cell.status for cell in self._cells)
         counts["ended"] = sum(counts[status] for status in ENDED)
         return counts
 
-    def _show(self) -> None:
-        counts, done = self._count(), sum(cell.done for cell in self._cells)
-        lately = done - self._before
-        left = (self._total - done) * (time.monotonic() - self._started) / lately if lately > 0 else math.nan
-        bad = [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
-        text = ", ".join([f"{counts['ended']}/{len(self._cells)} cells", f"{counts['running']} running", *bad])
-        self._bar.set_description_str(text, refresh=False)
-        self._bar.set_postfix_str(f"left {clock(left)}", refresh=False)
-        self._bar.n = done / self._total
-        self._bar.refresh()
+    def close(self) -> None:
+        """Look once more, and clear the bar."""
+        self.look(now=True)
+        self._progress.close()
 
 
 #: Statuses of a cell of which nothing more is to be expected.
@@ -153,7 +146,7 @@ class _WatchedCell:
         self.work = planned_work(experiment)
         self._seen: dict[str, Any] = record.summary
         self.status = str(self._seen.get("status")) if self._seen.get("status") in ENDED[:2] else "waiting"
-        self.done = self._work_done()
+        self.done = self.counted = self._work_done()
 
     def look(self) -> bool:
         """Read the record; whether its status is another."""
@@ -173,12 +166,21 @@ class _WatchedCell:
         return self.work * (1 if self.status in ENDED else share_done(self.experiment, self._seen))
 
     def describe(self) -> str:
-        """A line for the log."""
-        model, error = self.experiment.model, self._seen.get("test_error")
-        text = f"{model.family}-{model.depth} seed {self.experiment.seed}: {self.status}"
+        """What became of it, or how far it is, for a line."""
+        model = self.experiment.model
+        name = f"{model.family}-{model.depth} seed {self.experiment.seed}"
         if self.status == "failed":
-            return f"{text}: {self._seen.get('error', '')}"
-        return text if error is None else f"{text}, test error {error:.2%}"
+            return f"{name}: failed: {self._seen.get('error', '')}"
+        far = f"{share_done(self.experiment, self._seen):.0%}" if self.status == "running" else self.status
+        return f"{name}: {far}  {errors_in_words(self._seen)}".rstrip()
+
+
+def errors_in_words(row: Mapping[str, Any]) -> str:
+    """The errors that a row of metrics holds: `training error 12.00% running, 11.00% clean  test error 14.00%`."""
+    kinds = {"train_error": "running", "train_error_clean": "clean", "train_error_batch": "batch-statistics"}
+    said = ", ".join(f"{row[key]:.2%} {kind}" for key, kind in kinds.items() if row.get(key) is not None)
+    test = "" if row.get("test_error") is None else f"test error {row['test_error']:.2%}"
+    return "  ".join(filter(None, [said and f"training error {said}", test]))
 
 
 def image_work(experiment: Experiment) -> float:
@@ -208,15 +210,6 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
     passes = 1 if experiment.model.norm == "none" else 2  # with running statistics, and with each batch's own
     evaluated = tests * test + cleans * passes * train
     return image_work(experiment) * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as mm:ss or h:mm:ss; ? for NaN."""
-    if math.isnan(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def about(seconds: float) -> str:

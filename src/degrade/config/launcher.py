@@ -1,0 +1,168 @@
+"""How runs are launched: `launcher=NAME launcher.KEY=VALUE`. No result depends on it: it is no part of an experiment.
+
+Each field is a setting of its launcher. Like `groups`, this module works without Hydra, so that completion is quick.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from degrade.errors import ConfigError
+
+
+@dataclass
+class Launcher:
+    """What all launchers have in common; each one checks that its numbers are positive."""
+
+    name: ClassVar[str]
+    """What it is called on the command line."""
+    package: ClassVar[str | None] = None
+    """The package that it needs."""
+    extra: ClassVar[str] = ""
+    """degrade's extra that installs it."""
+
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """How many of so many cells it is given at a time, and the CPU threads of each; None: PyTorch's choice.
+
+        Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
+        wherever cells are trained side by side each is given its share.
+
+        Args:
+            cells: the number of all.
+            device: their `runtime.device`.
+            cores: of this machine.
+        """
+        threads = max(1, int(getattr(self, "cpus_per_task", 0) or getattr(self, "num_cpus", 0)))
+        return cells, threads  # which a cluster queues
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if isinstance(value, int | float) and not own.metadata.get("least", 1) <= value < math.inf:
+                raise ConfigError(f"launcher.{own.name}={value}: must be at least {own.metadata.get('least', 1)}")
+
+
+@dataclass
+class Local(Launcher):
+    """Cells are trained on this machine, `jobs` at a time, which share out its cores."""
+
+    name = "local"
+
+    jobs: int | str = 1
+    """Number of cells that are trained at once; `auto` means one for each core, and one in all on a GPU, where
+    several processes that share it have not been measured."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.jobs, str) and self.jobs != "auto":
+            raise ConfigError(f"launcher.jobs={self.jobs}: write a whole number, such as 2, or auto")
+        super().__post_init__()
+
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:
+        """`jobs`, each with its share of the cores."""
+        gpu = device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+        most = self.jobs if isinstance(self.jobs, int) else 1 if gpu else cores
+        jobs = max(1, min(most, cells))
+        return jobs, None if jobs == 1 else max(1, cores // jobs)
+
+
+@dataclass
+class SubmititLocal(Launcher):
+    """Cells are trained on this machine through submitit, to try a sweep before it goes to Slurm."""
+
+    name, package, extra = "submitit_local", "submitit", "slurm"
+
+    timeout_min: int = 10080
+    """Minutes after which a cell is stopped."""
+    cpus_per_task: int = 1
+    """CPU threads of a cell; as many cells are trained at once as the cores allow."""
+    gpus_per_node: int | None = None
+    """GPUs that a cell sees; null: none."""
+
+    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
+        """As many cells as the cores allow."""
+        return max(1, cores // self.cpus_per_task), self.cpus_per_task
+
+
+@dataclass
+class Slurm(Launcher):
+    """Each cell is a job of an array on a Slurm cluster, with accounting (slurmdbd) and a common file system."""
+
+    name, package, extra = "slurm", "submitit", "slurm"
+
+    partition: str | None = None
+    """Slurm partition in which the jobs run; null, here and below, means the cluster's default."""
+    account: str | None = None
+    """Slurm account that the jobs are charged to."""
+    qos: str | None = None
+    """Quality of service that the jobs ask for."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    timeout_min: int = 720
+    """Minutes after which Slurm ends a job."""
+    max_num_timeout: int = 100
+    """How often a job that is not done by then writes a checkpoint and is queued again."""
+    signal_delay_s: int = 120
+    """Seconds before that limit at which Slurm tells the job to write a checkpoint."""
+    gpus_per_node: int | None = None
+    """GPUs of a job."""
+    cpus_per_task: int = 2
+    """CPUs of a job, and its threads."""
+    mem_gb: float | None = 4
+    """Memory of a job in GB."""
+    array_parallelism: int = 256
+    """Number of jobs that run at once."""
+    setup: list[str] = field(default_factory=list)
+    """Shell commands that a job runs first, such as `module load cuda`."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    """Any further options of sbatch, such as `{nodelist: gpu3}`."""
+
+
+@dataclass
+class Ray(Launcher):
+    """Each cell is a task on a running Ray cluster, with degrade on every node and a common file system."""
+
+    name, package, extra = "ray", "ray", "ray"
+
+    address: str | None = "auto"
+    """HOST:PORT of the cluster; `auto` means the one that this machine belongs to, or RAY_ADDRESS."""
+    num_cpus: float = field(default=1, metadata={"least": 0})
+    """CPUs of a cell, and its threads."""
+    num_gpus: float = field(default=0, metadata={"least": 0})
+    """GPUs of a cell, of which it may be given a fraction."""
+    max_retries: int = field(default=3, metadata={"least": 0})
+    """How often a cell whose Ray worker died is started again; it resumes from its checkpoint."""
+
+
+LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
+
+
+#: What was written when Hydra launched, and what is written now.
+_FORMER = {
+    "hydra/launcher=": "launcher=",
+    "hydra.launcher.": "launcher.",
+    "launcher=basic": "launcher=local",
+    "launcher=joblib": "launcher=local",
+    "launcher.n_jobs=-1": "launcher.jobs=auto",
+    "launcher.n_jobs": "launcher.jobs",
+    "launcher.ray.init.": "launcher.",
+    "launcher.ray.remote.": "launcher.",
+}
+
+
+def refuse_former(words: Sequence[str]) -> None:
+    """Refuse the words that named launchers when Hydra launched.
+
+    Raises:
+        ConfigError: names the words to write instead.
+    """
+    old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
+    new = " ".join(word.lstrip("+~") for word in old if "launcher" in word)
+    for before, after in _FORMER.items():
+        new = new.replace(before, after)
+    if "hydra/launcher=joblib" in old and "launcher.jobs=" not in new:
+        new += " launcher.jobs=auto"
+    if old:
+        mend = new or "launcher=NAME launcher.KEY=VALUE"
+        raise ConfigError(f"{' '.join(old)}: Hydra's own settings are not taken; launchers are set by {mend}")

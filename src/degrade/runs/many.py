@@ -1,0 +1,169 @@
+"""Many experiments: planned, trained under a launcher, watched. No torch.
+
+The records are the only word on what became of a cell: launchers lose results, records do not.
+"""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from degrade.config import Experiment
+from degrade.config.launcher import Launcher, Local
+from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
+from degrade.extras import require
+from degrade.runs.board import check_board
+from degrade.runs.launchers import AGAIN, launch, share
+from degrade.runs.observers import Watch
+from degrade.runs.record import RunRecord, run_directory, settle_precision
+
+log = logging.getLogger("degrade.run")
+
+#: What becomes of a cell. `interrupted`: stopped, with a checkpoint. `lost`: killed, or never begun.
+OUTCOMES = ("complete", "diverged", "failed", "running", "interrupted", "lost")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of many runs."""
+
+    experiment: Experiment
+    record: RunRecord
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.record.exists and self.record.summary.get("status") in ("complete", "diverged")
+
+    @property
+    def outcome(self) -> str:
+        """One of OUTCOMES, by its record."""
+        written, status = self.record.summary.get("status"), self.record.status
+        # A record takes a run that was killed for an interrupted one; here the two are told apart.
+        return status if status in OUTCOMES and status in (written, "running") else "lost"
+
+
+def finished(experiment: Experiment) -> RunRecord | None:
+    """The record of an experiment with which nothing is left to do, if its metrics are whole; other damage is named.
+
+    Raises:
+        RunConflictError: the directory holds a run of other settings.
+        RunFailed: rows are lost, and only training again brings them back.
+        RunFileError: the system cannot read the record just now.
+    """
+    record = RunRecord(run_directory(experiment))
+    if not record.exists:
+        return None
+    record.check_same(experiment)
+    if (status := record.status) not in ("complete", "diverged"):
+        return None
+    _name_damage(record)
+    log.info("%s: already %s, skipped (--fresh starts over)", record.path, status)
+    return record
+
+
+def _name_damage(record: RunRecord) -> None:
+    for loss in (*record.file_losses(), *record.earlier_losses()):
+        log.error("%s/%s", record.path, loss)
+    if lost := record.row_losses():
+        raise RunFailed(f"{record.path}/{lost[0]}; the run is {record.status}, and only --fresh trains it again")
+
+
+def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *, fresh: bool = False) -> list[Cell]:
+    """Give each experiment a record of its own, and check all that can be before anything is trained.
+
+    Args:
+        experiments: what to train, in order; `auto` of their precision and threads is settled in place.
+        launcher: by which they are to be trained; None: one after the other.
+        fresh: records may hold anything, since they are to be cleared.
+
+    Raises:
+        ConfigError: two experiments would share a record, or a package is missing.
+        RunConflictError: a record holds other settings.
+        RunFileError: a record cannot be read just now.
+    """
+    launcher = launcher or Local()
+    if launcher.package:
+        require(launcher.package, extra=launcher.extra, what=f"launcher={launcher.name}")
+    threads = share(launcher, experiments)[1]
+    cells: dict[Path, Cell] = {}
+    for experiment in experiments:
+        check_board(experiment)
+        experiment.runtime.threads = experiment.runtime.threads or threads
+        cell = Cell(experiment, RunRecord(run_directory(experiment)))
+        other = cells.setdefault(cell.record.path.resolve(), cell)
+        if other is not cell:
+            before = other.experiment.flat()
+            differing = [f"{key}={value}" for key, value in experiment.flat().items() if value != before[key]]
+            reason = f"{' '.join(differing)} makes no other run" if differing else "the same cell twice"
+            raise ConfigError(
+                f"{reason}: two cells would share {cell.record.path}; leave one out, or give them a name=... each"
+            )
+        if cell.record.exists and not fresh:
+            cell.record.check_same(experiment)
+    if not fresh:
+        settle_precision((cell.experiment, cell.record) for cell in cells.values())
+    return list(cells.values())
+
+
+def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh: bool = False) -> None:
+    """Train cells into their records; finished ones are left as they are, interrupted ones go on.
+
+    Args:
+        cells: by `plan`.
+        launcher: the one that they were planned for.
+        fresh: start all of them over.
+
+    Raises:
+        RunInterrupted: somebody stopped it; what was being trained has a checkpoint.
+        RunInUseError: a record that is to start over is being written, and all are left as they were.
+        RunError: the launcher could not launch anything.
+    """
+    if fresh:
+        _clear(cells)
+    done = [cell for cell in cells if cell.finished]
+    for cell in done:
+        try:
+            _name_damage(cell.record)
+        except (RunFailed, RunFileError) as error:
+            log.error("%s", error)
+    if done:
+        log.info("%d of %d finished already, skipped (--fresh starts over)", len(done), len(cells))
+    if len(done) == len(cells):
+        return
+    watch = Watch([(cell.experiment, cell.record) for cell in cells])
+    launcher = launcher or Local()
+    with contextlib.closing(watch):
+        try:
+            launch(launcher, [cell.experiment for cell in cells if not cell.finished], watch.look)
+        except RunInterrupted:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunError(f"launcher={launcher.name}: {type(error).__name__}: {lines[0]}; {AGAIN}") from error
+
+
+def run_matrix(
+    experiments: Sequence[Experiment], launcher: Launcher | None = None, *, fresh: bool = False
+) -> list[RunRecord]:
+    """Plan experiments and train them; return their records, in the same order: they tell what became of each.
+
+    Raises:
+        DegradeError: as `plan` and `train_all` do.
+    """
+    cells = plan(experiments, launcher, fresh=fresh)
+    train_all(cells, launcher, fresh=fresh)
+    return [cell.record for cell in cells]
+
+
+def _clear(cells: Sequence[Cell]) -> None:
+    """Remove what the records hold, once all of them are known to be nobody else's."""
+    from degrade.runs.train import clear
+
+    with contextlib.ExitStack() as locks:
+        there = [cell.record for cell in cells if cell.record.path.is_dir()]
+        for record in there:
+            locks.enter_context(record.lock())
+        for record in there:
+            clear(record)

@@ -1,0 +1,226 @@
+"""The process in which cells are trained one after the other, and its parent's side of it.
+
+Cells are trained in another process, since one that is killed, runs out of memory or crashes then takes no other with
+it. The two are joined by pipes: the parent writes a line of settings for each cell, and hears log lines and how each
+cell ended. When the parent closes its end, to stop the work or because it died itself, the process writes a
+checkpoint and ends. No torch in the parent.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from degrade.config import Experiment
+from degrade.config.compose import experiment_of
+from degrade.errors import RunError, RunFileError, RunInterrupted, RunInUseError, raise_stopped
+from degrade.runs.record import RunRecord, run_directory
+
+log = logging.getLogger("degrade.run")
+
+#: Seconds for a step to end and a checkpoint to be written; after them the process is killed.
+GRACE = 60
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Let Python processes that start now take no file of the working directory, such as queue.py, for their own."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+class Worker:
+    """A process that trains cells; it starts with the first one, and again with the next one if a cell ended it.
+
+    Args:
+        folder: where the command was started; relative paths count from there, on whatever machine this is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        self._record: RunRecord | None = None
+        self._rest = b""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a cell to train."""
+        return self._record is not None
+
+    def give(self, experiment: Experiment) -> None:
+        """Let it train a cell; what becomes of it is in its record."""
+        record = RunRecord(self.folder / run_directory(experiment))
+        with contextlib.suppress(RunFileError):
+            if record.summary.get("status") == "failed" and not record.in_use:
+                record.summarise(**{**record.summary, "status": "running"})  # it is no failure of this attempt
+        if self.process is not None and self.process.poll() is not None:  # killed between two cells
+            self.close()
+        if self.process is None:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
+            with safe_path():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "degrade.runs.worker"],
+                    cwd=self.folder,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    start_new_session=True,  # Ctrl-C reaches it through the pipe alone, not from the terminal as well
+                )
+        self._record = record
+        with contextlib.suppress(BrokenPipeError):  # it died at once: hear() tells
+            os.write(self.process.stdin.fileno(), json.dumps(asdict(experiment)).encode() + b"\n")  # type: ignore[union-attr]
+
+    def fileno(self) -> int:
+        """What can be waited for: that it says something."""
+        return self.process.stdout.fileno()  # type: ignore[union-attr]
+
+    def hear(self) -> None:
+        """Log what it says; note how its cell ended, or that the process did."""
+        heard = os.read(self.fileno(), 65536)
+        *lines, self._rest = (self._rest + heard).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            if "level" in said:
+                log.log(said["level"], "%s", said["text"])
+            else:
+                self._ended(said["error"])
+        if not heard:
+            self._died()
+
+    def _ended(self, error: str | None) -> None:
+        record, self._record = self._record, None
+        if error and record and record.summary.get("status") != "failed":  # it could not say so itself
+            try:
+                with record.lock():
+                    record.summarise(**{**record.summary, "status": "failed", "error": error[:2000]})
+            except RunError:  # nor can we, as where there can be no such folder
+                log.error("%s: %s", record.path, error)
+
+    def _died(self) -> None:
+        code = self.process.wait()  # type: ignore[union-attr]
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}, no message"]
+        self.close()
+        self._ended(lines[-1] if code == 1 else None)  # 1: of an exception; a signal leaves what the record says
+
+    def close(self) -> None:
+        """Kill the process if it is still there, and forget it."""
+        if self.process is not None:
+            self.process.kill()
+            with self.process:  # closes the pipes
+                self.process = None
+            self._errors.close()
+            self._rest = b""
+
+
+def hear(workers: Sequence[Worker], seconds: float) -> None:
+    """Wait until a worker says something, for some seconds at most, and take it down."""
+    busy = [worker for worker in workers if worker.busy]
+    if not busy:
+        time.sleep(seconds)
+    for worker in select.select(busy, [], [], seconds)[0] if busy else []:
+        worker.hear()
+
+
+def stop(workers: Sequence[Worker]) -> None:
+    """Let workers write checkpoints and end; insist after a while, or when stopped once more."""
+    alive = [worker for worker in workers if worker.process is not None]
+    deadline = time.monotonic() + GRACE
+    try:
+        for worker in alive:
+            worker.process.stdin.close()  # type: ignore[union-attr]
+        for worker in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=max(0, deadline - time.monotonic()))  # type: ignore[union-attr]
+    finally:
+        for worker in alive:
+            worker.close()
+
+
+# The process itself
+
+
+def main() -> None:
+    """Train each experiment that is a line of JSON on stdin; answer in lines of JSON on what was stdout."""
+    signal.signal(signal.SIGTERM, raise_stopped)
+    answers = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints is an answer
+    log.addHandler(_Relay(answers))
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read_lines, args=[lines], daemon=True).start()
+    try:
+        while True:
+            _answer(answers, error=_train(json.loads(lines.get())))
+    except (KeyboardInterrupt, RunInterrupted):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _train(settings: dict[str, Any]) -> str | None:
+    """Train a cell, and return what went wrong unless its record says so."""
+    import torch
+
+    from degrade.runs.train import load_once, run
+
+    try:
+        torch.compiler.reset()  # or the networks before this one would count against a limit
+        run(experiment_of(OmegaConf.create(settings)), images=load_once)
+    except RunInterrupted:
+        raise
+    except (RunInUseError, RunFileError) as error:
+        log.error("%s", error)
+    except Exception as error:
+        first = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {first[0]}"
+    return None
+
+
+class _Relay(logging.Handler):
+    """What train.log is told, told to the parent."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__(logging.DEBUG)
+        self.answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _answer(self.answers, level=record.levelno, text=record.getMessage())
+
+
+def _answer(answers: int, **words: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the parent died, which is not to end a training without a checkpoint
+        os.write(answers, json.dumps(words).encode() + b"\n")
+
+
+def _read_lines(lines: "SimpleQueue[bytes]") -> None:
+    """Unbuffered: a buffered reader's lock, held by this thread, would hinder Python from ending."""
+    rest = b""
+    while heard := os.read(0, 65536):
+        *whole, rest = (rest + heard).split(b"\n")
+        for line in whole:
+            lines.put(line)
+    # To the main thread, which may be waiting for a line: one that another thread took would not wake it.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
