@@ -64,6 +64,9 @@ ONE_AUTHOR_TRAIN = {
     },
 }
 
+#: All settings as they are by default, which is the paper's recipe. Made once: a verdict looks often.
+USUAL = Experiment().flat()
+
 #: Settings on which a result depends, and what a reader calls them.
 _COMPARED = {
     "recipe.iterations": "iterations",
@@ -160,7 +163,7 @@ def departures(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: a record's nested settings.
     """
-    paper, ours = Experiment().flat(), flatten(dict(config))
+    paper, ours = USUAL, flatten(dict(config))
     found = ["network VGG (paper plain or residual)"] if ours.get("model.family") == "vgg" else []
     found += [
         f"{name} {_words(ours[key], key)} (paper {_words(paper[key], key)})"
@@ -180,7 +183,7 @@ def departures(config: Mapping[str, Any]) -> list[str]:
 
 def open_choices(config: Mapping[str, Any]) -> list[str]:
     """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
-    usual, ours = Experiment().flat(), flatten(dict(config))
+    usual, ours = USUAL, flatten(dict(config))
     return [
         f"{name} {_words(ours[key])} (default {_words(usual[key])})"
         for key, name in _OPEN.items()

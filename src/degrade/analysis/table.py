@@ -11,16 +11,25 @@ from typing import Any
 import numpy as np
 
 from degrade.analysis.curves import Curve
-from degrade.analysis.reference import paper_error
+from degrade.analysis.facts import papers
 from degrade.runs.record import RunRecord
 
 FORMATS = ("text", "csv", "markdown")
 
 _WIDTH = 80
 
-#: Columns of a table of errors in percent; `batch%`, batch-statistics training error, where any run has it.
-ERROR_HEAD = ("network", "seeds", "running%", "clean%", "batch%", "test%", "paper")
-BATCH = ERROR_HEAD.index("batch%")
+#: Columns of a table of errors in percent, and their names where there is room; `batch%` where any run has it.
+ERROR_HEAD = {
+    "network": "network",
+    "seeds": "finished seeds",
+    "running%": "training, running",
+    "clean%": "training, clean",
+    "batch%": "training, batch-statistics",
+    "test%": "test",
+    "paper": "paper: training (like running)/test",
+}
+#: Columns of a table of runs; those of errors have the same names.
+RUN_HEAD = ("run", "status", "iters", "running%", "clean%", "test%", "time")
 
 PAPER_NOTE = (
     "paper: its training and test error at the end of its recipe; the former looks like a running one, so it is to "
@@ -38,25 +47,27 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
     rows = [error_cells(curve) for curve in curves]
-    kept = [k for k in range(len(ERROR_HEAD)) if k != BATCH or any(row[k] != "-" for row in rows)]
-    blocks = [table([ERROR_HEAD[k] for k in kept], [[row[k] for k in kept] for row in rows], form)]
-    if any(row[-1] != "-" for row in rows):
+    kept = [key for key in ERROR_HEAD if key != "batch%" or any(row[key] != "-" for row in rows)]
+    blocks = [table(kept, [[row[key] for key in kept] for row in rows], form)]
+    if any(row["paper"] != "-" for row in rows):
         blocks.append("\n".join(textwrap.wrap(PAPER_NOTE, _WIDTH)))
     if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join(blocks)
 
 
-def error_cells(curve: Curve) -> list[str]:
-    """Network, seeds, last errors in percent (training by its three kinds, test), and the paper's: `ERROR_HEAD`."""
+def error_cells(curve: Curve) -> dict[str, str]:
+    """The cells of `ERROR_HEAD`: seeds, last errors in percent (training by its three kinds, test), the paper's."""
     finished, total = len(curve.final_test), len(curve.seeds)
-    papers = [_papers(curve, which) for which in ("train", "test")]
-    return [
-        curve.label + (" (synthetic)" if curve.synthetic else ""),
-        str(total) if finished == total else f"{finished}/{total}",
-        *map(spread, (curve.final_train, curve.clean_train, curve.batch_train, curve.final_test)),
-        "/".join(map(_percent, papers)) if any(papers) else "-",
-    ]
+    both = [papers(curve, which) for which in ("train", "test")]
+    errors = {"running%": curve.final_train, "clean%": curve.clean_train}
+    errors |= {"batch%": curve.batch_train, "test%": curve.final_test}
+    return {
+        "network": curve.label + (" (synthetic)" if curve.synthetic else ""),
+        "seeds": str(total) if finished == total else f"{finished}/{total}",
+        **{key: spread(own) for key, own in errors.items()},
+        "paper": "/".join(map(_percent, both)) if any(both) else "-",
+    }
 
 
 def _error_fields(curve: Curve) -> dict[str, Any]:
@@ -78,19 +89,9 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
     for name, errors in kinds.items():
         fields[f"{name}_mean"] = float(np.mean(errors)) if errors else None
         fields[f"{name}_std"] = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
-    for which in ("train", "test"):
-        fields[f"paper_{which}_error"] = _papers(curve, which)
-    return fields | {"test_error_difference": _difference(curve, "test")}
-
-
-def _papers(curve: Curve, which: str) -> float | None:
-    return None if curve.synthetic or curve.built else paper_error(curve.family, curve.depth, which)
-
-
-def _difference(curve: Curve, which: str) -> float | None:
-    """Mean test error minus the paper's."""
-    paper = _papers(curve, which)
-    return None if paper is None or not curve.final_test else float(np.mean(curve.final_test)) - paper
+    ours, theirs = fields["test_error_mean"], papers(curve, "test")
+    fields |= {"paper_train_error": papers(curve, "train"), "paper_test_error": theirs}
+    return fields | {"test_error_difference": None if ours is None or theirs is None else ours - theirs}
 
 
 def runs_table(
@@ -115,8 +116,7 @@ def runs_table(
         fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
         return as_csv(fields)
-    head = ["run", "status", "iters", "running%", "clean%", "test%", "time"]
-    return table(head, [run_cells(own) for own in fields], form, width=width)
+    return table(RUN_HEAD, [run_cells(own) for own in fields], form, width=width)
 
 
 def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
 
 
 def run_cells(fields: Mapping[str, Any]) -> list[str]:
-    """The same for readers: run, status, iterations, three errors in percent, time."""
+    """The cells of `RUN_HEAD`, for readers."""
     return [
         fields["run"] + (" (synthetic)" if fields["synthetic"] else ""),
         fields["status"],

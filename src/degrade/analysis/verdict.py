@@ -21,8 +21,7 @@ import numpy as np
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, welch_interval
-from degrade.analysis.reference import departures, paper_error, reproduced_gap, reproduced_training_gap
-from degrade.config import Experiment
+from degrade.analysis.reference import USUAL, departures, paper_error, reproduced_gap, reproduced_training_gap
 from degrade.config.schema import flatten
 from degrade.runs.record import INCIDENTAL
 
@@ -34,7 +33,7 @@ TOO_EARLY = "too early"
 #: From the one that a verdict on several experiments must not hide to the one that it may.
 OUTCOMES = (NOT_REPRODUCED, TOO_EARLY, INCONCLUSIVE, REPRODUCED)
 
-PAPER_ITERATIONS = Experiment().recipe.iterations
+PAPER_ITERATIONS = int(USUAL["recipe.iterations"])
 
 #: Share of chance level below which a network's training error must be for it to count as trained.
 TRAINED = 0.5
@@ -385,7 +384,7 @@ def _setting(curve: Curve) -> str:
     own = {"seed", "model.family", "model.depth", "model.width", *INCIDENTAL}
     if curve.config["data"]["name"] != "folder":
         own.add("data.root")
-    settings = Experiment().flat() | flatten(curve.config)
+    settings = USUAL | flatten(curve.config)
     return repr(
         (sorted(curve.data_hashes), sorted((key, value) for key, value in settings.items() if key not in own))
     )

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from degrade.analysis.curves import Curve
+from degrade.analysis.facts import CLEAN, MEASURED, RUNNING, inside, reproductions
 from degrade.analysis.intervals import CONFIDENCE
-from degrade.analysis.reference import departures, follows_paper, reproduced_test_error
+from degrade.analysis.reference import departures
 from degrade.analysis.table import aligned, spread
 from degrade.analysis.verdict import SCHEMA_VERSION, Claim, Verdict, at_chance, is_trained, name, overall
 
@@ -48,10 +49,8 @@ def title(verdict: Verdict) -> str:
 
 def notes(verdict: Verdict) -> list[str]:
     """How it was judged, each a sentence: kind of training error, intervals, and what a shorter recipe can say."""
-    kind = "clean training error (eval mode, un-augmented images)"
-    if not verdict.clean:
-        kind = "running training error (train mode, augmented images), since a clean one is missing"
-    told = [f"Claims are judged by the {kind} of the last iterate."]
+    kind, lacking = (CLEAN, "") if verdict.clean else (RUNNING, ", since a clean one is missing")
+    told = [f"Claims are judged by the {kind} ({MEASURED[kind]}){lacking} of the last iterate."]
     if any(claim.interval for claim in verdict.claims):
         told.append(f"Intervals of {CONFIDENCE:.0%} are of the difference of means over seeds (Welch).")
     if any(claim.seeds == 1 for claim in verdict.claims):
@@ -93,17 +92,12 @@ def _networks(verdict: Verdict) -> str:
         errors = map(spread, (curve.final_train, curve.clean_train, curve.final_test))
         rows.append([name(curve), count, str(len(curve.final_test)), *errors])
     others = [
-        f"{name(curve)} {inside(others_test(curve), _mean(curve.final_test))}"
+        f"{name(curve)} {inside(reproductions(curve), _mean(curve.final_test))}"
         for curve in verdict.curves
-        if others_test(curve)
+        if reproductions(curve)
     ]
     told = [_wrapped(f"test% of other reproductions: {'; '.join(others)}")] if others else []
     return "\n".join(["", aligned(head, rows), *told, ""])
-
-
-def others_test(curve: Curve) -> tuple[float, float] | None:
-    """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
-    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.config) else None
 
 
 def _claim(claim: Claim) -> list[str]:
@@ -111,8 +105,8 @@ def _claim(claim: Claim) -> list[str]:
     lines = textwrap.wrap(claim.text, _WIDTH, initial_indent=f"{outcome:<{_INDENT}}", subsequent_indent=" " * _INDENT)
     if claim.estimate is not None:
         values = f"= {100 * claim.estimate:+.2f} points" + _bounds(claim)
-        one = f"{' ' * _INDENT}{contrast_text(claim)} {values}"
-        lines += [one] if len(one) <= _WIDTH else _indented(contrast_text(claim)) + _indented(values)
+        one = f"{' ' * _INDENT}{_contrast(claim)} {values}"
+        lines += [one] if len(one) <= _WIDTH else _indented(_contrast(claim)) + _indented(values)
     return lines + [line for told in said(claim) for line in _indented(told)]
 
 
@@ -140,19 +134,23 @@ def beside(claim: Claim) -> list[str]:
     return told
 
 
-def contrast_text(claim: Claim) -> str:
+def _contrast(claim: Claim) -> str:
     """The signed networks: `plain-56 - plain-20`."""
     terms = [f"{'+' if sign > 0 else '-'} {network}" for sign, network in claim.contrast]
     return " ".join(terms).removeprefix("+ ")
 
 
-def inside(others: tuple[float, float] | None, value: float | None) -> str:
-    """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
-    if others is None or value is None:
-        return "-"
-    low, high = (100 * edge for edge in others)
-    place = "below" if value < others[0] else "above" if value > others[1] else "inside"
-    return f"{low:.1f} to {high:.1f}: {place}"
+def interval_in_words(claim: Claim) -> str:
+    """The estimate and its interval as a sentence; empty without an estimate."""
+    if claim.estimate is None:
+        return ""
+    which = "training" if claim.error == "train" else "test"
+    told = f"{_contrast(claim)} = {100 * claim.estimate:+.2f} points of {which} error"
+    if claim.interval is None:
+        return f"{told}."
+    _, low, high = claim.interval
+    place = "wholly above zero" if low > 0 else "wholly below zero" if high < 0 else "with zero inside"
+    return f"{told}; the {CONFIDENCE:.0%} interval runs from {100 * low:+.2f} to {100 * high:+.2f}, {place}."
 
 
 def _wrapped(text: str) -> str:
@@ -192,7 +190,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
-    others, error = others_test(curve), _mean(curve.final_test)
+    others, error = reproductions(curve), _mean(curve.final_test)
     return {
         "network": name(curve),
         "parameters": curve.parameters,
