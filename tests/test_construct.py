@@ -12,7 +12,7 @@ from degrade.config import Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes.construct import compare, constructed, continuations, exact_scale, train_on
-from degrade.probes.numbers import subject
+from degrade.probes.probe import subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome, small_but

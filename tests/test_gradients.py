@@ -15,7 +15,7 @@ from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes import gradients as probe
 from degrade.probes.gradients import gradients, layer_gradients, weighted_layers
-from degrade.probes.numbers import read, subject
+from degrade.probes.probe import read, subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome

@@ -15,7 +15,7 @@ from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.probes import landscape as probe
 from degrade.probes.landscape import direction, draw_landscape, landscape, measure_statistics
-from degrade.probes.numbers import read, subject, write
+from degrade.probes.probe import read, subject, write
 from degrade.runs import run
 from tests.conftest import SMALL, Outcome
 

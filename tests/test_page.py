@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from degrade.analysis import error_curves
-from degrade.analysis.figures import COLOURS
-from degrade.analysis.page import COLOURS as PAGE_COLOURS
+from degrade.analysis.facts import COLOURS
 from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
 from degrade.config.schema import flatten

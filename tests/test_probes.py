@@ -14,7 +14,7 @@ from degrade.config import Experiment
 from degrade.errors import RunError
 from degrade.probes.gradients import gradients
 from degrade.probes.landscape import landscape
-from degrade.probes.numbers import read, subject, write
+from degrade.probes.probe import read, subject, write
 from degrade.probes.responses import draw_responses, responses
 from degrade.runs import run
 from degrade.training import Training

@@ -216,7 +216,7 @@ def logarithmic(axes: Axes, low: float, high: float) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend_above(figure: Figure, handles: Sequence[Line2D], columns: int, title: str | None) -> None:
+def legend_above(figure: Figure, handles: Sequence[Any], columns: int, title: str | None) -> None:
     """One legend for all panels, above them, under the title."""
     figure.legend(
         handles=handles,

@@ -237,7 +237,7 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
         except RunFileError:
             raise
         except RunError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            tell(f"left out: {error}")
             continue
         name_losses(record.path, record.losses())
     if not records:
@@ -245,10 +245,15 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
     return records
 
 
+def tell(text: str) -> None:
+    """Say on stderr what is no answer."""
+    print(text, file=sys.stderr)
+
+
 def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
     """Say on stderr which files of a record are damaged, a line each."""
     for loss in losses:
-        print(f"{folder}/{loss}", file=sys.stderr)
+        tell(f"{folder}/{loss}")
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
@@ -261,7 +266,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
     if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
-        print(f"the newest experiment, {newest}; others: {', '.join(others)}", file=sys.stderr)
+        tell(f"the newest experiment, {newest}; others: {', '.join(others)}")
     return [record for record in records if experiments[record] == newest], newest
 
 

@@ -18,7 +18,7 @@ weights: without this control a fall in error could be that of any network that 
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,20 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from degrade.analysis.curves import Curve, error_curves
-from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.analysis.facts import COLOURS, footer
+from degrade.analysis.figures import finished, legend_above, new_figure
+from degrade.analysis.table import aligned, error_cells
 from degrade.config import Experiment, load_config
-from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.models import BasicBlock, CifarNet, build_model
-from degrade.probes.numbers import (
+from degrade.probes.probe import (
     MOST,
     Row,
+    Shown,
     Standing,
+    batches,
     kept_or_measured,
     numbers_path,
     read,
@@ -87,10 +89,10 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
     """
     deeper(record, depth)
 
-    def measure(training: Training) -> list[Row]:
+    def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         deep = constructed(training, depth)
         images = {"train": (training.batches.pixels, training.batches.labels), "test": training.test}
-        return [
+        yield [
             {"set": name, **_side_by_side(training, deep, pixels[:limit], labels[:limit], f"{record.path} {name}")}
             for name, (pixels, labels) in images.items()
         ]
@@ -101,21 +103,24 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
 @torch.inference_mode()
 def _side_by_side(training: Training, deep: CifarNet, pixels: Tensor, labels: Tensor, name: str) -> Row:
     networks = [training.engine.model.eval(), deep.eval()]
-    wrong, largest, size = [0, 0], 0.0, training.engine.evaluation_size
-    with tqdm(total=len(labels), desc=name, unit="img", leave=False, disable=None) as bar:
-        for start in range(0, len(labels), size):
-            batch, own = pixels[start : start + size], labels[start : start + size]
-            logits = [network(single_view(batch, training.batches.mean)) for network in networks]
-            wrong = [count + int((found.argmax(1) != own).sum()) for count, found in zip(wrong, logits, strict=True)]
-            largest = max(largest, float((logits[0] - logits[1]).abs().max()))
-            bar.update(len(own))
-    shallow, deeper_one = (count / len(labels) for count in wrong)
-    return {
-        "count": len(labels),
-        "shallow_error": shallow,
-        "deep_error": deeper_one,
-        "largest_difference": largest,
-    }
+    wrong, largest = [0, 0], 0.0
+    for images, own in batches(training, pixels, labels, name):
+        logits = [network(images) for network in networks]
+        wrong = [count + int((found.argmax(1) != own).sum()) for count, found in zip(wrong, logits, strict=True)]
+        largest = max(largest, float((logits[0] - logits[1]).abs().max()))
+    row: Row = {"count": len(labels), "shallow_error": wrong[0] / len(labels), "deep_error": wrong[1] / len(labels)}
+    return {**row, "largest_difference": largest}
+
+
+def comparison(record: RunRecord, depth: int, rows: Sequence[Row]) -> str:
+    """The rows of `compare` as a table."""
+    cells = []
+    for row in rows:
+        both = (f"{row[key]:.2%}" for key in ("shallow_error", "deep_error"))
+        cells.append([str(row["set"]), f"{row['count']:,}", *both, f"{row['largest_difference']:g}"])
+    held = record.config["model"]
+    heads = [f"{held['family']}-{held['depth']}", f"{held['family']}-{depth} built"]
+    return aligned(["images", "number", *heads, "largest difference of a logit"], cells)
 
 
 def constructed(training: Training, depth: int) -> CifarNet:
@@ -319,12 +324,6 @@ def scratch_record(record: RunRecord, depth: int) -> RunRecord | None:
     return found if found.exists and found.rows() else None
 
 
-def network_curve(record: RunRecord, label: str | None = None) -> Curve:
-    """A single run's curve, under a label, else under family and depth alone."""
-    (curve,) = error_curves([record])
-    return curve if label is None else replace(curve, label=label)
-
-
 @dataclass(frozen=True)
 class Networks:
     """All that is drawn, under the labels that the figure and the table give them."""
@@ -333,17 +332,10 @@ class Networks:
     """The run that was built upon."""
     built: str
     """The constructed network, in words."""
-    deep: Curve | None
-    """The constructed network as it trained on; it begins where the shallow run stood."""
-    control: Curve | None
-    """The shallow network as it trained on beside it."""
+    continued: list[Curve]
+    """The constructed network and its control as they trained on, from where the shallow run stood; or none."""
     scratch: Curve | None
     """The same depth from scratch."""
-
-    @property
-    def continued(self) -> list[Curve]:
-        """Those that begin where the shallow run stood."""
-        return [curve for curve in (self.deep, self.control) if curve is not None]
 
 
 def networks(shallow: RunRecord, depth: int, trained: Sequence[RunRecord], scratch: RunRecord | None) -> Networks:
@@ -355,20 +347,37 @@ def networks(shallow: RunRecord, depth: int, trained: Sequence[RunRecord], scrat
         trained: that network and its control as they trained on, or none.
         scratch: the same depth from scratch.
     """
-    own = network_curve(shallow)
+    (own,) = error_curves([shallow])
     built = f"{own.family}-{depth} built from {own.label}"
-    deep, control = (
-        (
-            network_curve(record, label)
-            for record, label in zip(
-                trained, (f"{built}, trained on", f"{own.label} trained on (control)"), strict=True
-            )
-        )
-        if trained
-        else (None, None)
-    )
-    other = None if scratch is None else network_curve(scratch)
-    return Networks(own, built, deep, control, other and replace(other, label=f"{other.label} from scratch"))
+    labels = (f"{built}, trained on", f"{own.label} trained on (control)")
+    continued = [
+        replace(curve, label=label)
+        for record, label in zip(trained, labels, strict=False)
+        for curve in error_curves([record])
+    ]
+    beside = error_curves([scratch] if scratch else [])
+    return Networks(own, built, continued, next((replace(c, label=f"{c.label} from scratch") for c in beside), None))
+
+
+def look(
+    record: RunRecord, depth: int, rows: Sequence[Row], trained: Sequence[RunRecord], scratch: RunRecord | None
+) -> Shown:
+    """Last errors of those that trained on beside the others', where they lie, and all curves.
+
+    Args:
+        record: the run that was built upon.
+        depth: of the constructed network.
+        rows: of `compare`.
+        trained: the constructed network and its control as they trained on, or none.
+        scratch: the same depth from scratch; None: the run beside, if it was begun.
+    """
+    drawn = networks(record, depth, trained, scratch or scratch_record(record, depth))
+    named = [drawn.shallow, *drawn.continued, *([drawn.scratch] if drawn.scratch else [])]
+    kinds = ("network", "running%", "clean%", "test%")
+    errors = [[cells[kind] for kind in kinds] for cells in map(error_cells, named)]
+    last = [aligned(["last errors", *kinds[1:]], errors)] if trained else []
+    text = "\n".join([*last, *(f"record: {continued.path}" for continued in trained)])
+    return Shown(text, draw_construct(drawn, rows), "construct.png")
 
 
 def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
@@ -397,17 +406,8 @@ def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
         low, high = axes.dataLim.intervaly
         axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
         axes.set_xlim(0, 1.02 * max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-        title=f"{networks.built}, its added layers the identity",
-        title_fontsize=10,
-    )
+    handles, _ = panels[0].get_legend_handles_labels()
+    legend_above(figure, handles, 2, f"{networks.built}, its added layers the identity")
     curves = [curve for curve, *_ in lines]
     return finished(figure, f"{_difference(rows)}\n{footer(curves, banded=False)}", None)
 

@@ -16,16 +16,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from degrade.analysis.curves import BANDS, Curve
-from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.analysis.facts import COLOURS, RUNNING, footer
+from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.table import as_csv, table
 from degrade.config import Experiment, Variant, variants
 from degrade.config.schema import flatten
 from degrade.errors import RunError
 from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
-from degrade.probes.numbers import Row, looked_at
+from degrade.probes.probe import Row, looked_at
 from degrade.runs.record import INCIDENTAL, RunRecord
 
 #: The experiment whose variants the remedies are.
@@ -36,7 +37,7 @@ _COLOURS = (COLOURS[6], *COLOURS[:6], COLOURS[7])
 
 #: Rows of the figure, from above: the error, and what is drawn of `Along`.
 _PANELS = {
-    "error": "running training error (%)",
+    "error": f"{RUNNING} (%)",
     GROWTH: "norm of the weights\nrelative to the initial one,\ngreatest layer",
     RELATIVE: "gradient relative to\nthe weights, first layers",
 }
@@ -176,25 +177,15 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
                     _draw_error(panel, own.curve, **style)
                 else:
                     _draw_along(panel, list(own.along.values()), quantity, **style)
-            panel.grid(alpha=0.25, linewidth=0.5)
-            panel.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel(name)
-        _share_axes(panels, logarithmic=quantity != "error")
+        _share_axes(panels, linear=quantity == "error")
     for panel, column in zip(axes, columns, strict=False):
         panel.set_title(column, fontsize=9)
         panel.set_xlabel("iteration")
     for panel in axes[-len(columns) :]:
         panel.set_xlabel("iteration, logarithmic from 1")
     handles = [Line2D([], [], color=colours[name], linewidth=1.8, label=name) for name in remedies]
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-        title=title,
-        title_fontsize=10,
-    )
+    legend_above(figure, handles, 4, title)
     return finished(figure, f"{_what(networks)}\n{_footer(networks)}", None)
 
 
@@ -202,8 +193,7 @@ def _draw_error(panel: Axes, curve: Curve, **style: Any) -> None:
     series = curve.train
     panel.plot(series.iteration, 100 * series.mean, **style)
     if (series.seeds > 1).any():
-        band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-        panel.fill_between(series.iteration, 100 * series.low, 100 * series.high, **band)
+        fill_band(panel, series.iteration, 100 * series.low, 100 * series.high, style["color"])
 
 
 def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any) -> None:
@@ -217,28 +207,25 @@ def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any)
     panel.plot(iterations, [median(found[k]) for k in iterations], marker=".", markersize=4, **style)
     if len(runs) > 1:
         low, high = ([pick(found[k]) for k in iterations] for pick in (min, max))
-        panel.fill_between(iterations, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        fill_band(panel, iterations, low, high, style["color"])
 
 
-def _share_axes(panels: Sequence[Axes], *, logarithmic: bool) -> None:
+def _share_axes(panels: Sequence[Axes], *, linear: bool) -> None:
     """One scale for the networks of a row, so that they can be set side by side."""
     limits = [panel.dataLim for panel in panels if np.isfinite(panel.dataLim.get_points()).all()]
     low, high = (pick((limit.intervaly[k] for limit in limits), default=1) for k, pick in ((0, min), (1, max)))
     last = max((limit.xmax for limit in limits), default=1)
     for k, panel in enumerate(panels):
         panel.tick_params(labelleft=k == 0)
-        if not logarithmic:
+        if linear:
             room = 0.05 * (high - low) or 1
             panel.set_ylim(max(0, low - room), min(101, high + room))
             panel.set_xlim(0, 1.02 * last)
             panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
             panel.xaxis.set_major_formatter("{x:,.0f}")
             continue
-        panel.set_yscale("log")
+        logarithmic(panel, low, high)
         panel.set_ylim(low / 1.15, high * 1.15)
-        if high < 1000 * low:
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xscale("symlog", linthresh=1)  # 0 is the network before its first update
         panel.set_xlim(-0.1, 1.3 * last)
