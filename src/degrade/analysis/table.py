@@ -6,13 +6,16 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.facts import papers
 from degrade.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from degrade.models.anatomy import Layer, Stack
 
 FORMATS = ("text", "csv", "markdown")
 
@@ -136,6 +139,47 @@ def run_cells(fields: Mapping[str, Any]) -> list[str]:
         *(_percent(fields[key]) for key in ("train_error", "train_error_clean", "test_error")),
         _duration(fields["seconds"]),
     ]
+
+
+def layers_table(layers: "Sequence[Layer]", form: str = "text") -> str:
+    """The layers of a network, and their sums."""
+    shapes = ["x".join(map(str, layer.shape)) for layer in layers]
+    if form == "csv":
+        return as_csv([{**vars(layer), "shape": shape} for layer, shape in zip(layers, shapes, strict=True)])
+    rows = [
+        [own.name, own.kind, shape, f"{own.parameters:,}", f"{own.multiply_adds:,}", str(own.field or "all")]
+        for own, shape in zip(layers, shapes, strict=True)
+    ]
+    sums = (f"{sum(getattr(layer, name) for layer in layers):,}" for name in ("parameters", "multiply_adds"))
+    head = ["layer", "kind", "output", "parameters", "multiply-adds", "sees"]
+    return table(head, [*rows, ["total", "", "", *sums, ""]], form)
+
+
+def layers_note(name: str, layers: "Sequence[Layer]") -> str:
+    """What stands below the table of a network's layers."""
+    parameters, cost = (sum(getattr(layer, key) for layer in layers) for key in ("parameters", "multiply_adds"))
+    return (
+        f"\n{name}: {parameters:,} parameters, {cost / 1e6:,.1f} million multiply-adds an image\n"
+        "sees: receptive field, pixels a side; parameters: batch norm's included"
+    )
+
+
+def stacks_table(stacks: "Sequence[Stack]", channels: int, form: str = "text") -> str:
+    """Stacks of convolutions with so many channels, and the large ones that see as much."""
+    if form == "csv":
+        return as_csv([{**vars(stack), "kernels": stack.name, "channels": channels} for stack in stacks])
+    rows = [
+        [
+            stack.name,
+            f"{stack.field}x{stack.field}",
+            f"{stack.parameters:,}",
+            f"{stack.parameters // channels**2} C²",
+            f"{stack.multiply_adds:,}",
+            str(stack.nonlinearities),
+        ]
+        for stack in stacks
+    ]
+    return table(["convolutions", "sees", "parameters", "", "multiply-adds", "ReLUs"], rows, form)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str, *, width: int | None = _WIDTH) -> str:

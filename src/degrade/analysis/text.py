@@ -1,18 +1,22 @@
-"""Verdicts as text for people and as JSON for programs."""
+"""Verdicts as text for people and as JSON for programs; and what an evaluation found, as text."""
 
 import json
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from degrade.analysis.curves import Curve
-from degrade.analysis.facts import CLEAN, MEASURED, RUNNING, inside, reproductions
+from degrade.analysis.facts import CLEAN, MEASURED, RUNNING, TEST, inside, reproductions
 from degrade.analysis.intervals import CONFIDENCE
 from degrade.analysis.reference import departures
 from degrade.analysis.table import aligned, spread
 from degrade.analysis.verdict import SCHEMA_VERSION, Claim, Verdict, at_chance, is_trained, name, overall
+from degrade.config import Experiment
+
+if TYPE_CHECKING:
+    from degrade.training import Evaluation
 
 _WIDTH, _INDENT = 80, 18
 
@@ -151,6 +155,33 @@ def interval_in_words(claim: Claim) -> str:
     _, low, high = claim.interval
     place = "wholly above zero" if low > 0 else "wholly below zero" if high < 0 else "with zero inside"
     return f"{told}; the {CONFIDENCE:.0%} interval runs from {100 * low:+.2f} to {100 * high:+.2f}, {place}."
+
+
+def evaluation_text(
+    experiment: Experiment,
+    train: "Evaluation",
+    test: "Evaluation",
+    classes: Sequence[str],
+    *,
+    batch_statistics: bool,
+    augmented: bool,
+) -> str:
+    """Errors of one network on training and test images, how they were measured, and errors by class."""
+    kinds = ["batch-statistics"] * batch_statistics + ["augmented"] * augmented or ["clean"]
+    names = [", ".join(["training error", *kinds]), TEST + ", batch-statistics" * batch_statistics]
+    wide = max(map(len, names))
+    lines = [f"{name:{wide}}  {found.error:.2%}" for name, found in zip(names, (train, test), strict=True)]
+    norm = "its running statistics"
+    if experiment.model.norm == "none":
+        norm = "no statistics: the network has no batch norm"
+    elif batch_statistics:
+        size = experiment.recipe.batch_size
+        norm = f"each batch's own statistics, over shuffled batches of {size}, of the test images too"
+    views = "cropped and flipped as in the first epoch (test images are not)" if augmented else "not augmented"
+    told = f"Measured with the weights fixed. Batch norm: {norm}.\nTraining images: {views}."
+    by_class = zip(classes, train.by_class, test.by_class, strict=False)
+    rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
+    return "\n".join([*lines, "", told, "", aligned(["class", "train", "test"], rows)])
 
 
 def _wrapped(text: str) -> str:

@@ -96,14 +96,18 @@ Format = Annotated[
         "--format", autocompletion=completion.table_formats, help="The table is written as text, csv or markdown."
     ),
 ]
+
+
+def output_option(words: str) -> Any:
+    """The option that names the file to be written."""
+    return typer.Option("--output", "-o", autocompletion=completion.files, help=words)
+
+
 FigureFile = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        autocompletion=completion.files,
-        help="Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
-        "beside the runs, or here if they lie in several folders.",
+    output_option(
+        "Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
+        "beside the runs, or here if they lie in several folders."
     ),
 ]
 Runs = Annotated[

@@ -1,14 +1,17 @@
 """What can be said of a network without training it: its layers, their sizes and costs, and how far each one sees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from degrade.config import ModelConfig
+from degrade.models.cifar import build_model
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Layer:
     field: int | None
 
 
+def layers_of(config: ModelConfig) -> list[Layer]:
+    """The layers of the network that a config describes; a thousand of them take no memory."""
+    with torch.device("meta"):
+        return layers(build_model(config))
+
+
 def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     """The layers of a network in the order of their work, projections in shortcuts among them.
 
@@ -50,26 +59,26 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         count = count_parameters(module)
         if isinstance(module, nn.BatchNorm2d):
-            before = found.pop()
-            found.append(Layer(**{**vars(before), "parameters": before.parameters + count}))
+            found[-1] = replace(found[-1], parameters=found[-1].parameters + count)
             return
-        weight = getattr(module, "weight", None)
         shape = tuple(output.shape[1:])
-        cost = 0 if weight is None else weight.numel() * output[0, 0].numel()
-        found.append(Layer(names[module], _kind(module), weight is not None, shape, count, cost, fields.of(output)))
+        found.append(Layer(names[module], _kind(module), count > 0, shape, count, 0, fields.of(output)))
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, _NOTED)]
     training = model.training
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), _Fields(image) as fields:
+        with torch.no_grad(), counter, _Fields(image) as fields:
             model.eval()(image)
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return found
+    # PyTorch counts a multiply-add as two operations, under the name of each module within the whole network's.
+    counts = {name.partition(".")[2]: sum(own.values()) // 2 for name, own in counter.get_flop_counts().items()}
+    return [replace(layer, multiply_adds=counts.get(layer.name, 0)) for layer in found]
 
 
 _NOTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
@@ -172,7 +181,7 @@ class _Fields(TorchFunctionMode):
         """Compute, and note how far the result sees."""
         result = function(*args, **(kwargs or {}))
         # In place means that the same tensor comes back, and what it saw before counts as well.
-        sources = [self._seen[id(x)][1:] for x in tree_leaves(args) if isinstance(x, Tensor) and id(x) in self._seen]
+        sources = [self._seen[id(x)][1:] for x in args if id(x) in self._seen]
         if isinstance(result, Tensor) and sources:
             whole = any(field is None for field, _ in sources) or function in _OVER_ALL
             field = None if whole else max(field for field, _ in sources if field is not None)
