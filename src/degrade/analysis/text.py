@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def _bounds(claim: Claim) -> str:
 
 def said(claim: Claim) -> list[str]:
     """All that stands below a claim."""
-    return [*beside(claim), *(["; ".join(claim.early)] if claim.early else []), *claim.remarks]
+    return [*beside(claim), *(["; ".join(claim.too_early)] if claim.too_early else []), *claim.remarks]
 
 
 def beside(claim: Claim) -> list[str]:
@@ -131,10 +132,10 @@ def beside(claim: Claim) -> list[str]:
         told.append(f"of running training error: {100 * claim.running:+.2f}{papers}")
     elif claim.paper is not None:
         told.append(f"the paper: {100 * claim.paper:+.2f}")
-    if claim.one_author is not None:
-        told.append(f"another author, clean training error, one seed: {100 * claim.one_author:+.2f}")
-    if claim.others is not None:
-        told.append(f"other reproductions: {inside(claim.others, claim.estimate)}")
+    if claim.one_author_clean is not None:
+        told.append(f"another author, clean training error, one seed: {100 * claim.one_author_clean:+.2f}")
+    if claim.reproductions is not None:
+        told.append(f"other reproductions: {inside(claim.reproductions, claim.estimate)}")
     return told
 
 
@@ -235,31 +236,18 @@ def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
         "train_error_batch": curve.batch_train,
         "test_error": curve.final_test,
         "reproductions_test_error": others,
-        "inside_reproductions": others[0] <= error <= others[1] if others and error is not None else None,
+        "inside_reproductions": _is_inside(others, error),
     }
 
 
 def _plain_claim(claim: Claim) -> dict[str, Any]:
     _, low, high = claim.interval or (None, None, None)
-    others, estimate = claim.others, claim.estimate
-    return {
-        "name": claim.name,
-        "text": claim.text,
-        "error": claim.error,
-        "contrast": [[sign, network] for sign, network in claim.contrast],
-        "estimate": estimate,
-        "low": low,
-        "high": high,
-        "confidence": CONFIDENCE,
-        "seeds": claim.seeds,
-        "supports": claim.supports,
-        "outcome": claim.outcome,
-        "decides": claim.decides,
-        "too_early": list(claim.early),
-        "remarks": list(claim.remarks),
-        "running": claim.running,
-        "paper": claim.paper,
-        "reproductions": others,
-        "one_author_clean": claim.one_author,
-        "inside_reproductions": others[0] <= estimate <= others[1] if others and estimate is not None else None,
-    }
+    others, estimate = claim.reproductions, claim.estimate
+    plain: dict[str, Any] = {}
+    for key, value in asdict(claim).items():
+        plain |= {"low": low, "high": high, "confidence": CONFIDENCE} if key == "interval" else {key: value}
+    return {**plain, "inside_reproductions": _is_inside(others, estimate)}
+
+
+def _is_inside(others: tuple[float, float] | None, value: float | None) -> bool | None:
+    return others[0] <= value <= others[1] if others and value is not None else None
