@@ -16,9 +16,8 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +40,6 @@ from degrade.models import BasicBlock, CifarNet, VggNet
 from degrade.probes.probe import (
     Row,
     Shown,
-    Value,
     kept_or_measured,
     looked_at,
     networks,
@@ -103,27 +101,40 @@ def look(
 
 
 def look_initial(experiments: Sequence[Experiment], folder: Path, *, limit: int | None = None) -> Shown:
-    """Networks before their first update.
-
-    Args:
-        experiments: the networks.
-        folder: their table is kept there.
-        limit: as in `gradients`.
-    """
+    """Networks before their first update; their table is kept in a folder, and `limit` is as in `gradients`."""
     images = {key: load_images(data) for key, data in {repr(own.data): own.data for own in experiments}.items()}
+    told = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}  # by other columns
+    settings = [{k: v for k, v in own.flat().items() if k not in told} for own in experiments]
+    rows: list[Row] = []
     bar = tqdm(experiments, "initialisation", leave=False, disable=None)
-    found = [initial_gradients(own, images[repr(own.data)], limit=limit) for own in bar]
-    write(folder / INITIAL, initial_table(experiments, found, limit or IMAGES))
+    for experiment, own in zip(bar, settings, strict=True):
+        model, data = experiment.model, experiment.data
+        extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
+        network: Row = {"family": model.family, "norm": model.norm, "network": ", ".join([model.init, *extra])}
+        network |= {"depth": model.depth, "data": data.name, "images": limit or IMAGES}
+        rows += [{**network, **row} for row in initial_gradients(experiment, images[repr(data)], limit=limit)]
+    write(folder / INITIAL, rows)
     (shown,) = looked_at_first(folder)
     return shown
 
 
 def looked_at_first(folder: Path) -> list[Shown]:
     """What `look_initial` found in a folder; empty where nothing was looked at."""
-    if not (rows := read(folder / INITIAL)):
+    networks: dict[tuple[str, str, str, int], list[Row]] = {}
+    for row in read(folder / INITIAL):
+        key = (str(row["family"]), str(row["norm"]), str(row["network"]), int(row["depth"]))
+        networks.setdefault(key, []).append(row)
+    if not networks:
         return []
-    lines = [(f"{own.panel}, {own.label}", own.rows) for own in initial_profiles(rows)]
-    return [Shown(_text("network", lines), draw_initial(rows), "gradients-initial.png")]
+    profiles = [
+        Profile(_panel(family, norm), f"{kind}, {depth}", kind, depth, rows)
+        for (family, norm, kind, depth), rows in networks.items()
+    ]
+    text = _text("network", [(f"{own.panel}, {own.label}", own.rows) for own in profiles])
+    data = "/".join(sorted({data_name(str(own.rows[0]["data"])) for own in profiles}))
+    below = f"{data} data; {what([own.rows for own in profiles])}"
+    figure = draw_profiles(profiles, below, title="Before the first update, by initial weights and depth")
+    return [Shown(text, figure, "gradients-initial.png")]
 
 
 def _text(head: str, lines: Sequence[tuple[str, Sequence[Row]]]) -> str:
@@ -185,19 +196,17 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
 
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         images, labels = _images(training, limit)
-        kept, model = checkpoint.snapshots(record.path), training.engine.model
-        last, rows = copy.deepcopy(model.state_dict()), []
+        kept, rows = checkpoint.snapshots(record.path), []
         for iteration in tqdm(sorted({*kept, training.iteration}), str(record.path), leave=False, disable=None):
-            try:
-                state = (
-                    last
-                    if iteration == training.iteration
-                    else checkpoint.load(kept[iteration], training.engine.device)["engine"]["model"]
-                )
-            except ValueError as error:
-                log.warning("%s: left out, %s", record.path, error)
-                continue
-            model.load_state_dict(state)
+            model = training.engine.model
+            if iteration != training.iteration:
+                try:
+                    state = checkpoint.load(kept[iteration], training.engine.device)
+                except ValueError as error:
+                    log.warning("%s: left out, %s", record.path, error)
+                    continue
+                model = copy.deepcopy(model)
+                model.load_state_dict(state["engine"]["model"])
             found = layer_gradients(model, images, labels)
             rows += [{"snapshot": iteration, **row, "count": len(labels)} for row in found]
         yield rows
@@ -206,13 +215,7 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
 
 
 def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | None = None) -> list[Row]:
-    """The rows of `layer_gradients`, and `count` of images, for a network as it is before its first update.
-
-    Args:
-        experiment: which network, from which seed.
-        images: what it would be trained on.
-        limit: as in `gradients`.
-    """
+    """The rows of `layer_gradients`, and `count` of images, for a network before its first update on the images."""
     training = Training(experiment, images)
     looked, labels = _images(training, limit)
     return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
@@ -334,74 +337,28 @@ def _images(training: Training, limit: int | None) -> tuple[Tensor, Tensor]:
     return single_view(batches.pixels[:count], batches.mean), batches.labels[:count]
 
 
-@dataclass(frozen=True)
-class Profile:
-    """One network at one moment, to be drawn as a line over its layers."""
+class Profile(NamedTuple):
+    """One network at one moment, to be drawn as a line over its layers.
+
+    Its panel names family and norm. Its kind, initial weights and what else sets it apart, gives the colour, as depth
+    gives the stroke.
+    """
 
     panel: str
-    """Of whom it is to be drawn: family and norm."""
     label: str
     kind: str
-    """Initial weights, and what else sets it apart; gives the colour, as depth gives the stroke."""
     depth: int
     rows: Sequence[Row]
 
 
-def initial_table(experiments: Sequence[Experiment], found: Sequence[Sequence[Row]], images: int) -> list[Row]:
-    """One table of networks before their first update: what each network is, what was looked at, its rows.
-
-    Args:
-        experiments: the networks.
-        found: the rows of `initial_gradients` of each.
-        images: how many were looked at.
-    """
-    settings = [{k: v for k, v in own.flat().items() if k not in _TOLD} for own in experiments]
-    table: list[Row] = []
-    for experiment, own, rows in zip(experiments, settings, found, strict=True):
-        model, data = experiment.model, experiment.data.name
-        extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
-        network: Row = {"family": model.family, "norm": model.norm, "network": ", ".join([model.init, *extra])}
-        network |= {"depth": model.depth, "data": data, "images": images}
-        table += [{**network, **row} for row in rows]
-    return table
-
-
-def initial_profiles(table: Sequence[Row]) -> list[Profile]:
-    """The networks of an `initial_table`."""
-    networks: dict[tuple[Value, ...], list[Row]] = {}
-    for row in table:
-        networks.setdefault(tuple(row[key] for key in ("family", "norm", "network", "depth")), []).append(row)
-    return [
-        Profile(_panel(str(family), str(norm)), f"{kind}, {depth}", str(kind), int(depth), rows)
-        for (family, norm, kind, depth), rows in networks.items()
-    ]
-
-
-def draw_initial(table: Sequence[Row]) -> Figure:
-    """`draw_profiles` of an `initial_table`."""
-    names = sorted({data_name(str(row["data"])) for row in table})
-    profiles = initial_profiles(table)
-    text = f"{'/'.join(names)} data; {what([own.rows for own in profiles])}"
-    return draw_profiles(profiles, text, title="Before the first update, by initial weights and depth")
-
-
 def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
-    """`draw_profiles` of trained networks at their last checkpoint.
-
-    Args:
-        curves: the networks, each of one seed.
-        found: for each network the rows of `gradients`.
-    """
+    """`draw_profiles` of trained networks, each of one seed, at their last checkpoint: the rows of `gradients`."""
     profiles = [
         Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(rows)[1][-1])
         for c, rows in zip(curves, found, strict=True)
     ]
     text = f"{what(found)}\n{footer(curves, banded=False)}"
     return draw_profiles(profiles, text, title="Trained networks at their last checkpoint")
-
-
-#: Settings that a profile's place and name tell already.
-_TOLD = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}
 
 
 def _panel(family: str, norm: str) -> str:
@@ -430,10 +387,7 @@ def weight_norm(row: Row) -> float:
 def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figure:
     """Responses forwards (top) and gradients backwards (below) over layers; a column for each family and norm.
 
-    Args:
-        profiles: the networks.
-        text: below the panels.
-        title: above them, over the legend.
+    The text stands below the panels, and the title above them, over the legend.
     """
     quantities = (FORWARD, SIGNALS, RELATIVE)
     panels = sorted({profile.panel for profile in profiles})
@@ -471,9 +425,7 @@ def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figu
 def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
     """Gradients and weights of each layer (upwards) along training (to the right), a row for each quantity.
 
-    Args:
-        curves: the networks, each of one seed: a column each.
-        found: for each network the rows of `gradients`.
+    Each network, of one seed, has a column, and `found` has for each the rows of `gradients`.
     """
     along = [stages(rows) for rows in found]
     known = _is_growth_known(row for _, each in along for own in each for row in own)
@@ -484,9 +436,12 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
     for row, quantity in enumerate(quantities):
         maps = [np.stack([_values(own, quantity) for own in each], axis=1) for _, each in along]
         own = axes[row * len(curves) : (row + 1) * len(curves)]
-        scale = _growth_scale(maps) if quantity == GROWTH else LogNorm(*_range([values.ravel() for values in maps]))
+        low, high = _range(maps)
+        if quantity == GROWTH:  # at least a factor of two, so that little growth looks like little
+            shown = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in maps])
+            low, high = float(shown.min()), max(float(shown.max()), 2 * float(shown.min()))
         for each, (iterations, _), values in zip(own, along, maps, strict=True):
-            mesh = _heat_map(each, iterations, values, scale)
+            mesh = _heat_map(each, iterations, values, LogNorm(low, high))
             each.tick_params(labelbottom=row == len(quantities) - 1)
         bar = figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
         if quantity == GROWTH:
@@ -503,19 +458,8 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
     return finished(figure, text, "Gradients and weights of each layer along training")
 
 
-def _growth_scale(maps: Sequence[Array]) -> LogNorm:
-    """From the least to the greatest, at least a factor of two, so that little growth looks like little."""
-    flat = np.concatenate([values.ravel() for values in maps])
-    shown = flat[np.isfinite(flat) & (flat > 0)]
-    return LogNorm(float(shown.min()), max(float(shown.max()), 2 * float(shown.min())))
-
-
 def what(found: Sequence[Sequence[Row]]) -> str:
-    """What the numbers are, for below a figure.
-
-    Args:
-        found: the rows of `layer_gradients` of each network, with `images`.
-    """
+    """What the numbers are, for below a figure of such rows."""
     images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     return (
         "response: output after batch norm, before ReLU and addition; its gradient: that of the batch's summed loss "
@@ -531,7 +475,7 @@ def _values(rows: Sequence[Row], quantity: str) -> Array:
 
 def _range(values: Sequence[Array]) -> tuple[float, float]:
     """Limits of an axis of powers of ten: all that is drawn, but no more than 1e-12 to 1e12."""
-    flat = np.concatenate(values)
+    flat = np.concatenate([own.ravel() for own in values])
     shown = np.clip(flat[np.isfinite(flat) & (flat > 0)], 1e-12, 1e12)
     if not shown.size:
         return 1e-12, 1.0
@@ -547,16 +491,9 @@ def _line(axes: Axes, values: Array, **style: Any) -> None:
     axes.plot(layers, np.where(drawn, values, np.nan), **style)
     for gone, edge, mark in ((values < low, 0.02, "v"), (~(values <= high), 0.98, "^")):
         if gone.any():
-            first = layers[gone]
-            axes.plot(
-                first,
-                np.full(len(first), edge),
-                mark,
-                color=style["color"],
-                markersize=2.5,
-                linestyle="none",
-                transform=axes.get_xaxis_transform(),
-            )
+            marks = {"color": style["color"], "markersize": 2.5, "linestyle": "none"}
+            at_edge = axes.get_xaxis_transform()
+            axes.plot(layers[gone], np.full(gone.sum(), edge), mark, transform=at_edge, **marks)
 
 
 def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: LogNorm) -> Any:
@@ -581,6 +518,4 @@ def _beyond(values: Sequence[Array], mark: str) -> str:
 
 def _error(curve: Curve) -> str:
     """How well it was trained."""
-    if curve.clean_train:
-        return f"{np.mean(curve.clean_train):.1%} {CLEAN}"
-    return curve.remark or "unfinished"
+    return f"{np.mean(curve.clean_train):.1%} {CLEAN}" if curve.clean_train else curve.remark or "unfinished"
