@@ -1,10 +1,14 @@
 """What is said of networks and their errors, once for figures, page, tables and text. No matplotlib."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error, reproduced_test_error
+from degrade.errors import ConfigError
+from degrade.files import regular
 
 #: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
@@ -124,3 +128,17 @@ def _line(head: str, found: Sequence[tuple[list[str], list[str]]]) -> str:
         who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
         parts += [f"{who}: {', '.join(items)}"] if whose else items
     return head + "; ".join(parts) if parts else ""
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Make the folder of a file that is about to be written, and say in a line why it cannot be.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error

@@ -30,10 +30,10 @@ from degrade.analysis.facts import (
     has_paper_axis,
     papers,
     several,
+    writable,
 )
 from degrade.analysis.reference import follows_paper
 from degrade.errors import ConfigError
-from degrade.files import regular
 
 log = logging.getLogger("degrade.run")
 
@@ -169,13 +169,10 @@ def save(figure: Figure, path: Path) -> None:
         )
     # Without dates a figure drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
-    try:
-        regular(path).parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "degrade"}), warnings.catch_warnings(record=True) as told:
-            warnings.filterwarnings("always", message="Glyph")
-            figure.savefig(path, dpi=200, metadata=undated)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+    salted = rc_context({"svg.hashsalt": "degrade"})
+    with writable(path), salted, warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("always", message="Glyph")
+        figure.savefig(path, dpi=200, metadata=undated)
     if any("missing from font" in str(warning.message) for warning in told):
         log.warning("%s: its font lacks some letters of the names, and boxes stand for them", path)
 

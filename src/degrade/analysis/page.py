@@ -36,6 +36,7 @@ from degrade.analysis.facts import (
     reproductions,
     runs_facts,
     told_apart,
+    writable,
 )
 from degrade.analysis.reference import USUAL, departures, follows_paper, open_choices
 from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
@@ -44,7 +45,6 @@ from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import compose
 from degrade.config.schema import flatten
 from degrade.errors import ConfigError
-from degrade.files import regular
 from degrade.runs.record import RunRecord
 
 #: Bytes of a page: pictures that would exceed them are named and left out. plotly's script takes 4.7 million.
@@ -68,21 +68,13 @@ PICTURES = {
 
 
 def save_page(curves: Sequence[Curve], path: Path) -> None:
-    """Write the page of some networks.
-
-    Args:
-        curves: the networks, of one experiment or several.
-        path: the file.
+    """Write the page of some networks, of one experiment or several.
 
     Raises:
         ConfigError: the path cannot be written.
     """
-    text = legible(page(curves))
-    try:
-        regular(path).parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+    with writable(path):
+        path.write_text(legible(page(curves)), encoding="utf-8")
 
 
 def page(curves: Sequence[Curve]) -> str:
@@ -110,7 +102,6 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
     networks = [_network(curve, colour(k), lines) for k, curve in enumerate(curves)]
-    environments = [(curve.label, seed, _environment_of(record)) for curve, seed, record in runs]
     return {
         "version": __version__,
         "folders": folders,
@@ -140,7 +131,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "departures": told_apart(curves, departures),
         "choices": told_apart(curves, open_choices),
         "settings": _differing_settings(curves, settings),
-        "environment": _environment(environments),
+        "environment": _environment([(curve.label, seed, record) for curve, seed, record in runs]),
         "commands": list(
             dict.fromkeys(_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
         ),
@@ -152,19 +143,15 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
 
 
 class _Lines:
-    """Curves for the page's script: thinned, rounded, and those over the same iterations sharing them.
+    """Curves for the page's script, thinned to so many points and rounded; those over the same iterations share them.
 
-    Attributes:
-        most: points of a curve, at most.
-        grids: lists of iterations; a curve names its own by number.
-        drawn, thinned: how many curves there are, and how many of them lost points.
+    A curve names its iterations by their number among `grids`.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.grids: list[list[int]] = []
         self.drawn = self.thinned = 0
-        self._known: dict[tuple[int, ...], int] = {}
 
     def line(self, iterations: Sequence[float] | Array, **values: Sequence[float] | Array) -> dict[str, Any]:
         """A curve of one or several quantities over the same iterations."""
@@ -172,19 +159,18 @@ class _Lines:
         kept = kept_points(list(arrays.values()), self.most)
         self.drawn += 1
         self.thinned += len(kept) < len(iterations)
-        grid = tuple(int(iterations[k]) for k in kept)
-        if grid not in self._known:
-            self._known[grid] = len(self.grids)
-            self.grids.append(list(grid))
-        return {"grid": self._known[grid]} | {name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()}
+        grid = [int(iterations[k]) for k in kept]
+        if grid not in self.grids:
+            self.grids.append(grid)
+        return {"grid": self.grids.index(grid)} | {
+            name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()
+        }
 
 
 def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
     """Indices of the points to draw: all, or the first, the last, and the extremes of each of several stretches.
 
-    Args:
-        values: quantities over the same points; the extremes of each are kept.
-        most: points to keep, at least 16.
+    The quantities are over the same points, of which at most so many are kept; that is 16 or more.
     """
     count = len(values[0])
     if count <= most:
@@ -304,8 +290,7 @@ def _without_empty(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 def _settings(curve: Curve) -> dict[int, dict[str, Any]]:
     """The settings of each seed; a record older than a setting was made with what is now its default."""
-    usual = USUAL
-    return {seed: usual | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
+    return {seed: USUAL | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
 
 
 def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -313,30 +298,29 @@ def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapp
     runs = [settings for group in own for settings in group.values()]
     keys = sorted(set().union(*runs) - {"seed"})
     differing = [key for key in keys if len({_value(settings.get(key)) for settings in runs}) > 1]
-    rows = [
-        [curve.label, *(_values(group, key) for key in differing)] for curve, group in zip(curves, own, strict=True)
-    ]
+    rows = []
+    for curve, group in zip(curves, own, strict=True):
+        cells = [_by_value({seed: _value(of.get(key)) for seed, of in group.items()}) for key in differing]
+        told = [[f"{v} ({_seeds(whose)})" if len(cell) > 1 else v for v, whose in cell.items()] for cell in cells]
+        rows.append([curve.label, *map("; ".join, told)])
     return {"names": differing, "rows": rows}
 
 
-def _values(group: Mapping[int, Mapping[str, Any]], key: str) -> str:
-    """A setting of a network's seeds; of which, if they differ."""
-    whose: dict[str, list[int]] = {}
-    for seed, settings in group.items():
-        whose.setdefault(_value(settings.get(key)), []).append(seed)
-    return next(iter(whose)) if len(whose) == 1 else "; ".join(f"{v} ({_seeds(own)})" for v, own in whose.items())
+def _by_value(values: Mapping[Any, str]) -> dict[str, list[Any]]:
+    """Each value, and of whom it is."""
+    whose: dict[str, list[Any]] = {}
+    for who, value in values.items():
+        whose.setdefault(value, []).append(who)
+    return whose
 
 
-def _environment(found: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _environment(found: Sequence[tuple[str, int, RunRecord]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Each fact of the runs' environments: its name, and (value, of which runs; empty if of all)."""
-    flat = [(label, seed, _flat(environment)) for label, seed, environment in found]
+    flat = {(label, seed): _flat(_environment_of(record)) for label, seed, record in found}
     facts = []
-    for name in dict.fromkeys(name for *_, own in flat for name in own):
-        whose: dict[str, dict[str, list[int]]] = {}
-        for label, seed, own in flat:
-            whose.setdefault(own.get(name, "not recorded"), {}).setdefault(label, []).append(seed)
-        several = len(whose) > 1
-        facts.append((name, [(value, _whose(seeds) if several else "") for value, seeds in whose.items()]))
+    for name in dict.fromkeys(name for own in flat.values() for name in own):
+        values = _by_value({run: own.get(name, "not recorded") for run, own in flat.items()})
+        facts.append((name, [(value, _whose(runs) if len(values) > 1 else "") for value, runs in values.items()]))
     return facts
 
 
@@ -362,9 +346,10 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name.replace("_", " "): value for name, value in facts.items()}
 
 
-def _whose(seeds: Mapping[str, list[int]]) -> str:
+def _whose(runs: Sequence[tuple[str, int]]) -> str:
     """Some runs, by network: `plain-20, seeds 1, 2; plain-56, seed 1`."""
-    told = [f"{label}, {_seeds(own)}" for label, own in seeds.items()]
+    labels = dict.fromkeys(label for label, _ in runs)
+    told = [f"{label}, {_seeds([seed for own, seed in runs if own == label])}" for label in labels]
     return "; ".join(told[:8]) + (f"; and {len(told) - 8} more networks" if len(told) > 8 else "")
 
 
@@ -397,28 +382,18 @@ def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Se
 def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
     """What builds a network from a trained one and trains both on; that one by its path as it was then.
 
-    Args:
-        curve: the built network or its control.
-        words: the settings that it was trained on with.
-        depth: the greatest of the networks that began as that one.
+    The depth is the greatest of the networks that began as that one; of them this is the built one or its control.
     """
     network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
     if network.split(",")[0] == f"{curve.family}-{depth}":
         depth += 6  # the control alone is left: a network of whatever greater depth is built beside it
-    run = (
-        curve.folder.with_name(curve.folder.name.removesuffix("-construct")) / network / f"seed-{rest.split('.')[0]}"
-    )
-    made = [
-        os.path.relpath(run),
-        "--depth",
-        str(depth),
-        "--continue",
-        str(curve.config["recipe"]["iterations"]),
-    ]
+    folder = curve.folder.with_name(curve.folder.name.removesuffix("-construct"))
+    run = os.path.relpath(folder / network / f"seed-{rest.split('.')[0]}")
+    further = ["--depth", str(depth), "--continue", str(curve.config["recipe"]["iterations"])]
     # The network, its recipe, its precision and its place are those of the trained one.
     taken = ("recipe", "model.", "name=", "output=", "runtime.precision=")
     own = [word for word in words if not word.startswith(taken)]
-    return shlex.join(["degrade", "probe", "construct", *made, *own])
+    return shlex.join(["degrade", "probe", "construct", run, *further, *own])
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
@@ -448,12 +423,7 @@ def _is_word(text: str) -> bool:
 
 
 def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]], list[str]]:
-    """Pictures beside the runs and in their folders of probes, and the names of those for which no room is left.
-
-    Args:
-        curves: of which runs.
-        room: bytes of the page.
-    """
+    """Pictures beside the runs and in their folders of probes, and the names of those beyond so many bytes."""
     folders = sorted({curve.folder for curve in curves})
     probes = [path / "probes" for curve in curves for path in curve.paths.values()]
     shown, left_out = [], []
