@@ -7,7 +7,7 @@ from typing import Any
 
 from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error, reproduced_test_error
-from degrade.errors import ConfigError
+from degrade.errors import ConfigError, RunError
 from degrade.files import regular
 
 #: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
@@ -128,6 +128,18 @@ def _line(head: str, found: Sequence[tuple[list[str], list[str]]]) -> str:
         who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
         parts += [f"{who}: {', '.join(items)}"] if whose else items
     return head + "; ".join(parts) if parts else ""
+
+
+def refuse_unmeasured(curves: Sequence[Curve]) -> Sequence[Curve]:
+    """The curves, of which at least one has a point.
+
+    Raises:
+        RunError: none has.
+    """
+    if not any(len(curve.train.iteration) for curve in curves):
+        where = next(iter(curves[0].paths.values()))
+        raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
+    return curves
 
 
 @contextmanager

@@ -43,13 +43,7 @@ _CLEAN_MARK = f"{CLEAN}, last iterate"
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
-    """Draw in a style, or in Figure 6's if both families are present and in Figure 1's if not.
-
-    Args:
-        curves: what to draw.
-        style: `figure1`, `figure6`, `depth` or None.
-        title: above the panels.
-    """
+    """Draw in a style: `figure1`, `figure6` or `depth`; by default Figure 6's if there are both families."""
     if style == "depth":
         return draw_depth(curves, title=title)
     if style is None:
@@ -180,15 +174,7 @@ def save(figure: Figure, path: Path) -> None:
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], *, grid: bool = True, box: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of some inches and its panels, row by row.
-
-    Args:
-        rows: of panels.
-        columns: likewise.
-        size: width and height.
-        grid: whether the panels have a faint one.
-        box: whether they have a line at the top and at the right.
-    """
+    """A figure of some inches and its panels, row by row, with a faint grid, or with a line all around each."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -235,16 +221,7 @@ def _label(curve: Curve) -> str:
 
 
 def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:
-    """A curve with its band and a mark at an end that no seed reached.
-
-    Args:
-        axes: where it is drawn.
-        series: what is drawn.
-        shade: its colour.
-        curve: whose it is.
-        numbered: write n/N where it goes on with fewer seeds.
-        style: of the line.
-    """
+    """A curve with its band, n/N where it goes on with fewer seeds, and a mark at an end that no seed reached."""
     x, y = series.iteration, 100 * series.mean
     axes.plot(x, y, color=shade, marker="." if len(x) < 8 else None, markersize=4, **style)
     if (series.seeds > 1).any():
@@ -278,14 +255,8 @@ def _clean_mark(axes: Axes, curve: Curve, colour: str) -> Line2D | None:
     if not curve.clean_train or not len(curve.train.iteration):
         return None
     place = (float(curve.train.iteration[-1]), 100 * float(np.mean(curve.clean_train)))
-    style: dict[str, Any] = {
-        "marker": "D",
-        "markersize": 4.5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
-        "linestyle": "none",
-    }
-    return axes.plot(*place, color=colour, zorder=3, clip_on=False, **style)[0]
+    style: dict[str, Any] = {"markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    return axes.plot(*place, "D", color=colour, zorder=3, clip_on=False, **style)[0]
 
 
 def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:

@@ -44,6 +44,8 @@ from degrade.cli.options import (
     refuse_conflicts,
     seconds_of,
     settings_of,
+    show_figure,
+    tell,
 )
 from degrade.cli.probe import probe_app
 from degrade.errors import ConfigError, RunError, RunInterrupted
@@ -694,15 +696,14 @@ def _compare(sizes: str, channels: int, output: Path | None, form: str) -> int:
     target = output or Path("compare.png")
     check_suffix(target)
     wanted = [_odd(size) for size in sizes.split(",")]
-    from degrade.analysis.figures import draw_stacks, save
+    from degrade.analysis.figures import draw_stacks
     from degrade.analysis.table import stacks_table
     from degrade.models.anatomy import stacks
 
     pairs = [stacks(size, channels) for size in dict.fromkeys(wanted)]
     print(stacks_table([stack for pair in pairs for stack in dict.fromkeys(pair)], channels, form))
     with aside(form):
-        save(draw_stacks(pairs, channels), target)
-        print(f"figure: {target}")
+        show_figure(draw_stacks(pairs, channels), target)
     return DONE
 
 
@@ -797,17 +798,10 @@ def data_info(
 
 
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
-    from degrade.analysis.figures import draw, save
+    from degrade.analysis.facts import refuse_unmeasured
+    from degrade.analysis.figures import draw
 
-    _refuse_without_rows(curves)
-    save(draw(curves, style=style, title=title), output)
-    print(f"figure: {output}")
-
-
-def _refuse_without_rows(curves: "Sequence[Curve]") -> None:
-    if not any(len(curve.train.iteration) for curve in curves):
-        where = next(iter(curves[0].paths.values()))
-        raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
+    show_figure(draw(refuse_unmeasured(curves), style=style, title=title), output)
 
 
 def _figure_name(style: str | None) -> str:
@@ -815,16 +809,13 @@ def _figure_name(style: str | None) -> str:
 
 
 def _show_remedies(curves: "Sequence[Curve]", output: Path, *, title: str | None, form: str) -> None:
-    """The figure and the table of remedies; snapshots are measured first, where that was not done."""
-    from degrade.analysis.figures import save
-    from degrade.probes.remedies import draw_remedies, remedy_table, treated
+    """The table and the figure of remedies; snapshots are measured first, where that was not done."""
+    from degrade.probes.remedies import look
 
-    _refuse_without_rows(curves)
-    networks = treated(curves, complain=lambda text: print(text, file=sys.stderr))
-    print(remedy_table(networks, form=form))
-    save(draw_remedies(networks, title=title), output)
+    shown = look(curves, title=title, form=form, complain=tell)
+    print(shown.text)
     with aside(form):
-        print(f"figure: {output}")
+        show_figure(shown.figure, output)
 
 
 def _show(

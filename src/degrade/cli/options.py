@@ -15,6 +15,8 @@ from degrade.cli import completion
 from degrade.errors import ConfigError, RunError, RunFileError, did_you_mean
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from degrade.config import Experiment
     from degrade.runs import RunRecord
     from degrade.runs.record import Loss
@@ -288,6 +290,14 @@ def one_run(path: Path) -> "RunRecord":
         raise RunError(f"{path}: holds {len(records)} runs; name one, such as {records[0].path}")
     name_losses(records[0].path, records[0].losses())
     return records[0]
+
+
+def show_figure(figure: "Figure", target: Path) -> None:
+    """Write a figure and say where it is."""
+    from degrade.analysis.figures import save
+
+    save(figure, target)
+    print(f"figure: {target}")
 
 
 def aside(form: str) -> contextlib.AbstractContextManager[Any]:

@@ -19,6 +19,7 @@ from degrade.cli.options import (
     networks_of,
     one_run,
     settings_of,
+    show_figure,
     tell,
 )
 from degrade.errors import ConfigError
@@ -256,9 +257,6 @@ def _check(output: Path | None, limit: int | None) -> None:
 
 def _show(shown: "Shown", folder: Path, output: Path | None) -> None:
     """Print what a probe says, and write its figure."""
-    from degrade.analysis.figures import save
-
     if shown.text:
         print(shown.text)
-    save(shown.figure, target := output or folder / shown.name)
-    print(f"figure: {target}")
+    show_figure(shown.figure, output or folder / shown.name)

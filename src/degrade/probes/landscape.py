@@ -87,11 +87,10 @@ def landscape(
 ) -> list[Row]:
     """Loss and error at each point of a grid around a run's network: `a`, `b`, `loss`, `error` (a fraction).
 
-    A point is the network's weights plus `a` times one direction and `b` times the other. Points are kept in the
-    run's `probes/` as they are found: stopped, the same call goes on.
+    A point is the network's weights plus `a` times one direction and `b` times the other.
 
     Args:
-        record: the run.
+        record: the run, in whose `probes/` the points are kept as they are found: stopped, the same call goes on.
         grid: points along each direction, odd, so that the network itself is one.
         span: how far the grid reaches, in units of the filters' norms.
         seed: draws the directions; those of plain and residual networks of one depth are alike but for their scale.
@@ -159,10 +158,8 @@ def _loss_around(
 def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
     """Give batch norm the mean and variance that its input has over some images, as the network's weights now are.
 
-    Args:
-        model: the network; it is left in eval mode.
-        pixels: uint8 N x 3 x 32 x 32. Up to 512 pass at once; the statistics of equal parts of more are averaged.
-        mean: what is subtracted from them.
+    Up to 512 images, uint8 N x 3 x 32 x 32, pass at once; the statistics of equal parts of more are averaged. The
+    network is left in eval mode.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -180,18 +177,15 @@ def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
 def direction(weights: Weights, generator: torch.Generator) -> Weights:
     """A random direction, filter by filter as long as the weights; 0 for biases and batch norm.
 
-    Args:
-        weights: the network's parameters.
-        generator: on the CPU, so that every device draws the same.
+    The generator is on the CPU, so that every device draws the same.
     """
-    return [_filters(weight, generator) if weight.dim() > 1 else torch.zeros_like(weight) for weight in weights]
 
+    def filters(weight: Tensor) -> Tensor:
+        drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
+        norms = [tensor.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)) for tensor in (weight, drawn)]
+        return torch.mul(drawn, norms[0] / norms[1])
 
-def _filters(weight: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
-    norms = [tensor.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)) for tensor in (weight, drawn)]
-    drawn *= norms[0] / norms[1]
-    return drawn
+    return [filters(weight) if weight.dim() > 1 else torch.zeros_like(weight) for weight in weights]
 
 
 def move(model: nn.Module, centre: Weights, steps: Sequence[tuple[float, Weights]]) -> None:
@@ -205,12 +199,7 @@ def draw_landscape(
 ) -> Figure:
     """A column for each network: contours of the loss above, the surface below, on scales that all share.
 
-    Args:
-        curves: the networks, each of one seed.
-        found: for each the rows of `landscape`.
-        seed: as it was given to `landscape`.
-        limit: likewise.
-        recalibrate: likewise.
+    Each network is of one seed, and `found` has for each the rows of `landscape`, which had the other arguments.
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -237,22 +226,16 @@ def draw_landscape(
     bar.ax.tick_params(labelsize=7)
     statistics = "measured anew at each point" if recalibrate else "as in the middle"
     title = f"Loss around trained networks, batch norm's statistics {statistics}"
-    return finished(figure, f"{_what(found, seed, limit, recalibrate)}\n{footer(curves, banded=False)}", title)
-
-
-def _what(found: Sequence[Sequence[Row]], seed: int, limit: int, recalibrate: bool) -> str:
-    """What was measured, and with which statistics, for below the figure."""
     points, across = f"{len(found[0]):,}", math.isqrt(len(found[0]))
     images = " or ".join(sorted({looked_at([{"images": limit, **rows[0]}], "training") for rows in found}))
-    statistics = (
-        "mean and variance measured anew at each point, over the same images"
-        if recalibrate
-        else "the running ones of training, true of the middle alone"
-    )
-    return (
+    used = "the running ones of training, true of the middle alone"
+    if recalibrate:
+        used = "mean and variance measured anew at each point, over the same images"
+    text = (
         f"{points} points for each network ({across} x {across}), of one seed each; loss in eval mode on {images}, "
-        f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {statistics}"
+        f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {used}"
     )
+    return finished(figure, f"{text}\n{footer(curves, banded=False)}", title)
 
 
 def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:

@@ -61,10 +61,7 @@ class Shown:
 def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[str], object] = print) -> list[Curve]:
     """The networks of those runs that can be looked into: by a checkpoint, or by what the probe found before.
 
-    Args:
-        records: the runs.
-        probe: its name.
-        complain: told of each run that is left out.
+    Each run that is left out is complained of.
 
     Raises:
         RunError: there is none.
@@ -135,11 +132,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images as the network takes them, un-augmented, and their labels, as many at a time as an evaluation takes.
 
-    Args:
-        training: the network, with the mean image.
-        pixels: uint8.
-        labels: of the images.
-        bar: the name on a progress bar; None: there is none.
+    The pixels are uint8. There is a progress bar, if it is given a name.
     """
     size = training.engine.evaluation_size
     places = range(0, len(labels), size)

@@ -19,14 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from degrade.analysis.curves import BANDS, Curve
-from degrade.analysis.facts import COLOURS, RUNNING, footer
+from degrade.analysis.facts import COLOURS, RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.table import as_csv, table
 from degrade.config import Experiment, Variant, variants
 from degrade.config.schema import flatten
 from degrade.errors import RunError
 from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
-from degrade.probes.probe import Row, looked_at
+from degrade.probes.probe import Row, Shown, looked_at
 from degrade.runs.record import INCIDENTAL, RunRecord
 
 #: The experiment whose variants the remedies are.
@@ -69,15 +69,23 @@ class Treated:
     """Of each seed, where anything was found in its snapshots."""
 
 
-def treated(
-    curves: Sequence[Curve], *, device: str = "auto", complain: Callable[[str], object] = print
-) -> list[Treated]:
+def look(
+    curves: Sequence[Curve],
+    *,
+    title: str | None = None,
+    form: str = "text",
+    complain: Callable[[str], object] = print,
+) -> Shown:
+    """The table and the figure of networks and their remedies; `complain` as in `treated`."""
+    networks = treated(refuse_unmeasured(curves), complain=complain)
+    return Shown(remedy_table(networks, form=form), draw_remedies(networks, title=title), "remedies.png")
+
+
+def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = print) -> list[Treated]:
     """Networks and their remedies, sorted by network and in the order of the remedies.
 
-    Args:
-        curves: the networks; each run's snapshots are measured, unless its `probes/gradients.csv` has the numbers.
-        device: where it is measured, as `runtime.device`.
-        complain: told of each run in which nothing can be looked at.
+    Each run's snapshots are measured, unless its `probes/gradients.csv` has the numbers, and each in which nothing
+    can be looked at is complained of.
     """
     known = variants(EXPERIMENT)
     keys = {key for variant in known for key in variant.changes}
@@ -86,7 +94,7 @@ def treated(
         along: dict[int, Along] = {}
         for seed, path in curve.paths.items():
             try:
-                along[seed] = summaries(gradients(RunRecord(path), device=device))
+                along[seed] = summaries(gradients(RunRecord(path)))
             except RunError as error:
                 complain(f"left out: {error}")
         found.append(Treated(_network(curve, curves, keys), remedy(curve.config, known), curve, along))
