@@ -43,9 +43,7 @@ PAPER_NOTE = (
 def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
 
-    Args:
-        curves: the networks.
-        form: `text` and `markdown` in percent, `csv` in fractions with more columns.
+    They are in percent; in `csv` they are fractions, and there are more columns.
     """
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
@@ -105,14 +103,10 @@ def runs_table(
     statuses: Sequence[str] | None = None,
     width: int | None = _WIDTH,
 ) -> str:
-    """One line a run: where it is below a folder, what became of it, how far it came, its last errors.
+    """One line for each run: where it is below a folder, what became of it, how far it came, its last errors.
 
-    Args:
-        records: the runs.
-        below: the folder.
-        form: one of FORMATS.
-        statuses: what became of each, for who knows better than the records.
-        width: characters a line of text may have; None: as many as it takes.
+    Who knows better than the records what became of each gives the statuses. Lines of text have at most so many
+    characters, if a width is given.
     """
     fields = [run_fields(record, below) for record in records]
     if statuses is not None:
@@ -210,14 +204,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+    for row in rows:
+        cells = {key: f"{value:.10g}" if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: str(cell).lower() if isinstance(cell, bool) else cell for key, cell in cells.items()})
     return text.getvalue().rstrip("\n")
-
-
-def _field(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -253,10 +243,6 @@ def spread(values: Sequence[float]) -> str:
 def _duration(seconds: Any) -> str:
     if not isinstance(seconds, int | float):
         return "-"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

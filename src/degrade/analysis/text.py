@@ -109,14 +109,12 @@ def _claim(claim: Claim) -> list[str]:
     outcome = claim.outcome if claim.decides else f"({claim.outcome})"
     lines = textwrap.wrap(claim.text, _WIDTH, initial_indent=f"{outcome:<{_INDENT}}", subsequent_indent=" " * _INDENT)
     if claim.estimate is not None:
-        values = f"= {100 * claim.estimate:+.2f} points" + _bounds(claim)
+        values = f"= {100 * claim.estimate:+.2f} points"
+        if claim.interval is not None:
+            values += ", {:+.2f} to {:+.2f}".format(*(100 * v for v in claim.interval[1:]))
         one = f"{' ' * _INDENT}{_contrast(claim)} {values}"
         lines += [one] if len(one) <= _WIDTH else _indented(_contrast(claim)) + _indented(values)
     return lines + [line for told in said(claim) for line in _indented(told)]
-
-
-def _bounds(claim: Claim) -> str:
-    return "" if claim.interval is None else ", {:+.2f} to {:+.2f}".format(*(100 * v for v in claim.interval[1:]))
 
 
 def said(claim: Claim) -> list[str]:

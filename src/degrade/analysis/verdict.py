@@ -286,13 +286,10 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
         if not widths or any(c.family == "plain" for c in group):
             found.append(_judge([c for c in group if c.family != "vgg"], rules or Rules()))
         for width in widths:
-            wall = [c for c in group if c.family == "residual" or _is_vgg(c, width)]
-            found.append(_judge(wall, rules or Rules(), wall=True))
+            vggs = [c for c in group if c.family == "vgg" and int(c.config["model"].get("width", 64)) == width]
+            residual = [c for c in group if c.family == "residual"]
+            found.append(_judge([*residual, *vggs], rules or Rules(), wall=True))
     return found
-
-
-def _is_vgg(curve: Curve, width: int) -> bool:
-    return curve.family == "vgg" and int(curve.config["model"].get("width", 64)) == width
 
 
 def overall(found: Sequence[Verdict]) -> str:
@@ -553,9 +550,7 @@ def _depths(present: Sequence[tuple[int, Curve]]) -> tuple[int, int]:
 
 def _paper_contrast(present: Sequence[tuple[int, Curve]], error: str) -> float | None:
     values = [(sign, paper_error(curve.family, curve.depth, error)) for sign, curve in present]
-    if any(value is None for _, value in values):
-        return None
-    return sum(sign * value for sign, value in values if value is not None)
+    return None if any(v is None for _, v in values) else sum(sign * v for sign, v in values if v is not None)
 
 
 # What would have to be run

@@ -276,11 +276,13 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
         loss.backward()  # type: ignore[no-untyped-call]
 
     responses, others = ([response for _, _, response in weighted_layers(own)] for own in (model, neighbour))
+    chance, deviation = torch.Generator().manual_seed(0), noise * float(images.std(correction=0))
     with watched(responses, see), watched(others, see_neighbour), watched(_rectified(model), see_units):
-        for start, near in zip(range(0, len(labels), BATCH), _neighbours(images, noise), strict=True):
-            wanted = labels[start : start + BATCH]
-            backwards(model, images[start : start + BATCH], wanted)
-            backwards(neighbour, near, wanted)
+        for batch, wanted in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
+            # Noise is drawn on the CPU, so that it is the same for every device.
+            drawn = torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
+            backwards(model, batch, wanted)
+            backwards(neighbour, batch + deviation * drawn, wanted)
     norms = (squares / len(labels)).sqrt().tolist()
     correlations = [total / count if count else math.nan for total, count in cosines.tolist()]
     rows: list[Row] = []
@@ -292,14 +294,6 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
         row |= {NORM: float(own), SIGNALS: norms[k], FORWARD: std, CORRELATION: correlations[k], DEAD: dead}
         rows.append(row)
     return rows
-
-
-def _neighbours(images: Tensor, noise: float) -> Iterator[Tensor]:
-    """Batches of images with noise, which is drawn on the CPU, so that it is the same for every device."""
-    chance = torch.Generator().manual_seed(0)
-    deviation = noise * float(images.std(correction=0))
-    for batch in torch.split(images, BATCH):
-        yield batch + deviation * torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
 
 
 def _cosines(one: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median, stdev
+from statistics import geometric_mean, mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -142,16 +142,12 @@ def summaries(rows: Sequence[Row]) -> Along:
         convolutions = [row for row in own if not str(row["name"]).startswith("linear")]
         first = convolutions[: -(-len(convolutions) // 3)]
         values[GROWTH].append(float(np.max([float(row[GROWTH]) for row in convolutions])))
-        values[RELATIVE].append(_geometric_mean([float(row[RELATIVE]) for row in first]))
+        relative = [float(row[RELATIVE]) for row in first]
+        known = all(math.isfinite(value) for value in relative)
+        values[RELATIVE].append((geometric_mean(relative) if all(relative) else 0.0) if known else math.nan)
         values[CORRELATION].append(mean(float(row.get(CORRELATION, math.nan)) for row in first))
         values[DEAD].append(mean(float(row.get(DEAD, math.nan)) for row in own[:-1]))
     return Along(iterations, values, looked_at(rows, "training"))
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    if not all(math.isfinite(value) for value in values):
-        return math.nan
-    return math.exp(mean(map(math.log, values))) if all(values) else 0.0
 
 
 def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> Figure:
@@ -171,11 +167,14 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
         panels = axes[row * len(columns) : (row + 1) * len(columns)]
         for panel, column in zip(panels, columns, strict=True):
             for own in (t for t in networks if t.network == column):
-                style = {"color": colours[own.remedy], "linewidth": 1.3}
+                style: dict[str, Any] = {"color": colours[own.remedy], "linewidth": 1.3}
                 if own.remedy == known[0]:
                     style |= {"linewidth": 2.4, "zorder": 1.9}  # below the others, and seen where they cover it
                 if quantity == "error":
-                    _draw_error(panel, own.curve, **style)
+                    series = own.curve.train
+                    panel.plot(series.iteration, 100 * series.mean, **style)
+                    if (series.seeds > 1).any():
+                        fill_band(panel, series.iteration, 100 * series.low, 100 * series.high, colours[own.remedy])
                 else:
                     _draw_along(panel, list(own.along.values()), quantity, **style)
         panels[0].set_ylabel(name)
@@ -190,13 +189,6 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
     # What sets a remedy apart is said once for all networks under it.
     told = footer([replace(own.curve, label=own.remedy) for own in networks], banded=False)
     return finished(figure, f"{_what(networks)}\n{told}", None)
-
-
-def _draw_error(panel: Axes, curve: Curve, **style: Any) -> None:
-    series = curve.train
-    panel.plot(series.iteration, 100 * series.mean, **style)
-    if (series.seeds > 1).any():
-        fill_band(panel, series.iteration, 100 * series.low, 100 * series.high, style["color"])
 
 
 def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any) -> None:
