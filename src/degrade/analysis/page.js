@@ -150,7 +150,7 @@
     }
   }
   function zoom(factor) {
-    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    const { xaxis, yaxis } = boxes[0].layout;
     const [left, right] = xaxis.range;
     const [low, high] = yaxis.range;
     // Towards where the curves end, if that is in sight.
@@ -164,7 +164,7 @@
     });
   }
   function pan(right, up) {
-    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    const { xaxis, yaxis } = boxes[0].layout;
     const moved = ([low, high], part) => [low + (high - low) * part, high + (high - low) * part];
     Plotly.relayout(boxes[0], { "xaxis.range": moved(xaxis.range, right), "yaxis.range": moved(yaxis.range, up) });
   }

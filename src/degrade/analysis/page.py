@@ -87,10 +87,11 @@ def page(curves: Sequence[Curve]) -> str:
         loader=rooms, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html")
-    content = _content(curves) | {"plotly": get_plotlyjs()}
-    bare = template.render(content, pictures=[], left_out=[])
-    shown, left_out = _pictures(curves, LIMIT - len(os.fsencode(bare)) - 20_000)  # 20 kB: their captions and names
-    return template.render(content, pictures=shown, left_out=left_out)
+    content, plotly = _content(curves), get_plotlyjs()
+    bare = template.render(content, plotly="", pictures=[], left_out=[])
+    room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
+    shown, left_out = _pictures(curves, room)
+    return template.render(content, plotly=plotly, pictures=shown, left_out=left_out)
 
 
 def _content(curves: Sequence[Curve]) -> dict[str, Any]:
