@@ -46,6 +46,7 @@ from degrade.cli.options import (
     settings_of,
     show_figure,
     tell,
+    word_option,
 )
 from degrade.cli.probe import probe_app
 from degrade.errors import ConfigError, RunError, RunInterrupted
@@ -311,9 +312,10 @@ def plot(
     output: FigureFile = None,
     style: Annotated[
         str | None,
-        typer.Option(
-            autocompletion=completion.styles,
-            help="The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
+        word_option(
+            "--style",
+            completion.styles,
+            "The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
             "remedies (what each remedy does along training); by default the families decide.",
         ),
     ] = None,
@@ -335,15 +337,6 @@ def plot(
 
     - `degrade plot --format csv > errors.csv`
     """
-    from degrade.analysis.curves import BANDS, STYLES
-    from degrade.analysis.table import FORMATS
-
-    if style is not None:
-        check_word("--style", style, STYLES)
-    check_word("--band", band, BANDS)
-    check_word("--format", form, FORMATS)
-    if output is not None:
-        check_suffix(output)
     from degrade.analysis import error_curves, error_table
 
     records, folder = chosen(runs)
@@ -414,9 +407,10 @@ def evaluate(
     ],
     statistics: Annotated[
         str,
-        typer.Option(
-            autocompletion=completion.statistics,
-            help="What batch norm normalises by: running (statistics) or batch (each batch's own).",
+        word_option(
+            "--statistics",
+            completion.statistics,
+            "What batch norm normalises by: running (statistics) or batch (each batch's own).",
         ),
     ] = "running",
     augmented: Annotated[
@@ -435,7 +429,6 @@ def evaluate(
 
     - `degrade evaluate outputs/quick/plain-56/seed-0 --statistics batch --augmented`
     """
-    check_word("--statistics", statistics, completion.STATISTICS)
     from degrade.analysis.text import evaluation_text
     from degrade.config import load_config
     from degrade.runs.evaluation import evaluate as evaluate_run
@@ -536,9 +529,6 @@ def report(
 
     - `degrade report outputs/quick --output quick.html`
     """
-    from degrade.analysis.curves import BANDS
-
-    check_word("--band", band, BANDS)
     if output is not None and output.suffix.lower() != ".html":
         raise ConfigError(f"--output {output}: the page is written as .html; use this suffix")
     from degrade.analysis import error_curves
@@ -555,10 +545,10 @@ def export(
     runs: Runs = None,
     form: Annotated[
         str | None,
-        typer.Option(
+        word_option(
             "--format",
-            autocompletion=completion.export_formats,
-            help="The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
+            completion.export_formats,
+            "The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
         ),
     ] = None,
     output: Annotated[
@@ -612,7 +602,6 @@ def _export_format(form: str | None, output: Path | None) -> str:
         if suffix and suffix not in FORMATS:
             raise ConfigError(f"--output {output}: tables are written as {', '.join(FORMATS)}; say which by --format")
         form = suffix or "csv"
-    check_word("--format", form, FORMATS)
     if form == "parquet":
         from degrade.extras import require
 
@@ -655,7 +644,9 @@ def inspect(
     ] = 64,
     output: Annotated[
         Path | None,
-        output_option("With --compare, write the figure into this file: png, svg or pdf. [default: compare.png]"),
+        output_option(
+            "With --compare, write the figure into this file: png, svg or pdf. [default: compare.png]", figure=True
+        ),
     ] = None,
     form: Format = "text",
 ) -> int:
@@ -671,9 +662,6 @@ def inspect(
 
     - `degrade inspect --compare 3x3,5x5,7x7 --channels 128 --output compare.pdf`
     """
-    from degrade.analysis.table import FORMATS
-
-    check_word("--format", form, FORMATS)
     if compare is not None:
         if network := settings_of(overrides, depth=depth, plain=plain):
             raise ConfigError(f"--compare {compare} {network[0]}: it compares no network; leave one of them out")
@@ -694,7 +682,6 @@ def inspect(
 
 def _compare(sizes: str, channels: int, output: Path | None, form: str) -> int:
     target = output or Path("compare.png")
-    check_suffix(target)
     wanted = [_odd(size) for size in sizes.split(",")]
     from degrade.analysis.figures import draw_stacks
     from degrade.analysis.table import stacks_table
@@ -743,10 +730,8 @@ def list_runs(
     - `degrade runs --format csv > runs.csv`
     """
     from degrade.analysis import error_curves, error_table, runs_table
-    from degrade.analysis.table import FORMATS
     from degrade.runs import find_records
 
-    check_word("--format", form, FORMATS)
     if mean:
         print(error_table(error_curves(readable([directory])), form=form))
     else:

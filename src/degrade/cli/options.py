@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,31 +85,61 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
+
+
+def word_option(name: str, offered: Callable[[str], list[str]], words: str) -> Any:
+    """An option that takes one of the words that the shell is offered, and no other."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            check_word(name, value, offered(""))
+        return value
+
+    return typer.Option(name, autocompletion=offered, callback=check, help=words)
+
+
+def output_option(words: str, *, figure: bool = False) -> Any:
+    """The option that names the file to be written."""
+
+    def check(output: Path | None) -> Path | None:
+        if figure and output is not None:
+            check_suffix(output)
+        return output
+
+    return typer.Option("--output", "-o", autocompletion=completion.files, callback=check, help=words)
+
+
+def check_word(option: str, word: str, known: Iterable[str]) -> None:
+    """Refuse an option's value that is none of the known ones, naming the nearest."""
+    if word not in known:
+        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
+
+
+def check_suffix(output: Path) -> None:
+    """Refuse a figure's file of a kind that is not drawn, before any work is done."""
+    from degrade.analysis.figures import SUFFIXES
+
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
+        )
+
+
 Band = Annotated[
     str,
-    typer.Option(
-        autocompletion=completion.bands,
-        help="The band over seeds is std, minmax or ci95, the t interval of the mean.",
+    word_option(
+        "--band", completion.bands, "The band over seeds is std, minmax or ci95, the t interval of the mean."
     ),
 ]
 Format = Annotated[
-    str,
-    typer.Option(
-        "--format", autocompletion=completion.table_formats, help="The table is written as text, csv or markdown."
-    ),
+    str, word_option("--format", completion.table_formats, "The table is written as text, csv or markdown.")
 ]
-
-
-def output_option(words: str) -> Any:
-    """The option that names the file to be written."""
-    return typer.Option("--output", "-o", autocompletion=completion.files, help=words)
-
-
 FigureFile = Annotated[
     Path | None,
     output_option(
         "Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
-        "beside the runs, or here if they lie in several folders."
+        "beside the runs, or here if they lie in several folders.",
+        figure=True,
     ),
 ]
 Runs = Annotated[
@@ -209,22 +239,6 @@ def seconds_of(within: str) -> int:
     if not seconds:
         raise ConfigError(f"--within {within}: write a time such as 90s, 20m, 2h, 1h30m or 1d")
     return seconds
-
-
-def check_word(option: str, word: str, known: Iterable[str]) -> None:
-    """Refuse an option's value that is none of the known ones, naming the nearest."""
-    if word not in known:
-        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
-
-
-def check_suffix(output: Path) -> None:
-    """Refuse a figure's file of a kind that is not drawn, before any work is done."""
-    from degrade.analysis.figures import SUFFIXES
-
-    if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
-        )
 
 
 def readable(paths: Sequence[Path]) -> "list[RunRecord]":

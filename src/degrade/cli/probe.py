@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from degrade.cli.options import (
     FigureFile,
     Fresh,
     Runs,
-    check_suffix,
     chosen,
     networks_of,
     one_run,
@@ -30,7 +29,21 @@ if TYPE_CHECKING:
 
 probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the story.", no_args_is_help=True)
 
-Limit = Annotated[int | None, typer.Option(help="Use only the first so many images. [default: all]")]
+
+def _limit(words: str) -> Any:
+    """The option that says how many images are looked at."""
+
+    def check(limit: int | None) -> int | None:
+        from degrade.probes.probe import MOST, within
+
+        if limit is not None:
+            within("--limit", limit, 1, MOST)
+        return limit
+
+    return typer.Option(callback=check, help=words)
+
+
+Limit = Annotated[int | None, _limit("Use only the first so many images. [default: all]")]
 
 
 @probe_app.command("responses")
@@ -48,7 +61,6 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
 
     - `degrade probe responses outputs/quick/plain-56 outputs/quick/residual-56 --limit 1000`
     """
-    _check(output, limit)
     records, folder = chosen(runs)
     from degrade.probes.responses import look
 
@@ -69,7 +81,7 @@ def probe_gradients(
         ),
     ] = None,
     output: FigureFile = None,
-    limit: Annotated[int | None, typer.Option(help="Use so many training images. [default: 256]")] = None,
+    limit: Annotated[int | None, _limit("Use so many training images. [default: 256]")] = None,
     device: Device = None,
 ) -> int:
     """Signals forwards and gradients backwards, layer by layer, at initialisation and along training (section 4.1).
@@ -89,7 +101,6 @@ def probe_gradients(
 
     - `degrade probe gradients model=plain,residual model.depth=20,56 model.norm=batch,none`
     """
-    _check(output, limit)
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
     words = [word for word in arguments or [] if word not in runs]
     if runs and words:
@@ -184,7 +195,6 @@ def probe_construct(
 
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300 optim.lr=0.01 eval.every=50`
     """
-    _check(output, limit)
     if overrides and iterations is None:
         raise ConfigError(f"{overrides[0]}: settings are for --continue N; give it, or leave them out")
     from degrade.probes.construct import compare, comparison, continuations, look, train_on
@@ -235,7 +245,6 @@ def probe_landscape(
 
     - `degrade probe landscape outputs/paper/residual-56 --grid 51 --limit 5000 --device cuda --output landscape.pdf`
     """
-    _check(output, None)  # the limit and the rest are looked at where they are used, before any work
     records, folder = chosen(runs)
     from degrade.probes.landscape import look
 
@@ -243,16 +252,6 @@ def probe_landscape(
     shown = look(records, seed=seed, limit=limit, recalibrate=recalibrate, complain=tell, **how)
     _show(shown, folder, output)
     return DONE
-
-
-def _check(output: Path | None, limit: int | None) -> None:
-    """Refuse options that no probe can use, before any work is done."""
-    if output is not None:
-        check_suffix(output)
-    if limit is not None:
-        from degrade.probes.probe import MOST, within
-
-        within("--limit", limit, 1, MOST)
 
 
 def _show(shown: "Shown", folder: Path, output: Path | None) -> None:
