@@ -105,15 +105,10 @@ _OPEN = {
 
 
 def paper_error(family: str, depth: int, which: str) -> float | None:
-    """The paper's final error, a fraction; None where the paper gives none.
+    """The paper's final `train` or `test` error, a fraction; None where the paper gives none.
 
     How the paper measured its training error is open; its size is that of the running kind, or of batch statistics,
     and never to be set beside a clean one.
-
-    Args:
-        family: `plain` or `residual`.
-        depth: weighted layers.
-        which: `train` or `test`.
     """
     if which == "train":
         percent = FIGURE6_TRAIN.get((family, depth))
@@ -131,26 +126,12 @@ def reproduced_test_error(family: str, depth: int) -> tuple[float, float] | None
 
 
 def reproduced_gap(shallow: int, deep: int) -> tuple[float, float] | None:
-    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions; None without.
-
-    Args:
-        shallow: the lesser depth.
-        deep: the greater one.
-    """
-    if (shallow, deep) != (20, 56):
-        return None
-    low, high = REPRODUCED_TEST_GAP
-    return low / 100, high / 100
+    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions; None without."""
+    return (REPRODUCED_TEST_GAP[0] / 100, REPRODUCED_TEST_GAP[1] / 100) if (shallow, deep) == (20, 56) else None
 
 
 def reproduced_training_gap(kind: str, shallow: int, deep: int) -> float | None:
-    """One author's gap in training error of the plain pair, a fraction; None where there is none.
-
-    Args:
-        kind: `clean` or `batch-statistics`.
-        shallow: the lesser depth.
-        deep: the greater one.
-    """
+    """One author's gap in `clean` or `batch-statistics` training error of the plain pair, a fraction; None without."""
     errors = ONE_AUTHOR_TRAIN[kind]
     if ("plain", shallow) not in errors or ("plain", deep) not in errors or shallow == deep:
         return None

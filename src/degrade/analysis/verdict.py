@@ -116,56 +116,49 @@ _CONTRAST = ("cost-of-depth", "wall-cost")
 
 @dataclass(frozen=True)
 class Rules:
-    """How strictly is judged.
-
-    Attributes:
-        margin: a deeper residual network may have this much more training error (a fraction) and count as no worse.
-        allow_one_seed: let the sign of a gap decide where there is one seed, and so no interval.
-    """
+    """How strictly is judged."""
 
     margin: float = MARGIN
+    """A deeper residual network may have this much more training error (a fraction) and count as no worse."""
     allow_one_seed: bool = False
+    """The sign of a gap decides where there is one seed, and so no interval."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what became of it.
-
-    Attributes:
-        name: stable, for programs.
-        text: for readers.
-        error: `train` or `test`.
-        contrast: the signed networks that the estimate sums.
-        estimate: of the contrast of mean errors; None where a network has no finished run.
-        interval: the 95 % interval over seeds (Welch); None with one seed of a network.
-        seeds: finished ones of the network that has the fewest.
-        supports: whether the estimate lies on the claim's side; None without an estimate.
-        outcome: reproduced, not reproduced, inconclusive or too early.
-        decides: whether the verdict rests on it.
-        too_early: which networks have not learnt enough for it to say anything, and where they stand.
-        remarks: whatever else a reader must know of its networks, or why it decides nothing.
-        running: the same contrast of running training errors; the paper's training errors look like such.
-        paper: the paper's value where recipe and data are the paper's; of training error, of the running kind.
-        reproductions: range of independent reproductions' gap in test error, likewise.
-        one_author_clean: one author's gap in training error of the kind that is judged, likewise; single seeds.
-    """
+    """A claim and what became of it. Where recipe and data are the paper's, others' values stand beside its own."""
 
     name: str
+    """Stable, for programs."""
     text: str
+    """For readers."""
     error: str
+    """`train` or `test`."""
     contrast: tuple[tuple[int, str], ...]
+    """The signed networks that the estimate sums."""
     estimate: float | None
+    """Of the contrast of mean errors; None where a network has no finished run."""
     interval: Interval | None
+    """The 95 % interval over seeds (Welch); None with one seed of a network."""
     seeds: int
+    """Finished ones of the network that has the fewest."""
     supports: bool | None
+    """Whether the estimate lies on the claim's side; None without an estimate."""
     outcome: str
     decides: bool
+    """Whether the verdict rests on it."""
     too_early: tuple[str, ...]
+    """Which networks have not learnt enough for it to say anything, and where they stand."""
     remarks: tuple[str, ...]
+    """Whatever else a reader must know of its networks, or why it decides nothing."""
     running: float | None
+    """The same contrast of running training errors; the paper's training errors look like such."""
     paper: float | None
+    """The paper's; of training error it is of the running kind."""
     reproductions: tuple[float, float] | None
+    """Range of independent reproductions' gap in test error."""
     one_author_clean: float | None
+    """One author's gap in training error of the kind that is judged, of single seeds."""
 
 
 class Want(NamedTuple):
@@ -177,29 +170,23 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The claims of one experiment and setting.
-
-    Attributes:
-        folder: the experiment's, from the working directory.
-        extra: what tells the setting from others in the folder; often empty.
-        curves: its networks.
-        clean: training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`.
-        wall: whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`).
-        rules: how strictly.
-        claims: in the order of `STATEMENTS` or of `WALL`.
-        lacking: networks that no run was begun of.
-        left_out: runs that were not counted, and why.
-    """
+    """The claims of one experiment and setting."""
 
     folder: str
+    """The experiment's, from the working directory."""
     extra: str
+    """What tells the setting from others in the folder; often empty."""
     curves: tuple[Curve, ...]
     clean: bool
+    """Whether training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`."""
     wall: bool
+    """Whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`)."""
     rules: Rules
     claims: tuple[Claim, ...]
     lacking: tuple[Want, ...]
+    """Networks that no run was begun of."""
     left_out: tuple[Want, ...]
+    """Runs that were not counted, and why."""
 
     @property
     def judged(self) -> bool:

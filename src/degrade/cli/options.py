@@ -193,8 +193,7 @@ def settings_of(
 def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
     """Refuse a command line that gives one setting two values, of which the last would win silently.
 
-    Args:
-        given: what was typed, and the override that it stands for.
+    It is given as what was typed and the override that this stands for.
 
     Raises:
         ConfigError: names both.
