@@ -126,12 +126,12 @@ def reproduced_test_error(family: str, depth: int) -> tuple[float, float] | None
 
 
 def reproduced_gap(shallow: int, deep: int) -> tuple[float, float] | None:
-    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions; None without."""
+    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions, or None."""
     return (REPRODUCED_TEST_GAP[0] / 100, REPRODUCED_TEST_GAP[1] / 100) if (shallow, deep) == (20, 56) else None
 
 
 def reproduced_training_gap(kind: str, shallow: int, deep: int) -> float | None:
-    """One author's gap in `clean` or `batch-statistics` training error of the plain pair, a fraction; None without."""
+    """One author's gap in `clean` or `batch-statistics` training error of the plain pair, a fraction, or None."""
     errors = ONE_AUTHOR_TRAIN[kind]
     if ("plain", shallow) not in errors or ("plain", deep) not in errors or shallow == deep:
         return None
