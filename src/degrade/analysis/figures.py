@@ -16,22 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
+from degrade.analysis import facts
 from degrade.analysis.curves import Array, Curve, Series, edges
-from degrade.analysis.facts import (
-    CLEAN,
-    LIKE_RUNNING,
-    PAPER_AXIS,
-    PAPER_TOP,
-    RUNNING,
-    TEST,
-    colour,
-    ended,
-    footer,
-    has_paper_axis,
-    papers,
-    several,
-    writable,
-)
 from degrade.analysis.reference import follows_paper
 from degrade.errors import ConfigError
 
@@ -39,7 +25,7 @@ log = logging.getLogger("degrade.run")
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-_CLEAN_MARK = f"{CLEAN}, last iterate"
+_CLEAN_MARK = f"{facts.CLEAN}, last iterate"
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
@@ -62,12 +48,12 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
         stroke = ("-", "--", "-.", ":")[k // 8 % 4]  # when colours run out
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
-            _line(axes, series, colour(k), curve, numbered=True, **style)
-            marks.append(_paper_mark(axes, curve, which, colour(k)))
-        cleans.append(_clean_mark(left, curve, colour(k)))
-    for axes, name in ((left, RUNNING), (right, TEST)):
+            _line(axes, series, facts.colour(k), curve, numbered=True, **style)
+            marks.append(_paper_mark(axes, curve, which, facts.colour(k)))
+        cleans.append(_clean_mark(left, curve, facts.colour(k)))
+    for axes, name in ((left, facts.RUNNING), (right, facts.TEST)):
         _scaled(axes, curves, f"{name} (%)")
-    said = _handles(cleans, _CLEAN_MARK) + _handles(marks, f"the paper's final error ({LIKE_RUNNING})")
+    said = _handles(cleans, _CLEAN_MARK) + _handles(marks, f"the paper's final error ({facts.LIKE_RUNNING})")
     return _finished(figure, curves, title, said)
 
 
@@ -87,7 +73,7 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     cleans, marks = [], []
     for axes, family in zip(panels, families, strict=True):
         for curve in (own for own in curves if own.family == family):
-            shade = colour(networks.index(network(curve)))
+            shade = facts.colour(networks.index(network(curve)))
             _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0)
             _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0)
             marks.append(_paper_mark(axes, curve, "test", shade))
@@ -95,10 +81,10 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
         axes.set_title(f"{family} networks", fontsize=9)
         _scaled(axes, curves, "error (%)")
     kinds = [
-        Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label=RUNNING),
-        Line2D([], [], color="0.3", linewidth=2.0, label=TEST),
+        Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label=facts.RUNNING),
+        Line2D([], [], color="0.3", linewidth=2.0, label=facts.TEST),
     ]
-    said = [*kinds, *_handles(cleans, _CLEAN_MARK), *_handles(marks, f"the paper's final {TEST}")]
+    said = [*kinds, *_handles(cleans, _CLEAN_MARK), *_handles(marks, f"the paper's final {facts.TEST}")]
     return _finished(figure, curves, title, said)
 
 
@@ -106,7 +92,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     """Last training error (left) and test error (right) of finished networks against their depth, a line a family."""
     figure, panels = _panels(2)
     clean = all(curve.clean_train for curve in curves if curve.final_test)
-    names = (f"{CLEAN if clean else RUNNING} (%)", f"{TEST} (%)")
+    names = (f"{facts.CLEAN if clean else facts.RUNNING} (%)", f"{facts.TEST} (%)")
     lines: dict[str, list[Curve]] = {}
     for curve in curves:
         if curve.final_test:
@@ -119,7 +105,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
                 [curve.depth for curve in own],
                 [100 * float(np.mean(values)) for values in errors],
                 100 * np.abs(np.transpose(band)),
-                color=colour(k),
+                color=facts.colour(k),
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -140,7 +126,7 @@ def draw_stacks(pairs: Sequence[tuple[Any, Any]], channels: int) -> Figure:
     for axes, (name, unit, label) in zip(panels, (*quantities, ("nonlinearities", 1, "ReLUs")), strict=True):
         for side, (shift, who) in enumerate(((-0.2, "stack of 3x3"), (0.2, "one large"))):
             heights = [getattr(pair[side], name) / unit for pair in pairs]
-            bars = axes.bar(np.arange(len(pairs)) + shift, heights, 0.38, color=colour(side), label=who)
+            bars = axes.bar(np.arange(len(pairs)) + shift, heights, 0.38, color=facts.colour(side), label=who)
             axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}", fontsize=6.5)
         axes.set_xticks(range(len(pairs)), [f"{pair[0].field}x{pair[0].field}" for pair in pairs])
         axes.set_title(label, fontsize=9)
@@ -164,7 +150,7 @@ def save(figure: Figure, path: Path) -> None:
     # Without dates a figure drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     salted = rc_context({"svg.hashsalt": "degrade"})
-    with writable(path), salted, warnings.catch_warnings(record=True) as told:
+    with facts.writable(path), salted, warnings.catch_warnings(record=True) as told:
         warnings.filterwarnings("always", message="Glyph")
         figure.savefig(path, dpi=200, metadata=undated)
     if any("missing from font" in str(warning.message) for warning in told):
@@ -217,7 +203,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _label(curve: Curve) -> str:
-    return f"{curve.label}{several(len(curve.seeds))}" + (f" [{curve.remark}]" if curve.remark else "")
+    return f"{curve.label}{facts.several(len(curve.seeds))}" + (f" [{curve.remark}]" if curve.remark else "")
 
 
 def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:
@@ -228,8 +214,8 @@ def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: boo
         fill_band(axes, x, 100 * series.low, 100 * series.high, shade)
     if numbered:
         _note_fewer_seeds(axes, x, y, series, len(curve.seeds), shade)
-    if ended(curve) and len(x):
-        mark = "x" if ended(curve) == "diverged" else "o"
+    if facts.ended(curve) and len(x):
+        mark = "x" if facts.ended(curve) == "diverged" else "o"
         axes.plot(x[-1:], y[-1:], color=shade, marker=mark, markersize=7, markerfacecolor="none", linestyle="none")
 
 
@@ -244,7 +230,7 @@ def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int
 
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
     """A short horizontal line at the paper's final error at the right, where the recipe is the paper's."""
-    value = papers(curve, which)
+    value = facts.papers(curve, which)
     if value is None or not follows_paper(curve.config):
         return None
     return axes.axhline(100 * value, 0.75, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
@@ -283,7 +269,7 @@ def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
         axes.set_xlabel("iterations")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     highest = max((float(own.high.max()) for own in series), default=1)
-    axes.set_ylim(0, PAPER_TOP if has_paper_axis(curves) else min(100, 103 * highest))
+    axes.set_ylim(0, facts.PAPER_TOP if facts.has_paper_axis(curves) else min(100, 103 * highest))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_ylabel(name)
     axes.legend(loc="best", fontsize=7)
@@ -291,7 +277,7 @@ def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handles: Sequence[Line2D] = ()) -> Figure:
     _name_kinds(figure, handles)
-    return finished(figure, footer(curves) + f"\n{PAPER_AXIS}" * has_paper_axis(curves), title)
+    return finished(figure, facts.footer(curves) + f"\n{facts.PAPER_AXIS}" * facts.has_paper_axis(curves), title)
 
 
 def _name_kinds(figure: Figure, handles: Sequence[Line2D]) -> None:

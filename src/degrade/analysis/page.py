@@ -19,25 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from degrade import __version__
+from degrade.analysis import facts
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
-from degrade.analysis.facts import (
-    CLEAN,
-    MEASURED,
-    PAPER_AXIS,
-    PAPER_TOP,
-    RUNNING,
-    TEST,
-    colour,
-    ended,
-    has_paper_axis,
-    inside,
-    papers,
-    plural,
-    reproductions,
-    runs_facts,
-    told_apart,
-    writable,
-)
 from degrade.analysis.reference import USUAL, departures, follows_paper, open_choices
 from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
 from degrade.analysis.text import headline, interval_in_words, notes, said, title
@@ -73,7 +56,7 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
     Raises:
         ConfigError: the path cannot be written.
     """
-    with writable(path):
+    with facts.writable(path):
         path.write_text(legible(page(curves)), encoding="utf-8")
 
 
@@ -102,15 +85,15 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     settings = [_settings(curve) for curve in curves]
     below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
-    networks = [_network(curve, colour(k), lines) for k, curve in enumerate(curves)]
+    networks = [_network(curve, facts.colour(k), lines) for k, curve in enumerate(curves)]
     return {
         "version": __version__,
         "folders": folders,
         "title": ", ".join(Path(folder).resolve().name for folder in folders),
-        "facts": [plural(len(curves), "network"), *runs_facts(curves, banded=False)],
+        "facts": [facts.plural(len(curves), "network"), *facts.runs_facts(curves, banded=False)],
         "measured": {
-            "running": f"{RUNNING.capitalize()} (dashed: {MEASURED[RUNNING]}, while training)",
-            "clean": f"{CLEAN} ({MEASURED[CLEAN]})",
+            "running": f"{facts.RUNNING.capitalize()} (dashed: {facts.MEASURED[facts.RUNNING]}, while training)",
+            "clean": f"{facts.CLEAN} ({facts.MEASURED[facts.CLEAN]})",
         },
         "synthetic": [curve.label for curve in curves if curve.synthetic],
         "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
@@ -119,18 +102,18 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "data": {
             "networks": networks,
             "grids": lines.grids,
-            "ceiling": PAPER_TOP if has_paper_axis(curves) else None,
+            "ceiling": facts.PAPER_TOP if facts.has_paper_axis(curves) else None,
             "band": BANDS[curves[0].band],
-            "kinds": {"train": RUNNING, "clean": CLEAN, "test": TEST},
+            "kinds": {"train": facts.RUNNING, "clean": facts.CLEAN, "test": facts.TEST},
         },
-        "axis": PAPER_AXIS.capitalize() if has_paper_axis(curves) else "",
+        "axis": facts.PAPER_AXIS.capitalize() if facts.has_paper_axis(curves) else "",
         "networks": networks,
         "several_seeds": len(runs) > len(curves),
         "follows_paper": all(follows_paper(curve.config) for curve in curves),
         "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
         "runs": _without_empty([_run(record, below) for *_, record in runs]),
-        "departures": told_apart(curves, departures),
-        "choices": told_apart(curves, open_choices),
+        "departures": facts.told_apart(curves, departures),
+        "choices": facts.told_apart(curves, open_choices),
         "settings": _differing_settings(curves, settings),
         "environment": _environment([(curve.label, seed, record) for curve, seed, record in runs]),
         "commands": list(
@@ -197,7 +180,7 @@ def _network(curve: Curve, shade: str, lines: _Lines) -> dict[str, Any]:
         "label": curve.label + (" (SYNTHETIC)" if curve.synthetic else ""),
         "remark": curve.remark,
         "colour": shade,
-        "ended": {"diverged": "x", "unfinished": "circle-open"}.get(ended(curve), ""),
+        "ended": {"diverged": "x", "unfinished": "circle-open"}.get(facts.ended(curve), ""),
         "mean": {which: _mean(series, lines) for which, series in (("train", curve.train), ("test", curve.test))},
         "seeds": [
             {
@@ -210,7 +193,7 @@ def _network(curve: Curve, shade: str, lines: _Lines) -> dict[str, Any]:
         ],
         "rate": _rate(first, curve.config, lines),
         "clean": _rounded(100 * float(np.mean(curve.clean_train))) if curve.clean_train else None,
-        "paper": {w: _rounded(100 * e) for w in ("train", "test") if (e := papers(curve, w)) is not None},
+        "paper": {w: _rounded(100 * e) for w in ("train", "test") if (e := facts.papers(curve, w)) is not None},
     }
 
 
@@ -269,7 +252,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
 def _error_cells(curve: Curve) -> dict[str, str]:
     """The table's cells under their long names, parameters, and the range of other reproductions."""
     mean = float(np.mean(curve.final_test)) if curve.final_test else None
-    others = inside(reproductions(curve), mean)
+    others = facts.inside(facts.reproductions(curve), mean)
     cells = {name: error_cells(curve)[key] for key, name in ERROR_HEAD.items()}
     cells["parameters"] = "-" if curve.parameters is None else f"{curve.parameters:,}"
     return {**cells, "others' test": "" if others == "-" else others}
