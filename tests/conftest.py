@@ -1,5 +1,6 @@
 """Fixtures: the real configs, shrunk, into a temporary folder."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from degrade.cli import main
 from degrade.config import Experiment, compose
+from degrade.runs import RunRecord, run_directory
 
 #: Small enough for a second or two a run, large enough for several batches an epoch with a ragged last one.
 #: In fp32, since `auto` means another precision on another machine.
@@ -38,6 +40,29 @@ def small(tmp_path: Path) -> Callable[..., Experiment]:
         return compose([*SMALL, f"output={tmp_path / 'outputs'}", *overrides])
 
     return make
+
+
+@pytest.fixture
+def trained(small: Callable[..., Experiment], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunRecord]:
+    """What `run(small(...))` leaves, trained once for all tests that ask for it and copied for each."""
+
+    def make(*overrides: str) -> RunRecord:
+        experiment = small(*overrides)
+        record = RunRecord(run_directory(experiment))
+        if overrides not in _trained:
+            from degrade.runs import run  # here, since it imports torch
+
+            _trained[overrides] = tmp_path_factory.mktemp("trained") / "run"
+            shutil.copytree(run(experiment).path, _trained[overrides])
+        elif not record.exists:
+            shutil.copytree(_trained[overrides], record.path)
+        return record
+
+    return make
+
+
+#: Where the runs of `trained` are kept, by their settings.
+_trained: dict[tuple[str, ...], Path] = {}
 
 
 class Outcome(NamedTuple):

@@ -23,7 +23,8 @@ from degrade.analysis import (
     runs_table,
     verdicts,
 )
-from degrade.analysis.figures import footer, save
+from degrade.analysis.facts import footer
+from degrade.analysis.figures import save
 from degrade.analysis.reference import follows_paper, open_choices
 from degrade.config import compose
 from degrade.errors import ConfigError

@@ -12,13 +12,14 @@ from degrade.config import Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes.construct import compare, constructed, continuations, exact_scale, train_on
-from degrade.probes.numbers import subject
+from degrade.probes.probe import subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome, small_but
 from tests.test_runs import interrupted_copy
 
 Small = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 Cli = Callable[..., Outcome]
 
 CASES = [
@@ -32,10 +33,10 @@ CASES = [
 
 @pytest.mark.parametrize(("family", "norm", "shortcut"), CASES)
 def test_the_built_network_has_the_very_logits_of_the_trained_one(
-    small: Small, family: str, norm: str, shortcut: str
+    trained: Trained, family: str, norm: str, shortcut: str
 ) -> None:
     settings = [f"model={family}", f"model.norm={norm}", f"model.shortcut={shortcut}", "recipe.iterations=6"]
-    training = subject(run(small(*settings)), "cpu")
+    training = subject(trained(*settings), "cpu")
     deep = constructed(training, 20).eval()
     shallow = training.engine.model.eval()
     images = (training.batches.pixels.float() / 255 - training.batches.mean)[:50]
@@ -46,8 +47,8 @@ def test_the_built_network_has_the_very_logits_of_the_trained_one(
     assert len(list(deep.convolutions())) == 19
 
 
-def test_in_train_mode_the_built_network_differs_by_a_batchs_noise_alone(small: Small) -> None:
-    training = subject(run(small("recipe.batch_size=45")), "cpu")
+def test_in_train_mode_the_built_network_differs_by_a_batchs_noise_alone(trained: Trained) -> None:
+    training = subject(trained("recipe.batch_size=45"), "cpu")
     deep = constructed(training, 20).train()
     images, _ = training.batches.batch(1)
     with torch.no_grad():
@@ -58,8 +59,8 @@ def test_in_train_mode_the_built_network_differs_by_a_batchs_noise_alone(small: 
     assert (untrained(images) - deep(images)).std() > 0.5 * spread  # as others are not
 
 
-def test_gradients_reach_the_layers_added_to_a_residual_network(small: Small) -> None:
-    training = subject(run(small("model=residual", "recipe.iterations=2")), "cpu")
+def test_gradients_reach_the_layers_added_to_a_residual_network(trained: Trained) -> None:
+    training = subject(trained("model=residual", "recipe.iterations=2"), "cpu")
     deep = constructed(training, 14).train()
     images, labels = training.batches.batch(1)
     F.cross_entropy(deep(images), labels).backward()  # type: ignore[no-untyped-call]
@@ -79,8 +80,8 @@ def test_a_scale_that_undoes_any_variance_exactly_is_found(epsilon: float) -> No
     assert torch.equal(out, images)
 
 
-def test_errors_are_those_of_the_networks_one_image_at_a_time(small: Small) -> None:
-    record = run(small("recipe.iterations=6"))
+def test_errors_are_those_of_the_networks_one_image_at_a_time(trained: Trained) -> None:
+    record = trained("recipe.iterations=6")
     train, test = compare(record, 14, device="cpu")
     training = subject(record, "cpu")
     model = training.engine.model.eval()
@@ -96,8 +97,8 @@ def test_errors_are_those_of_the_networks_one_image_at_a_time(small: Small) -> N
     assert compare(record, 14, limit=10)[0]["count"] == 10
 
 
-def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(small: Small) -> None:
-    record = run(small("recipe.iterations=6"))
+def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(trained: Trained) -> None:
+    record = trained("recipe.iterations=6")
     experiment, _ = continuations(record, 14, 4, ["log.every=1", "checkpoint.every=1"])
     assert experiment.optim.lr == pytest.approx(0.05)  # the first milestone is 12
     assert (
@@ -116,8 +117,8 @@ def test_it_trains_on_into_a_record_that_begins_where_the_run_ended_and_resumes(
         run(experiment, fresh=True)
 
 
-def test_the_control_trains_on_as_long_at_the_same_rate_from_the_same_weights(small: Small) -> None:
-    record = run(small("recipe.iterations=6", "runtime.precision=fp32"))
+def test_the_control_trains_on_as_long_at_the_same_rate_from_the_same_weights(trained: Trained) -> None:
+    record = trained("recipe.iterations=6", "runtime.precision=fp32")
     deep, control = continuations(record, 14, 3, ["optim.lr=1e-30", "runtime.precision=auto"])
     assert (control.model.depth, control.model.start) == (8, deep.model.start)
     assert control.optim == deep.optim
@@ -125,14 +126,14 @@ def test_the_control_trains_on_as_long_at_the_same_rate_from_the_same_weights(sm
     assert (
         control.runtime.precision == deep.runtime.precision == "fp32"
     )  # as the run itself, whatever auto means here
-    trained = train_on(record, control)
-    assert trained.path.parents[1] == train_on(record, deep).path.parents[1]
-    assert trained.path.parent.name.startswith("plain-8,")
-    assert "model.start=plain-8" in trained.path.parent.name
-    assert trained.environment["open_choices"]["initial weights"] == f"those of {control.model.start}, trained"
-    before, after = (dict(subject(own, "cpu").engine.model.named_parameters()) for own in (record, trained))
+    on = train_on(record, control)
+    assert on.path.parents[1] == train_on(record, deep).path.parents[1]
+    assert on.path.parent.name.startswith("plain-8,")
+    assert "model.start=plain-8" in on.path.parent.name
+    assert on.environment["open_choices"]["initial weights"] == f"those of {control.model.start}, trained"
+    before, after = (dict(subject(own, "cpu").engine.model.named_parameters()) for own in (record, on))
     assert all(torch.equal(before[name], after[name]) for name in before)  # no update is of any size at that rate
-    (curve,) = error_curves([trained])
+    (curve,) = error_curves([on])
     assert curve.label == "plain-8 trained on"
     assert curve.built
 
@@ -167,14 +168,14 @@ def test_weights_are_filed_under_the_iteration_that_they_have(small: Small) -> N
 
 
 @pytest.mark.parametrize("iterations", [0, 10_000_001, 99999999999999999999])
-def test_absurd_iterations_are_refused_at_once(small: Small, iterations: int) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_absurd_iterations_are_refused_at_once(trained: Trained, iterations: int) -> None:
+    record = trained("recipe.iterations=2")
     with pytest.raises(ConfigError, match=f"^--continue {iterations}: must lie from 1 to 10000000$"):
         continuations(record, 14, iterations)
 
 
-def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(trained: Trained) -> None:
+    record = trained("recipe.iterations=2")
     with pytest.raises(ConfigError, match="depth 8; give a greater one"):
         compare(record, 8)
     with pytest.raises(ConfigError, match="6n \\+ 2"):
@@ -184,8 +185,8 @@ def test_a_depth_that_is_not_greater_or_not_6n_plus_2_is_refused(small: Small) -
 @pytest.mark.parametrize(
     "text", ["model.depth=20", "model=residual", "data.name=cifar10", "recipe.iterations=7", "name=x", "output=oo"]
 )
-def test_a_continuation_keeps_network_images_and_place(small: Small, text: str) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_a_continuation_keeps_network_images_and_place(trained: Trained, text: str) -> None:
+    record = trained("recipe.iterations=2")
     with pytest.raises(ConfigError, match=f"^{text}: .*leave it out$"):
         continuations(record, 14, 4, ["optim.lr=0.1", text])
     assert continuations(record, 14, 4, ["optim.lr=0.1", "data.root=elsewhere"])[0].optim.lr == 0.1

@@ -22,7 +22,7 @@ from degrade.cli import main
 from degrade.config import Experiment, compose
 from degrade.errors import RunFileError
 from degrade.files import append_line, copy_aside, replace_text, set_aside
-from degrade.probes.numbers import read, write
+from degrade.probes.probe import read, write
 from degrade.runs import RunRecord, run, run_directory, worker
 from degrade.runs.checked import sealed_line
 from degrade.training import checkpoint, engine

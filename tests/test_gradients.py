@@ -15,13 +15,14 @@ from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes import gradients as probe
 from degrade.probes.gradients import gradients, layer_gradients, weighted_layers
-from degrade.probes.numbers import read, subject
+from degrade.probes.probe import read, subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Outcome
 from tests.test_runs import equal, interrupted_copy, rows, weights
 
 Small = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 Cli = Callable[..., Outcome]
 
 NETWORKS = [("plain", "batch"), ("plain", "none"), ("residual", "batch"), ("residual", "none")]
@@ -192,8 +193,8 @@ def test_images_pass_in_batches_and_the_network_stays_as_it_was(monkeypatch: pyt
     assert layer_gradients(model, images, labels) == found
 
 
-def test_what_overflows_is_kept_as_it_is_and_drawn(small: Small) -> None:
-    record = run(small("model.norm=none", "optim.lr=1e12", *SNAPSHOTS))
+def test_what_overflows_is_kept_as_it_is_and_drawn(trained: Trained) -> None:
+    record = trained("model.norm=none", "optim.lr=1e12", *SNAPSHOTS)
     assert record.status == "diverged"
     found = gradients(record)
     assert not all(math.isfinite(float(row["weight_gradient"])) for row in found)
@@ -238,8 +239,8 @@ def test_snapshots_change_no_training_survive_interruption_and_go_with_fresh(sma
     assert checkpoint.snapshots(whole.path) == {}
 
 
-def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small) -> None:
-    record = run(small(*SNAPSHOTS))
+def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small, trained: Trained) -> None:
+    record = trained(*SNAPSHOTS)
     checkpoint.snapshots(record.path)[24].unlink()  # the checkpoint is there still
     checkpoint.snapshots(record.path)[2].write_bytes(b"damaged")
     found = gradients(record, limit=20)
@@ -252,8 +253,8 @@ def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small) -> Non
     assert [row["weight_gradient"] for row in stages[0]] == [row["weight_gradient"] for row in fresh]
 
 
-def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small) -> None:
-    record = run(small(*SNAPSHOTS))
+def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small, trained: Trained) -> None:
+    record = trained(*SNAPSHOTS)
     found = gradients(record, limit=20)
 
     def norms(iteration: int) -> list[float]:
@@ -272,8 +273,8 @@ def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small) ->
     assert all(math.isnan(float(row[probe.GROWTH])) for row in without)
 
 
-def test_heat_maps_are_of_all_quantities_that_are_known_and_say_what_they_are(small: Small) -> None:
-    record = run(small(*SNAPSHOTS, "seed=4"))
+def test_heat_maps_are_of_all_quantities_that_are_known_and_say_what_they_are(trained: Trained) -> None:
+    record = trained(*SNAPSHOTS, "seed=4")
     rows = gradients(record, limit=20)
     curves = error_curves([record])
     figure = probe.draw_heat_maps(curves, [rows])
@@ -326,8 +327,10 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     assert cli("reproduce", "gradients", *UNSIZED, "recipe.iterations=3").out.count("degrade probe gradients") == 1
 
 
-def test_runs_without_snapshots_and_networks_without_runs_are_profiles(cli: Cli, tmp_path: Path) -> None:
-    assert cli("train", *SMALL, "recipe.iterations=2").code == 0
+def test_runs_without_snapshots_and_networks_without_runs_are_profiles(
+    cli: Cli, trained: Trained, tmp_path: Path
+) -> None:
+    trained("recipe.iterations=2")
     assert cli("probe", "gradients", "--limit", "20", "-o", "last.svg").code == 0
     assert (tmp_path / "last.svg").stat().st_size > 10_000
     swept = ["model.init=he,gaussian", "model.norm=batch,none", "seed=0,1", *SMALL]
@@ -359,8 +362,8 @@ def test_mistakes_are_one_line(cli: Cli, arguments: list[str], says: str) -> Non
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_numbers(small: Small) -> None:
-    record = run(small("runtime.device=cpu", *SNAPSHOTS))
+def test_a_gpu_gives_the_same_numbers(trained: Trained) -> None:
+    record = trained("runtime.device=cpu", *SNAPSHOTS)
     there = gradients(record, limit=20, device="cuda")
     (record.path / "probes" / "gradients.csv").unlink()
     here = gradients(record, limit=20, device="cpu")

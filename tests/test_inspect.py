@@ -1,5 +1,6 @@
 """What `degrade inspect` says of a network, against its definition and against gradients on the image."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
-from degrade.models import build_model, count_parameters
+from degrade.models import build_model, count_parameters, multiply_adds
 from degrade.models.anatomy import layers, stacks
 from tests.conftest import Outcome
 
@@ -70,6 +71,11 @@ def test_layers_add_up_to_the_network(config: ModelConfig) -> None:
     assert sum(layer.weighted and "shortcut" not in layer.name for layer in found) == config.depth
     assert found[-1].field is None
     assert model.training
+    weights = dict(model.named_parameters())
+    for layer in found:  # in closed form: each weight is used once at each place of the map
+        places = math.prod(layer.shape[1:])
+        assert layer.multiply_adds == (weights[f"{layer.name}.weight"].numel() * places if layer.weighted else 0)
+    assert multiply_adds(model) == sum(layer.multiply_adds for layer in found)
 
 
 def test_fields_of_the_vgg_paper_and_of_the_papers_network() -> None:

@@ -15,11 +15,12 @@ from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.probes import landscape as probe
 from degrade.probes.landscape import direction, draw_landscape, landscape, measure_statistics
-from degrade.probes.numbers import read, subject, write
-from degrade.runs import run
-from tests.conftest import SMALL, Outcome
+from degrade.probes.probe import read, subject, write
+from degrade.runs import RunRecord
+from tests.conftest import Outcome
 
 Small = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 Cli = Callable[..., Outcome]
 
 
@@ -35,8 +36,8 @@ def test_a_direction_is_as_long_as_the_weights_filter_by_filter() -> None:
 
 
 @pytest.mark.parametrize("family", ["plain", "residual"])
-def test_losses_are_those_of_networks_moved_one_weight_tensor_at_a_time(small: Small, family: str) -> None:
-    record = run(small(f"model={family}", "recipe.iterations=2", "eval.batch_size=16"))
+def test_losses_are_those_of_networks_moved_one_weight_tensor_at_a_time(trained: Trained, family: str) -> None:
+    record = trained(f"model={family}", "recipe.iterations=2", "eval.batch_size=16")
     rows = landscape(record, grid=3, span=0.5, seed=7, limit=20, device="cpu")
     training = subject(record, "cpu")
     images, labels = training.batches.pixels[:20].float() / 255 - training.batches.mean, training.batches.labels[:20]
@@ -58,10 +59,10 @@ def test_losses_are_those_of_networks_moved_one_weight_tensor_at_a_time(small: S
 
 @pytest.mark.parametrize("family", ["plain", "residual"])
 def test_recalibrated_the_middle_is_an_evaluation_with_statistics_of_the_same_images(
-    small: Small, family: str, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch's own `update_bn` gives the statistics, over the images at once and in two parts that are averaged."""
-    record = run(small(f"model={family}", "recipe.iterations=2", "eval.batch_size=16"))
+    record = trained(f"model={family}", "recipe.iterations=2", "eval.batch_size=16")
     for parts, together in ((1, 512), (2, 15)):
         monkeypatch.setattr(probe, "TOGETHER", together)
         for path in record.path.glob("probes/*"):
@@ -82,8 +83,8 @@ def test_recalibrated_the_middle_is_an_evaluation_with_statistics_of_the_same_im
         assert middle["loss"] != pytest.approx(stale, rel=1e-3)
 
 
-def test_recalibrated_batch_norm_takes_out_the_scale_of_the_weights(small: Small) -> None:
-    training = subject(run(small("recipe.iterations=2")), "cpu")
+def test_recalibrated_batch_norm_takes_out_the_scale_of_the_weights(trained: Trained) -> None:
+    training = subject(trained("recipe.iterations=2"), "cpu")
     model, pixels, mean = training.engine.model.eval(), training.batches.pixels[:40], training.batches.mean
     images = single_view(pixels, mean)
     with torch.no_grad():
@@ -100,8 +101,8 @@ def test_recalibrated_batch_norm_takes_out_the_scale_of_the_weights(small: Small
     assert {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
 
 
-def test_recalibrated_points_have_a_file_and_a_figure_that_say_so(cli: Cli, small: Small, tmp_path: Path) -> None:
-    record = run(small("recipe.iterations=2", "seed=3"))
+def test_recalibrated_points_have_a_file_and_a_figure_that_say_so(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    record = trained("recipe.iterations=2", "seed=3")
     plain, anew = (landscape(record, grid=3, limit=100, recalibrate=r) for r in (False, True))
     names = sorted(path.name for path in (record.path / "probes").iterdir())
     kept = "landscape-grid3-span0.5-seed0-images100"
@@ -126,8 +127,8 @@ def test_recalibrated_points_have_a_file_and_a_figure_that_say_so(cli: Cli, smal
     assert (tmp_path / "outputs/smoke/landscape-recalibrated.png").is_file()
 
 
-def test_without_batch_norm_there_is_nothing_to_measure_anew(cli: Cli, small: Small) -> None:
-    record = run(small("recipe.iterations=2", "model.norm=none"))
+def test_without_batch_norm_there_is_nothing_to_measure_anew(cli: Cli, trained: Trained) -> None:
+    record = trained("recipe.iterations=2", "model.norm=none")
     plain = landscape(record, grid=3, limit=10)
     assert landscape(record, grid=3, limit=10, recalibrate=True) == plain
     assert len([*record.path.glob("probes/*")]) == 1
@@ -141,8 +142,8 @@ def _matrices(model: torch.nn.Module) -> list[torch.Tensor]:
     return [parameter for parameter in model.parameters() if parameter.dim() > 1]
 
 
-def test_stopped_it_goes_on_and_other_settings_do_not_overwrite(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_stopped_it_goes_on_and_other_settings_do_not_overwrite(trained: Trained) -> None:
+    record = trained("recipe.iterations=2")
     whole = landscape(record, grid=3, limit=10)
     (path,) = (record.path / "probes").glob("landscape*.csv")
     marked = [{**row, "loss": 5.0} for row in read(path)[:4]]
@@ -157,8 +158,8 @@ def test_stopped_it_goes_on_and_other_settings_do_not_overwrite(small: Small) ->
         landscape(record, grid=5, limit=10)
 
 
-def test_grids_without_a_middle_are_refused(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_grids_without_a_middle_are_refused(trained: Trained) -> None:
+    record = trained("recipe.iterations=2")
     with pytest.raises(ConfigError, match="--grid 4"):
         landscape(record, grid=4)
     with pytest.raises(ConfigError, match="--span nan"):
@@ -168,17 +169,17 @@ def test_grids_without_a_middle_are_refused(small: Small) -> None:
             landscape(record, seed=seed)
 
 
-def test_points_of_a_record_older_than_the_count_of_images_are_gone_on_with(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_points_of_a_record_older_than_the_count_of_images_are_gone_on_with(trained: Trained) -> None:
+    record = trained("recipe.iterations=2")
     whole = landscape(record, grid=3, limit=10)
     (path,) = (record.path / "probes").glob("landscape*.csv")
     write(path, [{key: row[key] for key in ("a", "b", "loss", "error", "iteration")} for row in whole[:4]])
     assert landscape(record, grid=3, limit=10) == whole
 
 
-def test_the_command_draws_all_networks(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_draws_all_networks(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     for family in ("plain", "residual"):
-        assert cli("train", f"model={family}", *SMALL, "recipe.iterations=2").code == 0
+        trained(f"model={family}", "recipe.iterations=2")
     outcome = cli("probe", "landscape", "--grid", "3", "--limit", "10")
     assert outcome.code == 0, outcome.err
     assert [line[:18].strip() for line in outcome.out.splitlines()[1:3]] == ["plain-8, seed 0", "residual-8, seed 0"]

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from degrade.analysis import error_curves
-from degrade.analysis.figures import COLOURS
-from degrade.analysis.page import COLOURS as PAGE_COLOURS
 from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
 from degrade.config.schema import flatten
@@ -290,11 +288,8 @@ def test_each_kind_of_training_error_has_its_name(tmp_path: Path) -> None:
     assert "Running training error (dashed: train mode, augmented images, while training)" in words
     assert "clean training error (eval mode, un-augmented images) of the last iterate" in words
     assert "The paper&#39;s training errors look like running ones" in words.replace("'", "&#39;")
-    assert 'train: "running training error"' in words
-
-
-def test_colours_are_the_figures() -> None:
-    assert PAGE_COLOURS == COLOURS
+    kinds = data_of(page(error_curves(find_records([tmp_path]))))["kinds"]
+    assert kinds == {"train": "running training error", "clean": "clean training error", "test": "test error"}
 
 
 def test_report_command(cli: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -14,15 +14,16 @@ from degrade.config import Experiment
 from degrade.errors import RunError
 from degrade.probes.gradients import gradients
 from degrade.probes.landscape import landscape
-from degrade.probes.numbers import read, subject, write
+from degrade.probes.probe import read, subject, write
 from degrade.probes.responses import draw_responses, responses
-from degrade.runs import run
+from degrade.runs import RunRecord, run
 from degrade.training import Training
-from tests.conftest import SMALL, Outcome
+from tests.conftest import Outcome
 from tests.test_construct import killed
 from tests.test_runs import interrupted_copy
 
 Small = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 Cli = Callable[..., Outcome]
 
 
@@ -57,15 +58,17 @@ def slow_responses(training: Training) -> list[float]:
 
 @pytest.mark.parametrize("family", ["plain", "residual"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_responses_are_those_of_the_network_written_out(small: Small, family: str, norm: str) -> None:
-    record = run(small(f"model={family}", f"model.norm={norm}", "recipe.iterations=2", "eval.batch_size=16"))
+def test_responses_are_those_of_the_network_written_out(trained: Trained, family: str, norm: str) -> None:
+    record = trained(f"model={family}", f"model.norm={norm}", "recipe.iterations=2", "eval.batch_size=16")
     rows = responses(record, device="cpu")
     assert [row["layer"] for row in rows] == list(range(1, 8))
     assert [row["std"] for row in rows] == pytest.approx(slow_responses(subject(record, "cpu")), rel=1e-4)
 
 
-def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_must(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_must(
+    small: Small, trained: Trained
+) -> None:
+    record = trained("recipe.iterations=2")
     all_images = responses(record)
     assert responses(record, limit=10) != all_images
     assert responses(record) == all_images
@@ -90,16 +93,15 @@ def test_after_a_kill_numbers_are_filed_under_the_weights_own_iteration(small: S
         assert {row["iteration"] for row in rows} == {24}  # measured again
 
 
-def test_of_several_seeds_the_median_is_drawn_between_the_least_and_the_greatest(cli: Cli, small: Small) -> None:
-    for seed in (0, 1, 2):
-        assert cli("train", *SMALL, "recipe.iterations=2", f"seed={seed}").code == 0
+def test_of_several_seeds_the_median_is_drawn_between_the_least_and_the_greatest(cli: Cli, trained: Trained) -> None:
+    records = [trained("recipe.iterations=2", f"seed={seed}") for seed in (0, 1, 2)]
     outcome = cli("probe", "responses", "--limit", "20")
     assert outcome.code == 0, outcome.err
-    found = [responses(run(small("recipe.iterations=2", f"seed={seed}")), limit=20) for seed in (0, 1, 2)]
+    found = [responses(record, limit=20) for record in records]
     first = sorted(float(rows[0]["std"]) for rows in found)
     greatest = sorted(max(float(row["std"]) for row in rows) for rows in found)
     assert f"{greatest[1]:#.3g} {greatest[0]:#.3g}-{greatest[2]:#.3g}" in outcome.out.splitlines()[2]
-    curves = error_curves([run(small("recipe.iterations=2", f"seed={seed}")) for seed in (0, 1, 2)])
+    curves = error_curves(records)
     figure = draw_responses(curves, [found])
     ordered, by_size = figure.axes
     (line,), (band,) = ordered.get_lines(), ordered.collections
@@ -113,24 +115,24 @@ def test_of_several_seeds_the_median_is_drawn_between_the_least_and_the_greatest
 
 
 @pytest.mark.parametrize("probe", ["responses", "gradients", "landscape"])
-def test_absurd_numbers_are_one_line_that_names_them(cli: Cli, probe: str) -> None:
-    assert cli("train", *SMALL, "recipe.iterations=2").code == 0
+def test_absurd_numbers_are_one_line_that_names_them(cli: Cli, trained: Trained, probe: str) -> None:
+    trained("recipe.iterations=2")
     for value in ("99999999999999999999", "0", "-1"):
         outcome = cli("probe", probe, "--limit", value)
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
         assert f"--limit {value}: must lie from 1 to 10000000" in outcome.err
 
 
-def test_fresh_forgets_what_probes_found(small: Small) -> None:
-    record = run(small("recipe.iterations=2"))
+def test_fresh_forgets_what_probes_found(small: Small, trained: Trained) -> None:
+    record = trained("recipe.iterations=2")
     responses(record)
     run(small("recipe.iterations=2"), fresh=True)
     assert not (record.path / "probes").exists()
 
 
-def test_the_command_draws_all_networks_and_prints_a_table(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_draws_all_networks_and_prints_a_table(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     for family in ("plain", "residual"):
-        assert cli("train", f"model={family}", *SMALL, "recipe.iterations=2").code == 0
+        trained(f"model={family}", "recipe.iterations=2")
     outcome = cli("probe", "responses", "--limit", "20")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "outputs/smoke/responses.png").stat().st_size > 10_000
@@ -139,8 +141,8 @@ def test_the_command_draws_all_networks_and_prints_a_table(cli: Cli, tmp_path: P
     assert len(list(tmp_path.rglob("probes/responses.csv"))) == 2
 
 
-def test_a_run_without_a_checkpoint_is_one_line(cli: Cli, tmp_path: Path) -> None:
-    assert cli("train", *SMALL, "recipe.iterations=2").code == 0
+def test_a_run_without_a_checkpoint_is_one_line(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    trained("recipe.iterations=2")
     for path in tmp_path.rglob("checkpoint*.pt"):
         path.unlink()
     outcome = cli("probe", "responses")

@@ -12,7 +12,7 @@ import pytest
 from degrade.analysis import error_curves
 from degrade.cli.options import networks_of
 from degrade.config import Variant, network_matrix, variants
-from degrade.probes.numbers import Row, numbers_path, read, write
+from degrade.probes.probe import Row, numbers_path, read, write
 from degrade.probes.remedies import draw_remedies, remedy, remedy_fields, remedy_table, summaries, treated
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome

@@ -191,7 +191,7 @@ def test_the_papers_errors_reproduce_the_paper(tmp_path: Path) -> None:
     np.testing.assert_allclose(estimates(found), [4.5, 3.6, -0.56, 5.66, 6.3, 5.06])
     np.testing.assert_allclose(100 * np.array([c.paper for c in found.claims]), [4.5, 3.6, -0.56, 5.66, 6.33, 5.06])
     assert all(claim.interval is not None for claim in found.claims)
-    assert [claim.others for claim in found.claims] == [None, (0.021, 0.034), None, None, None, None]
+    assert [claim.reproductions for claim in found.claims] == [None, (0.021, 0.034), None, None, None, None]
 
 
 def estimates(found: Verdict) -> list[float]:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result
-from degrade.config import Experiment, ModelConfig, RuntimeConfig, compose
+from degrade.config import Experiment, ModelConfig, compose
 from degrade.data.synthetic import noise
 from degrade.errors import RunFailed
-from degrade.models import build_model, conv_outputs, multiply_adds
+from degrade.models import build_model, layers, multiply_adds
 from degrade.runs.environment import git_state
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
@@ -62,12 +62,7 @@ def contenders(
 
 
 def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report:
-    """Let contenders work in turn.
-
-    Args:
-        chosen: who takes part.
-        rounds: turns of each.
-        seconds: length of a turn.
+    """Let contenders work in turn, each so many rounds, so many seconds a turn.
 
     Raises:
         RunFailed: a contender's process ended, or could not go on.
@@ -110,7 +105,8 @@ def traffic(model: nn.Module, precision: str) -> int:
     writes the next input, read by the next convolution: 5 passes. Backward: batch norm reads gradient and input
     twice each and writes a gradient; the convolution reads that twice, its input once, and writes one: 9 passes.
     """
-    return 14 * sum(map(math.prod, conv_outputs(model))) * (2 if precision == "bf16" else 4)
+    values = sum(math.prod(layer.shape) for layer in layers(model) if "conv" in layer.kind)
+    return 14 * values * (2 if precision == "bf16" else 4)
 
 
 def profile(contender: Contender, path: Path, steps: int = 5) -> None:
@@ -121,7 +117,7 @@ def profile(contender: Contender, path: Path, steps: int = 5) -> None:
     with torch.profiler.profile() as profiler:
         for _ in range(steps):
             engine.step()
-        engine.wait()
+        wait(engine.device)
     profiler.export_chrome_trace(str(path))
 
 
@@ -129,10 +125,8 @@ def _compare(results: Sequence[Result], peaks: dict[str, float], copying: float)
     """Fill in what follows from the measurements."""
     for result in results:
         contender = result.contender
-        base = [
-            r.median for r in results if r.contender.depth == contender.depth and r.contender.name == CONVENTIONAL
-        ]
-        result.ratio = result.median / max(base) if base else 0.0
+        beside = [r for r in results if r.contender.depth == contender.depth and r.contender.name == CONVENTIONAL]
+        result.ratio = result.median / max(r.median for r in beside) if beside else 0.0
         model = build_model(ModelConfig(depth=contender.depth))
         # Backward costs twice the forward pass: gradients of inputs and of weights.
         result.roofline = 3 * multiply_adds(model) * result.median / peaks[contender.precision]
@@ -188,23 +182,18 @@ def _serve(connection: Connection, contender: Contender) -> None:
                 loop = _Conventional(contender) if contender.name == CONVENTIONAL else _Engine(contender)
                 for _ in range(3):
                     loop.step()
-                loop.wait()
+                wait(loop.device)
             if what == "start":
                 connection.send(time.perf_counter() - started)
             elif what == "run":
-                connection.send(_rate(loop, *arguments))
+                loop.discard_prepared()  # what was made ready while others worked is not counted
+                connection.send(rate(loop.step, loop.device, *arguments))
             elif what == "split":
                 connection.send(loop.split())
             else:
                 connection.send(_peak_memory(loop.device))
         except Exception as error:
             connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
-
-
-def _rate(loop: "_Conventional | _Engine", seconds: float) -> float:
-    """Images per second over a turn; what was prepared while others worked is not counted."""
-    loop.discard_prepared()
-    return rate(loop.step, loop.device, seconds)
 
 
 class _Conventional:
@@ -252,13 +241,8 @@ class _Conventional:
     def split(self) -> dict[str, float]:
         return {}
 
-    def wait(self) -> None:
-        wait(self.device)
-
     def _next(self) -> tuple[Tensor, Tensor]:
-        try:
-            batch = next(self.batches)
-        except StopIteration:
+        if (batch := next(self.batches, None)) is None:
             self.batches = iter(self.loader)
             batch = next(self.batches)
         return batch[0], batch[1]
@@ -326,20 +310,17 @@ class _Engine:
             clocked("evaluation", self.training.evaluate, pixels, labels)
         return {part: statistics.median(values) for part, values in times.items()}
 
-    def wait(self) -> None:
-        wait(self.device)
-
 
 def _experiment(contender: Contender) -> Experiment:
-    settings = [f"model.depth={contender.depth}", f"recipe.batch_size={contender.batch_size}"]
-    size = f"eval.batch_size={250 if choose_device(contender.device).type == 'cpu' else EVALUATED}"
-    runtime = RuntimeConfig(
-        device=contender.device,
-        precision=contender.precision,
-        engine=contender.name,
-        memory_format=contender.memory_format,
-    )
-    return replace(compose([*settings, size]), runtime=runtime)
+    size = 250 if choose_device(contender.device).type == "cpu" else EVALUATED
+    settings: dict[str, object] = {
+        "model.depth": contender.depth,
+        "recipe.batch_size": contender.batch_size,
+        "eval.batch_size": size,
+    }
+    settings |= {"runtime.device": contender.device, "runtime.precision": contender.precision}
+    settings |= {"runtime.engine": contender.name, "runtime.memory_format": contender.memory_format}
+    return compose([f"{key}={value}" for key, value in settings.items()])
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from degrade.analysis.curves import Curve, error_curves
 from degrade.analysis.reference import departures, paper_error
-from degrade.analysis.report import verdict_json, verdict_text
 from degrade.analysis.table import error_table, runs_table
+from degrade.analysis.text import verdict_json, verdict_text
 from degrade.analysis.verdict import Claim, Verdict, verdict, verdicts
 
 if TYPE_CHECKING:

@@ -1,9 +1,27 @@
-"""What figures and page share without matplotlib: where the axis of error ends, and what is then said of it."""
+"""What is said of networks and their errors, once for figures, page, tables and text. No matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from degrade.analysis.curves import Curve
-from degrade.analysis.reference import follows_paper
+from degrade.analysis.curves import BANDS, Curve
+from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error, reproduced_test_error
+from degrade.errors import ConfigError, RunError
+from degrade.files import regular
+
+#: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+
+#: Kinds of error as axes, legends and sentences name them, and how each is measured.
+RUNNING, CLEAN, TEST = "running training error", "clean training error", "test error"
+MEASURED = {
+    RUNNING: "train mode, augmented images",
+    CLEAN: "eval mode, un-augmented images",
+}
+
+#: The paper's training error beside ours.
+LIKE_RUNNING = "its training error looks like running"
 
 #: Where the paper's axis of error ends, in percent (Figures 1 and 6).
 PAPER_TOP = 20
@@ -15,3 +33,124 @@ def has_paper_axis(curves: Sequence[Curve]) -> bool:
     """Whether the paper's axis shows what matters: all recipes are the paper's, and all curves come down into it."""
     ends = [float(s.mean[-1]) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
     return all(follows_paper(curve.config) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
+
+
+def colour(place: int) -> str:
+    """The colour of the network, remedy or kind at a place; they come round again where they run out."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def ended(curve: Curve) -> str:
+    """What became of a curve that no seed finished: `diverged` or `unfinished`; empty where a seed is complete."""
+    statuses = set(curve.seeds.values())
+    if "complete" in statuses or not statuses:
+        return ""
+    return "diverged" if "diverged" in statuses else "unfinished"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def several(count: int) -> str:
+    """` (3 seeds)` behind a network's label; nothing for one."""
+    return f" ({plural(count, 'seed')})" if count > 1 else ""
+
+
+def papers(curve: Curve, which: str) -> float | None:
+    """The paper's `train` or `test` error; None for generated images, a built network, or a depth that it lacks."""
+    return None if curve.synthetic or curve.built else paper_error(curve.family, curve.depth, which)
+
+
+def reproductions(curve: Curve) -> tuple[float, float] | None:
+    """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
+    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.config) else None
+
+
+def inside(others: tuple[float, float] | None, value: float | None) -> str:
+    """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
+    if others is None or value is None:
+        return "-"
+    low, high = (100 * edge for edge in others)
+    place = "below" if value < others[0] else "above" if value > others[1] else "inside"
+    return f"{low:.1f} to {high:.1f}: {place}"
+
+
+def data_name(name: str) -> str:
+    """How a figure names a data set."""
+    return {"cifar10": "CIFAR-10", "synthetic": "SYNTHETIC"}.get(name, name)
+
+
+def runs_facts(curves: Sequence[Curve], *, banded: bool) -> list[str]:
+    """Recipe, data, precision, seeds and what the band shows, if there is one."""
+    data = {data_name(str(c.config["data"]["name"])) + " data" * c.synthetic for c in curves}
+    counts = sorted({len(c.seeds) for c in curves})
+    seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    if banded and counts != [1]:
+        seeds += f", band: {BANDS[curves[0].band]}"
+    if banded and any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
+        seeds += " (n/N: of so many seeds from there on)"
+    recipes = {str(c.config["recipe"]["name"]) for c in curves}
+    facts = [f"recipe {_listed(recipes)}", _listed(data), _listed(c.precision for c in curves if c.precision), seeds]
+    return [*(fact for fact in facts if fact), "last iterate"]
+
+
+def _listed(words: Iterable[str]) -> str:
+    return "/".join(sorted(set(words)))
+
+
+def told_apart(
+    curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]
+) -> list[tuple[list[str], list[str]]]:
+    """What is so of networks by their settings: the labels, none for what all have in common, and what it is."""
+    found = [of(curve.config) for curve in curves]
+    common = [item for item in found[0] if all(item in other for other in found)]
+    labels: dict[tuple[str, ...], list[str]] = {}
+    for curve, items in zip(curves, found, strict=True):
+        if own := tuple(item for item in items if item not in common):
+            labels.setdefault(own, []).append(curve.label)
+    apart = [(list(dict.fromkeys(whose)), list(own)) for own, whose in labels.items()]
+    return [*([([], common)] if common else []), *apart]
+
+
+def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
+    """The facts of the runs, whatever departs from the paper, and other choices than usual that it leaves open."""
+    lines = [" · ".join(runs_facts(curves, banded=banded))]
+    lines.append(_line("departs from the paper: ", told_apart(curves, departures)) or "the paper's recipe")
+    lines.append(_line("open in the paper: ", told_apart(curves, open_choices)))
+    return "\n".join(line for line in lines if line)
+
+
+def _line(head: str, found: Sequence[tuple[list[str], list[str]]]) -> str:
+    parts = []
+    for whose, items in found:
+        who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
+        parts += [f"{who}: {', '.join(items)}"] if whose else items
+    return head + "; ".join(parts) if parts else ""
+
+
+def refuse_unmeasured(curves: Sequence[Curve]) -> Sequence[Curve]:
+    """The curves, of which at least one has a point.
+
+    Raises:
+        RunError: none has.
+    """
+    if not any(len(curve.train.iteration) for curve in curves):
+        where = next(iter(curves[0].paths.values()))
+        raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
+    return curves
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Make the folder of a file that is about to be written, and say in a line why it cannot be.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error

@@ -1,9 +1,9 @@
-"""Figures 1 and 6 of the paper, from curves."""
+"""Figures 1 and 6 of the paper, from curves; and what all figures have in common."""
 
 import logging
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,23 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from degrade.analysis.curves import BANDS, Array, Curve, Series, edges
-from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
-from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
+from degrade.analysis import facts
+from degrade.analysis.curves import Array, Curve, Series, edges
+from degrade.analysis.reference import follows_paper
 from degrade.errors import ConfigError
-from degrade.files import regular
 
 log = logging.getLogger("degrade.run")
 
-#: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
-
 SUFFIXES = (".png", ".svg", ".pdf")
 
-CLEAN = "clean training error, last iterate"
+_CLEAN_MARK = f"{facts.CLEAN}, last iterate"
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
-    """Draw in a style, or in Figure 6's if both families are present and in Figure 1's if not.
-
-    Args:
-        curves: what to draw.
-        style: `figure1`, `figure6`, `depth` or None.
-        title: above the panels.
-    """
+    """Draw in a style: `figure1`, `figure6` or `depth`; by default Figure 6's if there are both families."""
     if style == "depth":
         return draw_depth(curves, title=title)
     if style is None:
@@ -53,68 +43,61 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     A diamond at the end of a training curve is the clean training error of the last iterate.
     """
     figure, (left, right) = _panels(2)
-    marks: list[Line2D | None] = []
-    cleans: list[Line2D | None] = []
-    for k, (curve, colour) in enumerate(zip(curves, _colours(curves, curves), strict=True)):
-        stroke = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]  # when colours run out
+    cleans, marks = [], []
+    for k, curve in enumerate(curves):
+        stroke = ("-", "--", "-.", ":")[k // 8 % 4]  # when colours run out
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
-            _line(axes, series, colour, ended=_ended(curve), total=len(curve.seeds), **style)
-            marks.append(_paper_mark(axes, curve, which, colour))
-        cleans.append(_clean_mark(left, curve, colour))
-    for axes, name in ((left, "running training error (%)"), (right, "test error (%)")):
-        axes.set_ylabel(name)
-        _frame(axes, curves)
-        axes.legend(loc="best", fontsize=7)
-    _name_kinds(
-        figure,
-        [
-            *_handles(cleans, CLEAN),
-            *_handles(marks, "the paper's final error (its training error looks like running)"),
-        ],
-    )
-    return _finished(figure, curves, title)
+            _line(axes, series, facts.colour(k), curve, numbered=True, **style)
+            marks.append(_paper_mark(axes, curve, which, facts.colour(k)))
+        cleans.append(_clean_mark(left, curve, facts.colour(k)))
+    for axes, name in ((left, facts.RUNNING), (right, facts.TEST)):
+        _scaled(axes, curves, f"{name} (%)")
+    said = _handles(cleans, _CLEAN_MARK) + _handles(marks, f"the paper's final error ({facts.LIKE_RUNNING})")
+    return _finished(figure, curves, title, said)
 
 
 def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     """A panel per family: dashed running training error, bold test error (paper, Figure 6).
 
-    A diamond at the end of a training curve is the clean training error of the last iterate.
+    Networks of one depth have one colour in all panels. A diamond at the end of a training curve is the clean
+    training error of the last iterate.
     """
+
+    def network(curve: Curve) -> tuple[int, str]:
+        return curve.depth, curve.label.removeprefix(curve.family)
+
     families = sorted({curve.family for curve in curves})
+    networks = sorted({network(curve) for curve in curves})
     figure, panels = _panels(len(families))
-    marks: list[Line2D | None] = []
-    cleans: list[Line2D | None] = []
+    cleans, marks = [], []
     for axes, family in zip(panels, families, strict=True):
-        own = [curve for curve in curves if curve.family == family]
-        for curve, colour in zip(own, _colours(own, curves), strict=True):
-            _line(axes, curve.train, colour, linestyle="--", linewidth=1.0, ended=_ended(curve))
-            bold = {"label": _label(curve), "linewidth": 2.0}
-            _line(axes, curve.test, colour, ended=_ended(curve), total=len(curve.seeds), **bold)
-            marks.append(_paper_mark(axes, curve, "test", colour))
-            cleans.append(_clean_mark(axes, curve, colour))
+        for curve in (own for own in curves if own.family == family):
+            shade = facts.colour(networks.index(network(curve)))
+            _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0)
+            _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0)
+            marks.append(_paper_mark(axes, curve, "test", shade))
+            cleans.append(_clean_mark(axes, curve, shade))
         axes.set_title(f"{family} networks", fontsize=9)
-        axes.set_ylabel("error (%)")
-        _frame(axes, curves)
-        axes.legend(loc="best", fontsize=7)
+        _scaled(axes, curves, "error (%)")
     kinds = [
-        Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label="running training error"),
-        Line2D([], [], color="0.3", linewidth=2.0, label="test error"),
+        Line2D([], [], color="0.3", linestyle="--", linewidth=1.0, label=facts.RUNNING),
+        Line2D([], [], color="0.3", linewidth=2.0, label=facts.TEST),
     ]
-    _name_kinds(figure, [*kinds, *_handles(cleans, CLEAN), *_handles(marks, "the paper's final test error")])
-    return _finished(figure, curves, title)
+    said = [*kinds, *_handles(cleans, _CLEAN_MARK), *_handles(marks, f"the paper's final {facts.TEST}")]
+    return _finished(figure, curves, title, said)
 
 
 def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     """Last training error (left) and test error (right) of finished networks against their depth, a line a family."""
     figure, panels = _panels(2)
     clean = all(curve.clean_train for curve in curves if curve.final_test)
-    train = "clean training error (%)" if clean else "running training error (%)"
+    names = (f"{facts.CLEAN if clean else facts.RUNNING} (%)", f"{facts.TEST} (%)")
     lines: dict[str, list[Curve]] = {}
     for curve in curves:
         if curve.final_test:
             lines.setdefault(", ".join(part for part in (curve.family, curve.extra) if part), []).append(curve)
-    for axes, name in zip(panels, (train, "test error (%)"), strict=True):
+    for axes, name in zip(panels, names, strict=True):
         for k, (label, own) in enumerate(lines.items()):
             errors = [c.final_test if axes is panels[1] else c.clean_train if clean else c.final_train for c in own]
             band = [np.subtract(edges(values, curves[0].band), np.mean(values)) for values in errors]
@@ -122,7 +105,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
                 [curve.depth for curve in own],
                 [100 * float(np.mean(values)) for values in errors],
                 100 * np.abs(np.transpose(band)),
-                color=COLOURS[k % len(COLOURS)],
+                color=facts.colour(k),
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -132,27 +115,24 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
         axes.set_xlabel("depth (weighted layers)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
     return _finished(figure, curves, title)
 
 
 def draw_stacks(pairs: Sequence[tuple[Any, Any]], channels: int) -> Figure:
     """Bars: a stack of 3x3 convolutions beside the large one that sees as much, for each pair of `Stack`s."""
-    figure, panels = new_figure(1, 3, (7.2, 3.0))
+    figure, panels = new_figure(1, 3, (7.2, 3.0), grid=False)
     quantities = (("parameters", 1e3, "parameters (1e3)"), ("multiply_adds", 1e6, "multiply-adds (1e6)"))
     for axes, (name, unit, label) in zip(panels, (*quantities, ("nonlinearities", 1, "ReLUs")), strict=True):
         for side, (shift, who) in enumerate(((-0.2, "stack of 3x3"), (0.2, "one large"))):
             heights = [getattr(pair[side], name) / unit for pair in pairs]
-            bars = axes.bar(np.arange(len(pairs)) + shift, heights, 0.38, color=COLOURS[side], label=who)
+            bars = axes.bar(np.arange(len(pairs)) + shift, heights, 0.38, color=facts.colour(side), label=who)
             axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}", fontsize=6.5)
         axes.set_xticks(range(len(pairs)), [f"{pair[0].field}x{pair[0].field}" for pair in pairs])
         axes.set_title(label, fontsize=9)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("receptive field")
         axes.margins(y=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(loc="upper left")
     return finished(figure, f"{channels} channels in and out, a ReLU after each convolution, on a 32x32 map", None)
 
@@ -169,101 +149,74 @@ def save(figure: Figure, path: Path) -> None:
         )
     # Without dates a figure drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
-    try:
-        regular(path).parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "degrade"}), warnings.catch_warnings(record=True) as told:
-            warnings.filterwarnings("always", message="Glyph")
-            figure.savefig(path, dpi=200, metadata=undated)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+    salted = rc_context({"svg.hashsalt": "degrade"})
+    with facts.writable(path), salted, warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("always", message="Glyph")
+        figure.savefig(path, dpi=200, metadata=undated)
     if any("missing from font" in str(warning.message) for warning in told):
         log.warning("%s: its font lacks some letters of the names, and boxes stand for them", path)
 
 
-def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
-    """Recipe, data, precision, seeds and band if there is one, and whatever departs from the paper."""
-    recipes = sorted({str(c.config["recipe"]["name"]) for c in curves})
-    data = sorted({"SYNTHETIC data" if c.synthetic else _data_name(c) for c in curves})
-    precisions = sorted({c.precision for c in curves if c.precision})
-    counts = sorted({len(c.seeds) for c in curves})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seeds += " seed" if counts == [1] else f" seeds, band: {BANDS[curves[0].band]}" if banded else " seeds"
-    if banded and any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
-        seeds += " (n/N: of so many seeds from there on)"
-    facts = [f"recipe {'/'.join(recipes)}", "/".join(data), "/".join(precisions), seeds, "last iterate"]
-    lines = [" · ".join(fact for fact in facts if fact)]
-    lines.append(_told_apart("departs from the paper: ", curves, departures) or "the paper's recipe")
-    lines.append(_told_apart("open in the paper: ", curves, open_choices))
-    return "\n".join(line for line in lines if line)
-
-
-def _told_apart(head: str, curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]) -> str:
-    """What all curves have in common, then what only some have, by label; empty if there is nothing."""
-    found = [of(curve.config) for curve in curves]
-    common = [item for item in found[0] if all(item in other for other in found)]
-    parts = list(common)
-    labels: dict[str, list[str]] = {}
-    for curve, items in zip(curves, found, strict=True):
-        own = [item for item in items if item not in common]
-        if own:
-            labels.setdefault(", ".join(own), []).append(curve.label)
-    for what, labelled in labels.items():
-        whose = list(dict.fromkeys(labelled))
-        who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
-        parts.append(f"{who}: {what}")
-    return head + "; ".join(parts) if parts else ""
-
-
-def _data_name(curve: Curve) -> str:
-    return {"cifar10": "CIFAR-10"}.get(curve.config["data"]["name"], str(curve.config["data"]["name"]))
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure of some inches and its panels, row by row."""
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], *, grid: bool = True, box: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of some inches and its panels, row by row, with a faint grid, or with a line all around each."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(box)
+        if grid:
+            axes.grid(alpha=0.25, linewidth=0.5)
+    return figure, panels
+
+
+def fill_band(axes: Axes, x: Any, low: Any, high: Any, shade: str) -> None:
+    """The range of several seeds behind their line."""
+    axes.fill_between(x, low, high, color=shade, alpha=0.2, linewidth=0)
+
+
+def logarithmic(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic axis that says more than its powers of ten, where it has few of them."""
+    axes.set_yscale("log")
+    if high < 1000 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], columns: int, title: str | None) -> None:
+    """One legend for all panels, above them, under the title."""
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title,
+        title_fontsize=10,
+    )
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return new_figure(1, count, (7.2 if count > 1 else 4.2, 3.5))
 
 
-def _colours(own: Sequence[Curve], among: Sequence[Curve]) -> list[str]:
-    """A colour a curve. In Figure 6's style, networks of one depth share it across the panels."""
-    if own is among:
-        return [COLOURS[k % len(COLOURS)] for k in range(len(own))]
-    names = sorted({_without_family(curve) for curve in among})
-    return [COLOURS[names.index(_without_family(curve)) % len(COLOURS)] for curve in own]
-
-
-def _without_family(curve: Curve) -> tuple[int, str]:
-    return curve.depth, curve.label.removeprefix(curve.family)
-
-
 def _label(curve: Curve) -> str:
-    seeds = f" ({len(curve.seeds)} seeds)" if len(curve.seeds) > 1 else ""
-    remark = f" [{curve.remark}]" if curve.remark else ""
-    return f"{curve.label}{seeds}{remark}"
+    return f"{curve.label}{facts.several(len(curve.seeds))}" + (f" [{curve.remark}]" if curve.remark else "")
 
 
-def _ended(curve: Curve) -> str:
-    """The mark at the end of a curve that no seed finished: x diverged, o unfinished."""
-    statuses = set(curve.seeds.values())
-    if "complete" in statuses:
-        return ""  # where a seed ended early, n/N says so
-    return "x" if "diverged" in statuses else "o" if statuses else ""
-
-
-def _line(axes: Axes, series: Series, colour: str, *, ended: str, total: int | None = None, **style: Any) -> None:
+def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:
+    """A curve with its band, n/N where it goes on with fewer seeds, and a mark at an end that no seed reached."""
     x, y = series.iteration, 100 * series.mean
-    axes.plot(x, y, color=colour, marker="." if len(x) < 8 else None, markersize=4, **style)
+    axes.plot(x, y, color=shade, marker="." if len(x) < 8 else None, markersize=4, **style)
     if (series.seeds > 1).any():
-        axes.fill_between(x, 100 * series.low, 100 * series.high, color=colour, alpha=0.2, linewidth=0)
-    if total is not None:
-        _note_fewer_seeds(axes, x, y, series, total, colour)
-    if ended and len(x):
-        axes.plot(x[-1:], y[-1:], color=colour, marker=ended, markersize=7, markerfacecolor="none", linestyle="none")
+        fill_band(axes, x, 100 * series.low, 100 * series.high, shade)
+    if numbered:
+        _note_fewer_seeds(axes, x, y, series, len(curve.seeds), shade)
+    if facts.ended(curve) and len(x):
+        mark = "x" if facts.ended(curve) == "diverged" else "o"
+        axes.plot(x[-1:], y[-1:], color=shade, marker=mark, markersize=7, markerfacecolor="none", linestyle="none")
 
 
 def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int, colour: str) -> None:
@@ -277,7 +230,7 @@ def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int
 
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
     """A short horizontal line at the paper's final error at the right, where the recipe is the paper's."""
-    value = paper_error(curve.family, curve.depth, which)
+    value = facts.papers(curve, which)
     if value is None or not follows_paper(curve.config):
         return None
     return axes.axhline(100 * value, 0.75, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
@@ -288,14 +241,8 @@ def _clean_mark(axes: Axes, curve: Curve, colour: str) -> Line2D | None:
     if not curve.clean_train or not len(curve.train.iteration):
         return None
     place = (float(curve.train.iteration[-1]), 100 * float(np.mean(curve.clean_train)))
-    style: dict[str, Any] = {
-        "marker": "D",
-        "markersize": 4.5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
-        "linestyle": "none",
-    }
-    return axes.plot(*place, color=colour, zorder=3, clip_on=False, **style)[0]
+    style: dict[str, Any] = {"markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    return axes.plot(*place, "D", color=colour, zorder=3, clip_on=False, **style)[0]
 
 
 def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:
@@ -307,6 +254,30 @@ def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:
     handle.update_from(drawn)
     handle.set(color="0.3", label=label)
     return [handle]
+
+
+def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
+    """Axes of iterations and of an error in percent, the same for all panels, and the legend of the networks."""
+    series = [own for curve in curves for own in (curve.train, curve.test) if len(own.iteration)]
+    last = max((float(own.iteration.max()) for own in series), default=1)
+    axes.set_xlim(0, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    if last > 1e4:
+        axes.set_xlabel("iterations (1e4)")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e4:g}")
+    else:
+        axes.set_xlabel("iterations")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    highest = max((float(own.high.max()) for own in series), default=1)
+    axes.set_ylim(0, facts.PAPER_TOP if facts.has_paper_axis(curves) else min(100, 103 * highest))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.set_ylabel(name)
+    axes.legend(loc="best", fontsize=7)
+
+
+def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handles: Sequence[Line2D] = ()) -> Figure:
+    _name_kinds(figure, handles)
+    return finished(figure, facts.footer(curves) + f"\n{facts.PAPER_AXIS}" * facts.has_paper_axis(curves), title)
 
 
 def _name_kinds(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -331,29 +302,6 @@ def _name_kinds(figure: Figure, handles: Sequence[Line2D]) -> None:
     )
     height = (5 + 11 * -(-len(handles) // columns)) / 72  # inches
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - height / figure.get_figheight()))
-
-
-def _frame(axes: Axes, curves: Sequence[Curve]) -> None:
-    series = [own for curve in curves for own in (curve.train, curve.test) if len(own.iteration)]
-    last = max((float(own.iteration.max()) for own in series), default=1)
-    axes.set_xlim(0, 1.02 * last)
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    if last > 1e4:
-        axes.set_xlabel("iterations (1e4)")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e4:g}")
-    else:
-        axes.set_xlabel("iterations")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    highest = max((float(own.high.max()) for own in series), default=1)
-    axes.set_ylim(0, PAPER_TOP if has_paper_axis(curves) else min(100, 103 * highest))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _finished(figure: Figure, curves: Sequence[Curve], title: str | None) -> Figure:
-    told = [footer(curves), *([PAPER_AXIS] if has_paper_axis(curves) else [])]
-    return finished(figure, "\n".join(told), title)
 
 
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:

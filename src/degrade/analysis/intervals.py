@@ -24,12 +24,7 @@ class Interval(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Errors of one network.
-
-    Attributes:
-        sign: +1 or -1, how it enters a contrast.
-        errors: last error of each seed.
-    """
+    """Last error of each seed of one network, which enters a contrast with the sign +1 or -1."""
 
     sign: int
     errors: Sequence[float]

@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
-  const KINDS = { train: "running training error", test: "test error" };
+  const KINDS = { train: data.kinds.train, test: data.kinds.test };
   const find = (selector) => [...document.querySelectorAll(selector)];
   // plotly reads markup in names; what comes from records is text.
   const brief = (words) => (words.length > 70 ? `${words.slice(0, 44)}…${words.slice(-25)}` : words);
@@ -62,7 +62,7 @@
     if (network.clean !== null && train.values.length) {
       const x = [data.grids[train.grid][train.values.length - 1]];
       const own = { x, y: [network.clean], mode: "markers", marker: { size: 9, symbol: "diamond", line: { width: 1, color: "white" } },
-        cliponaxis: false, name: `${text(network.label)}, clean training error, last iterate` };
+        cliponaxis: false, name: `${text(network.label)}, ${data.kinds.clean}, last iterate` };
       made.push(trace({ network: k, which: "train", colour: network.colour, role: "clean" }, train, own));
     }
     return made;
@@ -150,7 +150,7 @@
     }
   }
   function zoom(factor) {
-    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    const { xaxis, yaxis } = boxes[0].layout;
     const [left, right] = xaxis.range;
     const [low, high] = yaxis.range;
     // Towards where the curves end, if that is in sight.
@@ -164,7 +164,7 @@
     });
   }
   function pan(right, up) {
-    const { xaxis, yaxis } = boxes[0]._fullLayout;
+    const { xaxis, yaxis } = boxes[0].layout;
     const moved = ([low, high], part) => [low + (high - low) * part, high + (high - low) * part];
     Plotly.relayout(boxes[0], { "xaxis.range": moved(xaxis.range, right), "yaxis.range": moved(yaxis.range, up) });
   }

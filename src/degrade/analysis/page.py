@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from degrade import __version__
+from degrade.analysis import facts
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
-from degrade.analysis.facts import PAPER_AXIS, PAPER_TOP, has_paper_axis
-from degrade.analysis.intervals import CONFIDENCE
-from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error
-from degrade.analysis.report import contrast_text, headline, inside, notes, others_test, said, title
-from degrade.analysis.table import error_cells, run_cells, run_fields
+from degrade.analysis.reference import USUAL, departures, follows_paper, open_choices
+from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
+from degrade.analysis.text import headline, interval_in_words, notes, said, title
 from degrade.analysis.verdict import Claim, Verdict, verdicts
-from degrade.config import Experiment, compose
+from degrade.config import compose
 from degrade.config.schema import flatten
 from degrade.errors import ConfigError
-from degrade.files import regular
 from degrade.runs.record import RunRecord
-
-#: Okabe and Ito's colours, as in figures.py, which would import matplotlib; a test holds them equal.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 
 #: Bytes of a page: pictures that would exceed them are named and left out. plotly's script takes 4.7 million.
 LIMIT = 6_000_000
@@ -55,45 +50,14 @@ PICTURES = {
 }
 
 
-ERROR_HEAD = (
-    "network",
-    "finished seeds",
-    "training, running",
-    "training, clean",
-    "training, batch-statistics",
-    "test",
-    "paper: training (like running)/test",
-    "parameters",
-    "others' test",
-)
-RUN_HEAD = (
-    "run",
-    "status",
-    "iterations",
-    "training, running",
-    "training, clean",
-    "test",
-    "time",
-    "remark",
-)
-
-
 def save_page(curves: Sequence[Curve], path: Path) -> None:
-    """Write the page of some networks.
-
-    Args:
-        curves: the networks, of one experiment or several.
-        path: the file.
+    """Write the page of some networks, of one experiment or several.
 
     Raises:
         ConfigError: the path cannot be written.
     """
-    text = legible(page(curves))
-    try:
-        regular(path).parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); choose another --output") from error
+    with facts.writable(path):
+        path.write_text(legible(page(curves)), encoding="utf-8")
 
 
 def page(curves: Sequence[Curve]) -> str:
@@ -106,10 +70,11 @@ def page(curves: Sequence[Curve]) -> str:
         loader=rooms, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html")
-    content = _content(curves) | {"plotly": get_plotlyjs()}
-    bare = template.render(content, pictures=[], left_out=[])
-    shown, left_out = _pictures(curves, LIMIT - len(os.fsencode(bare)) - 20_000)  # 20 kB: their captions and names
-    return template.render(content, pictures=shown, left_out=left_out)
+    content, plotly = _content(curves), get_plotlyjs()
+    bare = template.render(content, plotly="", pictures=[], left_out=[])
+    room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
+    shown, left_out = _pictures(curves, room)
+    return template.render(content, plotly=plotly, pictures=shown, left_out=left_out)
 
 
 def _content(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -120,33 +85,37 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     settings = [_settings(curve) for curve in curves]
     below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * len(runs) + 6 * len(curves))))
-    networks = [_network(curve, COLOURS[k % len(COLOURS)], lines) for k, curve in enumerate(curves)]
-    environments = [(curve.label, seed, _environment_of(record)) for curve, seed, record in runs]
+    networks = [_network(curve, facts.colour(k), lines) for k, curve in enumerate(curves)]
     return {
         "version": __version__,
         "folders": folders,
         "title": ", ".join(Path(folder).resolve().name for folder in folders),
-        "facts": _facts(curves),
+        "facts": [facts.plural(len(curves), "network"), *facts.runs_facts(curves, banded=False)],
+        "measured": {
+            "running": f"{facts.RUNNING.capitalize()} (dashed: {facts.MEASURED[facts.RUNNING]}, while training)",
+            "clean": f"{facts.CLEAN} ({facts.MEASURED[facts.CLEAN]})",
+        },
         "synthetic": [curve.label for curve in curves if curve.synthetic],
         "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
         "verdicts": [_verdict(found) for found in judged],
-        "errors": _without_empty(ERROR_HEAD, [[*error_cells(curve), *_beside(curve)] for curve in curves]),
+        "errors": _without_empty([_error_cells(curve) for curve in curves]),
         "data": {
             "networks": networks,
             "grids": lines.grids,
-            "ceiling": PAPER_TOP if has_paper_axis(curves) else None,
+            "ceiling": facts.PAPER_TOP if facts.has_paper_axis(curves) else None,
             "band": BANDS[curves[0].band],
+            "kinds": {"train": facts.RUNNING, "clean": facts.CLEAN, "test": facts.TEST},
         },
-        "axis": PAPER_AXIS.capitalize() if has_paper_axis(curves) else "",
+        "axis": facts.PAPER_AXIS.capitalize() if facts.has_paper_axis(curves) else "",
         "networks": networks,
         "several_seeds": len(runs) > len(curves),
         "follows_paper": all(follows_paper(curve.config) for curve in curves),
         "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
-        "runs": _without_empty(RUN_HEAD, [_run(record, below) for *_, record in runs]),
-        "departures": _told_apart(curves, departures),
-        "choices": _told_apart(curves, open_choices),
+        "runs": _without_empty([_run(record, below) for *_, record in runs]),
+        "departures": facts.told_apart(curves, departures),
+        "choices": facts.told_apart(curves, open_choices),
         "settings": _differing_settings(curves, settings),
-        "environment": _environment(environments),
+        "environment": _environment([(curve.label, seed, record) for curve, seed, record in runs]),
         "commands": list(
             dict.fromkeys(_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
         ),
@@ -158,19 +127,15 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
 
 
 class _Lines:
-    """Curves for the page's script: thinned, rounded, and those over the same iterations sharing them.
+    """Curves for the page's script, thinned to so many points and rounded; those over the same iterations share them.
 
-    Attributes:
-        most: points of a curve, at most.
-        grids: lists of iterations; a curve names its own by number.
-        drawn, thinned: how many curves there are, and how many of them lost points.
+    A curve names its iterations by their number among `grids`.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.grids: list[list[int]] = []
         self.drawn = self.thinned = 0
-        self._known: dict[tuple[int, ...], int] = {}
 
     def line(self, iterations: Sequence[float] | Array, **values: Sequence[float] | Array) -> dict[str, Any]:
         """A curve of one or several quantities over the same iterations."""
@@ -178,19 +143,18 @@ class _Lines:
         kept = kept_points(list(arrays.values()), self.most)
         self.drawn += 1
         self.thinned += len(kept) < len(iterations)
-        grid = tuple(int(iterations[k]) for k in kept)
-        if grid not in self._known:
-            self._known[grid] = len(self.grids)
-            self.grids.append(list(grid))
-        return {"grid": self._known[grid]} | {name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()}
+        grid = [int(iterations[k]) for k in kept]
+        if grid not in self.grids:
+            self.grids.append(grid)
+        return {"grid": self.grids.index(grid)} | {
+            name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()
+        }
 
 
 def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
     """Indices of the points to draw: all, or the first, the last, and the extremes of each of several stretches.
 
-    Args:
-        values: quantities over the same points; the extremes of each are kept.
-        most: points to keep, at least 16.
+    The quantities are over the same points, of which at most so many are kept; that is 16 or more.
     """
     count = len(values[0])
     if count <= most:
@@ -208,30 +172,28 @@ def _rounded(value: float) -> float | int:
     return int(short) if short.is_integer() else short
 
 
-def _network(curve: Curve, colour: str, lines: _Lines) -> dict[str, Any]:
+def _network(curve: Curve, shade: str, lines: _Lines) -> dict[str, Any]:
     """A network's curves, errors in percent."""
     rows = {seed: RunRecord(path).rows() for seed, path in curve.paths.items()}
-    statuses = set(curve.seeds.values())
     first = next(iter(rows.values()))
     return {
         "label": curve.label + (" (SYNTHETIC)" if curve.synthetic else ""),
         "remark": curve.remark,
-        "colour": colour,
-        "ended": "" if "complete" in statuses else "x" if "diverged" in statuses else "circle-open",
+        "colour": shade,
+        "ended": {"diverged": "x", "unfinished": "circle-open"}.get(facts.ended(curve), ""),
         "mean": {which: _mean(series, lines) for which, series in (("train", curve.train), ("test", curve.test))},
-        "seeds": [_seed(seed, own, lines) for seed, own in rows.items()],
+        "seeds": [
+            {
+                "seed": seed,
+                "train": _line(own, "train_error", 100, lines),
+                "test": _line(own, "test_error", 100, lines),
+                "speed": _line(own, "images_per_second", 1, lines),
+            }
+            for seed, own in rows.items()
+        ],
         "rate": _rate(first, curve.config, lines),
         "clean": _rounded(100 * float(np.mean(curve.clean_train))) if curve.clean_train else None,
-        "paper": {} if curve.synthetic or curve.built else {w: _paper(curve, w) for w in ("train", "test")},
-    }
-
-
-def _seed(seed: int, rows: list[dict[str, Any]], lines: _Lines) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "train": _line(rows, "train_error", 100, lines),
-        "test": _line(rows, "test_error", 100, lines),
-        "speed": _line(rows, "images_per_second", 1, lines),
+        "paper": {w: _rounded(100 * e) for w in ("train", "test") if (e := facts.papers(curve, w)) is not None},
     }
 
 
@@ -261,29 +223,7 @@ def _mean(series: Series, lines: _Lines) -> dict[str, Any]:
     return lines.line(series.iteration, values=100 * series.mean, count=series.seeds.astype(np.float64), **band)
 
 
-def _paper(curve: Curve, which: str) -> float | None:
-    error = paper_error(curve.family, curve.depth, which)
-    return None if error is None else _rounded(100 * error)
-
-
 # Words
-
-
-def _facts(curves: Sequence[Curve]) -> list[str]:
-    """Recipe, data, precision, seeds, band."""
-    data = {c.config["data"]["name"] for c in curves}
-    named = {"cifar10": "CIFAR-10", "synthetic": "SYNTHETIC data"}
-    counts = sorted({len(curve.seeds) for curve in curves})
-    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    facts = [
-        "recipe " + " / ".join(sorted({str(c.config["recipe"]["name"]) for c in curves})),
-        " / ".join(sorted(named.get(name, str(name)) for name in data)),
-        " / ".join(sorted({c.precision for c in curves if c.precision})),
-        f"{len(curves)} networks" if len(curves) > 1 else "1 network",
-        f"{seeds} seed" if counts == [1] else f"{seeds} seeds each",
-        "last iterate",
-    ]
-    return [fact for fact in facts if fact]
 
 
 def _verdict(found: Verdict) -> dict[str, Any]:
@@ -304,54 +244,37 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "text": claim.text,
         "outcome": claim.outcome,
         "decides": claim.decides,
-        "words": _interval_in_words(claim),
+        "words": interval_in_words(claim),
         "beside": [told[0].upper() + told[1:] for told in said(claim)],
     }
 
 
-def _interval_in_words(claim: Claim) -> str:
-    if claim.estimate is None:
-        return ""
-    which = "training" if claim.error == "train" else "test"
-    told = f"{contrast_text(claim)} = {100 * claim.estimate:+.2f} points of {which} error"
-    if claim.interval is None:
-        return f"{told}."
-    _, low, high = claim.interval
-    place = "wholly above zero" if low > 0 else "wholly below zero" if high < 0 else "with zero inside"
-    return f"{told}; the {CONFIDENCE:.0%} interval runs from {100 * low:+.2f} to {100 * high:+.2f}, {place}."
-
-
-def _beside(curve: Curve) -> list[str]:
-    """Parameters, and the range of other reproductions."""
+def _error_cells(curve: Curve) -> dict[str, str]:
+    """The table's cells under their long names, parameters, and the range of other reproductions."""
     mean = float(np.mean(curve.final_test)) if curve.final_test else None
-    others = inside(others_test(curve), mean)
-    return ["-" if curve.parameters is None else f"{curve.parameters:,}", "" if others == "-" else others]
+    others = facts.inside(facts.reproductions(curve), mean)
+    cells = {name: error_cells(curve)[key] for key, name in ERROR_HEAD.items()}
+    cells["parameters"] = "-" if curve.parameters is None else f"{curve.parameters:,}"
+    return {**cells, "others' test": "" if others == "-" else others}
 
 
-def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A table without the columns that are empty in all rows."""
-    kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
-    return {"head": [head[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
-
-
-def _run(record: RunRecord, below: Path) -> list[str]:
+def _run(record: RunRecord, below: Path) -> dict[str, str]:
     fields = run_fields(record, below)
     error = record.summary.get("error") if fields["status"] in ("failed", "diverged") else None
-    return [*run_cells(fields), str(error or "")]
+    long = {**ERROR_HEAD, "iters": "iterations"}
+    cells = dict(zip((long.get(name, name) for name in RUN_HEAD), run_cells(fields), strict=True))
+    return {**cells, "remark": str(error or "")}
 
 
-def _told_apart(curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]) -> list[tuple[str, list[str]]]:
-    """What is so of all networks, then what is so of some: (of whom, what)."""
-    found = [(curve.label, of(curve.config)) for curve in curves]
-    common = [item for item in found[0][1] if all(item in own for _, own in found)]
-    apart = [(label, [item for item in own if item not in common]) for label, own in found]
-    return [(whom, what) for whom, what in [("all networks", common), *apart] if what]
+def _without_empty(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A table without the columns that are empty in all rows."""
+    kept = [key for key in rows[0] if any(row[key] for row in rows)]
+    return {"head": kept, "rows": [[row[key] for key in kept] for row in rows]}
 
 
 def _settings(curve: Curve) -> dict[int, dict[str, Any]]:
     """The settings of each seed; a record older than a setting was made with what is now its default."""
-    usual = Experiment().flat()
-    return {seed: usual | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
+    return {seed: USUAL | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
 
 
 def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -359,30 +282,29 @@ def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapp
     runs = [settings for group in own for settings in group.values()]
     keys = sorted(set().union(*runs) - {"seed"})
     differing = [key for key in keys if len({_value(settings.get(key)) for settings in runs}) > 1]
-    rows = [
-        [curve.label, *(_values(group, key) for key in differing)] for curve, group in zip(curves, own, strict=True)
-    ]
+    rows = []
+    for curve, group in zip(curves, own, strict=True):
+        cells = [_by_value({seed: _value(of.get(key)) for seed, of in group.items()}) for key in differing]
+        told = [[f"{v} ({_seeds(whose)})" if len(cell) > 1 else v for v, whose in cell.items()] for cell in cells]
+        rows.append([curve.label, *map("; ".join, told)])
     return {"names": differing, "rows": rows}
 
 
-def _values(group: Mapping[int, Mapping[str, Any]], key: str) -> str:
-    """A setting of a network's seeds; of which, if they differ."""
-    whose: dict[str, list[int]] = {}
-    for seed, settings in group.items():
-        whose.setdefault(_value(settings.get(key)), []).append(seed)
-    return next(iter(whose)) if len(whose) == 1 else "; ".join(f"{v} ({_seeds(own)})" for v, own in whose.items())
+def _by_value(values: Mapping[Any, str]) -> dict[str, list[Any]]:
+    """Each value, and of whom it is."""
+    whose: dict[str, list[Any]] = {}
+    for who, value in values.items():
+        whose.setdefault(value, []).append(who)
+    return whose
 
 
-def _environment(found: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _environment(found: Sequence[tuple[str, int, RunRecord]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Each fact of the runs' environments: its name, and (value, of which runs; empty if of all)."""
-    flat = [(label, seed, _flat(environment)) for label, seed, environment in found]
+    flat = {(label, seed): _flat(_environment_of(record)) for label, seed, record in found}
     facts = []
-    for name in dict.fromkeys(name for *_, own in flat for name in own):
-        whose: dict[str, dict[str, list[int]]] = {}
-        for label, seed, own in flat:
-            whose.setdefault(own.get(name, "not recorded"), {}).setdefault(label, []).append(seed)
-        several = len(whose) > 1
-        facts.append((name, [(value, _whose(seeds) if several else "") for value, seeds in whose.items()]))
+    for name in dict.fromkeys(name for own in flat.values() for name in own):
+        values = _by_value({run: own.get(name, "not recorded") for run, own in flat.items()})
+        facts.append((name, [(value, _whose(runs) if len(values) > 1 else "") for value, runs in values.items()]))
     return facts
 
 
@@ -408,9 +330,10 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name.replace("_", " "): value for name, value in facts.items()}
 
 
-def _whose(seeds: Mapping[str, list[int]]) -> str:
+def _whose(runs: Sequence[tuple[str, int]]) -> str:
     """Some runs, by network: `plain-20, seeds 1, 2; plain-56, seed 1`."""
-    told = [f"{label}, {_seeds(own)}" for label, own in seeds.items()]
+    labels = dict.fromkeys(label for label, _ in runs)
+    told = [f"{label}, {_seeds([seed for own, seed in runs if own == label])}" for label in labels]
     return "; ".join(told[:8]) + (f"; and {len(told) - 8} more networks" if len(told) > 8 else "")
 
 
@@ -443,28 +366,18 @@ def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Se
 def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
     """What builds a network from a trained one and trains both on; that one by its path as it was then.
 
-    Args:
-        curve: the built network or its control.
-        words: the settings that it was trained on with.
-        depth: the greatest of the networks that began as that one.
+    The depth is the greatest of the networks that began as that one; of them this is the built one or its control.
     """
     network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
     if network.split(",")[0] == f"{curve.family}-{depth}":
         depth += 6  # the control alone is left: a network of whatever greater depth is built beside it
-    run = (
-        curve.folder.with_name(curve.folder.name.removesuffix("-construct")) / network / f"seed-{rest.split('.')[0]}"
-    )
-    made = [
-        os.path.relpath(run),
-        "--depth",
-        str(depth),
-        "--continue",
-        str(curve.config["recipe"]["iterations"]),
-    ]
+    folder = curve.folder.with_name(curve.folder.name.removesuffix("-construct"))
+    run = os.path.relpath(folder / network / f"seed-{rest.split('.')[0]}")
+    further = ["--depth", str(depth), "--continue", str(curve.config["recipe"]["iterations"])]
     # The network, its recipe, its precision and its place are those of the trained one.
     taken = ("recipe", "model.", "name=", "output=", "runtime.precision=")
     own = [word for word in words if not word.startswith(taken)]
-    return shlex.join(["degrade", "probe", "construct", *made, *own])
+    return shlex.join(["degrade", "probe", "construct", run, *further, *own])
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
@@ -476,37 +389,25 @@ def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
         return None
     named = ("model.family", "model.depth")  # whatever the default: a reader looks for them
     told = {k: v for k, v in settings.items() if k in named or k not in usual or usual[k] != v}
-    words = {key: _word(value) for key, value in told.items() if key != "seed"}
-    return None if None in words.values() else [recipe, *(f"{key}={word}" for key, word in words.items())]
+    told.pop("seed", None)
+    if not all(_is_word(value) for value in told.values() if isinstance(value, str)):
+        return None
+    # But for text JSON is Hydra's grammar.
+    words = {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in told.items()}
+    return [recipe, *(f"{key}={word}" for key, word in words.items())]
 
 
-def _word(value: Any) -> str | None:
-    """A value in Hydra's grammar; None for text that would need its quotes."""
-    if isinstance(value, list):
-        words = [_word(item) for item in value]
-        return None if None in words else f"[{','.join(word for word in words if word is not None)}]"
-    if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and value.lower() not in (
-            "null",
-            "true",
-            "false",
-            "nan",
-            "inf",
-        )
-        return value if plain else None
-    return json.dumps(value)
+def _is_word(text: str) -> bool:
+    """Whether text needs no quotes of Hydra's."""
+    constants = ("null", "true", "false", "nan", "inf")
+    return bool(re.fullmatch(r"[A-Za-z_/][\w./-]*", text)) and text.lower() not in constants
 
 
 # Pictures
 
 
 def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]], list[str]]:
-    """Pictures beside the runs and in their folders of probes, and the names of those for which no room is left.
-
-    Args:
-        curves: of which runs.
-        room: bytes of the page.
-    """
+    """Pictures beside the runs and in their folders of probes, and the names of those beyond so many bytes."""
     folders = sorted({curve.folder for curve in curves})
     probes = [path / "probes" for curve in curves for path in curve.paths.values()]
     shown, left_out = [], []

@@ -64,6 +64,9 @@ ONE_AUTHOR_TRAIN = {
     },
 }
 
+#: All settings as they are by default, which is the paper's recipe. Made once: a verdict looks often.
+USUAL = Experiment().flat()
+
 #: Settings on which a result depends, and what a reader calls them.
 _COMPARED = {
     "recipe.iterations": "iterations",
@@ -102,15 +105,10 @@ _OPEN = {
 
 
 def paper_error(family: str, depth: int, which: str) -> float | None:
-    """The paper's final error, a fraction; None where the paper gives none.
+    """The paper's final `train` or `test` error, a fraction; None where the paper gives none.
 
     How the paper measured its training error is open; its size is that of the running kind, or of batch statistics,
     and never to be set beside a clean one.
-
-    Args:
-        family: `plain` or `residual`.
-        depth: weighted layers.
-        which: `train` or `test`.
     """
     if which == "train":
         percent = FIGURE6_TRAIN.get((family, depth))
@@ -128,26 +126,12 @@ def reproduced_test_error(family: str, depth: int) -> tuple[float, float] | None
 
 
 def reproduced_gap(shallow: int, deep: int) -> tuple[float, float] | None:
-    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions; None without.
-
-    Args:
-        shallow: the lesser depth.
-        deep: the greater one.
-    """
-    if (shallow, deep) != (20, 56):
-        return None
-    low, high = REPRODUCED_TEST_GAP
-    return low / 100, high / 100
+    """Least and greatest gap in test error of the plain pair in independent reproductions, fractions, or None."""
+    return (REPRODUCED_TEST_GAP[0] / 100, REPRODUCED_TEST_GAP[1] / 100) if (shallow, deep) == (20, 56) else None
 
 
 def reproduced_training_gap(kind: str, shallow: int, deep: int) -> float | None:
-    """One author's gap in training error of the plain pair, a fraction; None where there is none.
-
-    Args:
-        kind: `clean` or `batch-statistics`.
-        shallow: the lesser depth.
-        deep: the greater one.
-    """
+    """One author's gap in `clean` or `batch-statistics` training error of the plain pair, a fraction, or None."""
     errors = ONE_AUTHOR_TRAIN[kind]
     if ("plain", shallow) not in errors or ("plain", deep) not in errors or shallow == deep:
         return None
@@ -160,7 +144,7 @@ def departures(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: a record's nested settings.
     """
-    paper, ours = Experiment().flat(), flatten(dict(config))
+    paper, ours = USUAL, flatten(dict(config))
     found = ["network VGG (paper plain or residual)"] if ours.get("model.family") == "vgg" else []
     found += [
         f"{name} {_words(ours[key], key)} (paper {_words(paper[key], key)})"
@@ -180,7 +164,7 @@ def departures(config: Mapping[str, Any]) -> list[str]:
 
 def open_choices(config: Mapping[str, Any]) -> list[str]:
     """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
-    usual, ours = Experiment().flat(), flatten(dict(config))
+    usual, ours = USUAL, flatten(dict(config))
     return [
         f"{name} {_words(ours[key])} (default {_words(usual[key])})"
         for key, name in _OPEN.items()

@@ -16,25 +16,18 @@ EVALUATED = 1000
 
 @dataclass(frozen=True)
 class Contender:
-    """What runs against what.
-
-    Attributes:
-        depth: of the plain network.
-        name: `conventional`, or the engine's name.
-        precision: `fp32` or `bf16`.
-        workers: processes that load data; conventional only.
-        batch_size: images a step.
-        device: where.
-        memory_format: `channels_last` or `contiguous`; degrade's engine only.
-    """
+    """What runs against what: training of the plain network of a depth."""
 
     depth: int
     name: str
+    """`conventional`, or the engine's name."""
     precision: str
     workers: int = 0
+    """Processes that load data; of the conventional loop only."""
     batch_size: int = 128
     device: str = "cpu"
     memory_format: str = "channels_last"
+    """Of degrade's engine only."""
 
     @property
     def label(self) -> str:
@@ -46,28 +39,25 @@ class Contender:
 
 @dataclass
 class Result:
-    """What a contender reached.
-
-    Attributes:
-        images_per_second: one value a round.
-        step_ms: of a training step, by part, and of evaluating EVALUATED images; degrade's engine only.
-        peak_memory: bytes resident in its process (CUDA: allocated on the device), its workers not counted.
-        start_seconds: from nothing to the third step, compilation included.
-        ratio: median over that of the fastest conventional loop at the same depth.
-        roofline: share of the multiply-adds of forward and backward in the GEMM peak of that precision.
-        bandwidth: share of the bytes that a step must move (`traffic` in bench.py) in the measured speed of copying.
-        paper_hours: what the paper's recipe would take, evaluation each epoch included.
-    """
+    """What a contender reached."""
 
     contender: Contender
     images_per_second: list[float] = field(default_factory=list)
+    """One value for each round."""
     step_ms: dict[str, float] = field(default_factory=dict)
+    """Of a training step, by part, and of evaluating EVALUATED images; of degrade's engine only."""
     peak_memory: int = 0
+    """Bytes resident in its process (CUDA: allocated on the device), its workers not counted."""
     start_seconds: float = 0.0
+    """From nothing to the third step, compilation included."""
     ratio: float = 0.0
+    """Median speed over that of the fastest conventional loop at the same depth."""
     roofline: float = 0.0
+    """Share of the multiply-adds of forward and backward in the GEMM peak of that precision."""
     bandwidth: float = 0.0
+    """Share of the bytes that a step must move (`traffic` in bench.py) in the measured speed of copying."""
     paper_hours: float | None = None
+    """What the paper's recipe would take, evaluation after each epoch included."""
 
     @property
     def median(self) -> float:
@@ -77,17 +67,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole bench.
-
-    Attributes:
-        machine: device, versions, date and commit.
-        gemm_peak: multiply-adds per second by precision, the best of all rounds.
-        copy_peak: bytes read and written per second by a copy, the best of all rounds.
-    """
+    """A whole bench, of results on one machine."""
 
     machine: dict[str, Any]
+    """Device, versions, date and commit."""
     gemm_peak: dict[str, float]
+    """Multiply-adds per second by precision, the best of all rounds."""
     copy_peak: float
+    """Bytes read and written per second by a copy, the best of all rounds."""
     results: list[Result]
 
     def as_text(self) -> str:

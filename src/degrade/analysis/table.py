@@ -6,21 +6,33 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from degrade.analysis.curves import Curve
-from degrade.analysis.reference import paper_error
+from degrade.analysis.facts import papers
 from degrade.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from degrade.models.anatomy import Layer, Stack
 
 FORMATS = ("text", "csv", "markdown")
 
 _WIDTH = 80
 
-#: Columns of a table of errors in percent; `batch%`, batch-statistics training error, where any run has it.
-ERROR_HEAD = ("network", "seeds", "running%", "clean%", "batch%", "test%", "paper")
-BATCH = ERROR_HEAD.index("batch%")
+#: Columns of a table of errors in percent, and their names where there is room; `batch%` where any run has it.
+ERROR_HEAD = {
+    "network": "network",
+    "seeds": "finished seeds",
+    "running%": "training, running",
+    "clean%": "training, clean",
+    "batch%": "training, batch-statistics",
+    "test%": "test",
+    "paper": "paper: training (like running)/test",
+}
+#: Columns of a table of runs; those of errors have the same names.
+RUN_HEAD = ("run", "status", "iters", "running%", "clean%", "test%", "time")
 
 PAPER_NOTE = (
     "paper: its training and test error at the end of its recipe; the former looks like a running one, so it is to "
@@ -31,32 +43,32 @@ PAPER_NOTE = (
 def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
 
-    Args:
-        curves: the networks.
-        form: `text` and `markdown` in percent, `csv` in fractions with more columns.
+    They are in percent; in `csv` they are fractions, and there are more columns.
     """
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
     rows = [error_cells(curve) for curve in curves]
-    kept = [k for k in range(len(ERROR_HEAD)) if k != BATCH or any(row[k] != "-" for row in rows)]
-    blocks = [table([ERROR_HEAD[k] for k in kept], [[row[k] for k in kept] for row in rows], form)]
-    if any(row[-1] != "-" for row in rows):
+    kept = [key for key in ERROR_HEAD if key != "batch%" or any(row[key] != "-" for row in rows)]
+    blocks = [table(kept, [[row[key] for key in kept] for row in rows], form)]
+    if any(row["paper"] != "-" for row in rows):
         blocks.append("\n".join(textwrap.wrap(PAPER_NOTE, _WIDTH)))
     if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join(blocks)
 
 
-def error_cells(curve: Curve) -> list[str]:
-    """Network, seeds, last errors in percent (training by its three kinds, test), and the paper's: `ERROR_HEAD`."""
+def error_cells(curve: Curve) -> dict[str, str]:
+    """The cells of `ERROR_HEAD`: seeds, last errors in percent (training by its three kinds, test), the paper's."""
     finished, total = len(curve.final_test), len(curve.seeds)
-    papers = [_papers(curve, which) for which in ("train", "test")]
-    return [
-        curve.label + (" (synthetic)" if curve.synthetic else ""),
-        str(total) if finished == total else f"{finished}/{total}",
-        *map(spread, (curve.final_train, curve.clean_train, curve.batch_train, curve.final_test)),
-        "/".join(map(_percent, papers)) if any(papers) else "-",
-    ]
+    both = [papers(curve, which) for which in ("train", "test")]
+    errors = {"running%": curve.final_train, "clean%": curve.clean_train}
+    errors |= {"batch%": curve.batch_train, "test%": curve.final_test}
+    return {
+        "network": curve.label + (" (synthetic)" if curve.synthetic else ""),
+        "seeds": str(total) if finished == total else f"{finished}/{total}",
+        **{key: spread(own) for key, own in errors.items()},
+        "paper": "/".join(map(_percent, both)) if any(both) else "-",
+    }
 
 
 def _error_fields(curve: Curve) -> dict[str, Any]:
@@ -78,19 +90,9 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
     for name, errors in kinds.items():
         fields[f"{name}_mean"] = float(np.mean(errors)) if errors else None
         fields[f"{name}_std"] = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
-    for which in ("train", "test"):
-        fields[f"paper_{which}_error"] = _papers(curve, which)
-    return fields | {"test_error_difference": _difference(curve, "test")}
-
-
-def _papers(curve: Curve, which: str) -> float | None:
-    return None if curve.synthetic or curve.built else paper_error(curve.family, curve.depth, which)
-
-
-def _difference(curve: Curve, which: str) -> float | None:
-    """Mean test error minus the paper's."""
-    paper = _papers(curve, which)
-    return None if paper is None or not curve.final_test else float(np.mean(curve.final_test)) - paper
+    ours, theirs = fields["test_error_mean"], papers(curve, "test")
+    fields |= {"paper_train_error": papers(curve, "train"), "paper_test_error": theirs}
+    return fields | {"test_error_difference": None if ours is None or theirs is None else ours - theirs}
 
 
 def runs_table(
@@ -101,22 +103,17 @@ def runs_table(
     statuses: Sequence[str] | None = None,
     width: int | None = _WIDTH,
 ) -> str:
-    """One line a run: where it is below a folder, what became of it, how far it came, its last errors.
+    """One line for each run: where it is below a folder, what became of it, how far it came, its last errors.
 
-    Args:
-        records: the runs.
-        below: the folder.
-        form: one of FORMATS.
-        statuses: what became of each, for who knows better than the records.
-        width: characters a line of text may have; None: as many as it takes.
+    Who knows better than the records what became of each gives the statuses. Lines of text have at most so many
+    characters, if a width is given.
     """
     fields = [run_fields(record, below) for record in records]
     if statuses is not None:
         fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
         return as_csv(fields)
-    head = ["run", "status", "iters", "running%", "clean%", "test%", "time"]
-    return table(head, [run_cells(own) for own in fields], form, width=width)
+    return table(RUN_HEAD, [run_cells(own) for own in fields], form, width=width)
 
 
 def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
@@ -128,7 +125,7 @@ def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
 
 
 def run_cells(fields: Mapping[str, Any]) -> list[str]:
-    """The same for readers: run, status, iterations, three errors in percent, time."""
+    """The cells of `RUN_HEAD`, for readers."""
     return [
         fields["run"] + (" (synthetic)" if fields["synthetic"] else ""),
         fields["status"],
@@ -136,6 +133,47 @@ def run_cells(fields: Mapping[str, Any]) -> list[str]:
         *(_percent(fields[key]) for key in ("train_error", "train_error_clean", "test_error")),
         _duration(fields["seconds"]),
     ]
+
+
+def layers_table(layers: "Sequence[Layer]", form: str = "text") -> str:
+    """The layers of a network, and their sums."""
+    shapes = ["x".join(map(str, layer.shape)) for layer in layers]
+    if form == "csv":
+        return as_csv([{**vars(layer), "shape": shape} for layer, shape in zip(layers, shapes, strict=True)])
+    rows = [
+        [own.name, own.kind, shape, f"{own.parameters:,}", f"{own.multiply_adds:,}", str(own.field or "all")]
+        for own, shape in zip(layers, shapes, strict=True)
+    ]
+    sums = (f"{sum(getattr(layer, name) for layer in layers):,}" for name in ("parameters", "multiply_adds"))
+    head = ["layer", "kind", "output", "parameters", "multiply-adds", "sees"]
+    return table(head, [*rows, ["total", "", "", *sums, ""]], form)
+
+
+def layers_note(name: str, layers: "Sequence[Layer]") -> str:
+    """What stands below the table of a network's layers."""
+    parameters, cost = (sum(getattr(layer, key) for layer in layers) for key in ("parameters", "multiply_adds"))
+    return (
+        f"\n{name}: {parameters:,} parameters, {cost / 1e6:,.1f} million multiply-adds an image\n"
+        "sees: receptive field, pixels a side; parameters: batch norm's included"
+    )
+
+
+def stacks_table(stacks: "Sequence[Stack]", channels: int, form: str = "text") -> str:
+    """Stacks of convolutions with so many channels, and the large ones that see as much."""
+    if form == "csv":
+        return as_csv([{**vars(stack), "kernels": stack.name, "channels": channels} for stack in stacks])
+    rows = [
+        [
+            stack.name,
+            f"{stack.field}x{stack.field}",
+            f"{stack.parameters:,}",
+            f"{stack.parameters // channels**2} C²",
+            f"{stack.multiply_adds:,}",
+            str(stack.nonlinearities),
+        ]
+        for stack in stacks
+    ]
+    return table(["convolutions", "sees", "parameters", "", "multiply-adds", "ReLUs"], rows, form)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str, *, width: int | None = _WIDTH) -> str:
@@ -166,14 +204,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+    for row in rows:
+        cells = {key: f"{value:.10g}" if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: str(cell).lower() if isinstance(cell, bool) else cell for key, cell in cells.items()})
     return text.getvalue().rstrip("\n")
-
-
-def _field(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -209,10 +243,6 @@ def spread(values: Sequence[float]) -> str:
 def _duration(seconds: Any) -> str:
     if not isinstance(seconds, int | float):
         return "-"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

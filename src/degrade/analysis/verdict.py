@@ -12,6 +12,7 @@ Two words are used in one sense throughout:
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ import numpy as np
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, welch_interval
-from degrade.analysis.reference import departures, paper_error, reproduced_gap, reproduced_training_gap
-from degrade.config import Experiment
+from degrade.analysis.reference import USUAL, departures, paper_error, reproduced_gap, reproduced_training_gap
 from degrade.config.schema import flatten
 from degrade.runs.record import INCIDENTAL
 
@@ -34,7 +34,7 @@ TOO_EARLY = "too early"
 #: From the one that a verdict on several experiments must not hide to the one that it may.
 OUTCOMES = (NOT_REPRODUCED, TOO_EARLY, INCONCLUSIVE, REPRODUCED)
 
-PAPER_ITERATIONS = Experiment().recipe.iterations
+PAPER_ITERATIONS = int(USUAL["recipe.iterations"])
 
 #: Share of chance level below which a network's training error must be for it to count as trained.
 TRAINED = 0.5
@@ -62,64 +62,53 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class _Statement:
-    """A claim before it meets networks: `terms` are signed roles; true if their sum is above zero (or not above)."""
+class _Statement(NamedTuple):
+    """A claim before it meets networks.
+
+    `terms` are signed roles, and it is true if their sum is above zero; a claim that depth costs a family with
+    shortcuts nothing, if it is not above the margin. Those are free of depth, and early in training none is.
+    """
 
     name: str
     text: str
-    error: str
-    terms: tuple[tuple[int, str], ...]
-    above: bool = True
+    terms: str
+    free: bool = False
 
     @property
-    def pairs(self) -> list[str]:
-        """The roles that are compared with each other, a family at a time where there are two."""
-        roles = "".join(role for _, role in self.terms)
-        return [roles] if len(roles) == 2 else [roles[:2], roles[2:]]
+    def error(self) -> str:
+        """`train` or `test`."""
+        return "test" if self.name.endswith("test") else "train"
 
+    @property
+    def signed(self) -> list[tuple[int, str]]:
+        """Sign and role of each term."""
+        return [(-1 if sign == "-" else 1, role) for sign, role in re.findall("([+-])(.)", self.terms)]
+
+    @property
+    def pairs(self) -> list[list[str]]:
+        """The roles that are compared with each other, a family at a time where there are two."""
+        roles = [role for _, role in self.signed]
+        return [roles[k : k + 2] for k in range(0, len(roles), 2)]
+
+
+_NO_HIGHER = "has no higher training error than {} (by more than {{margin}} points)"
 
 #: Of plain networks and residual ones.
 STATEMENTS = (
-    _Statement("plain-train", "{P} has higher training error than {p}", "train", ((1, "P"), (-1, "p"))),
-    _Statement("plain-test", "{P} has higher test error than {p}", "test", ((1, "P"), (-1, "p"))),
-    _Statement(
-        "residual-train",
-        "{R} has no higher training error than {r} (by more than {margin} points)",
-        "train",
-        ((1, "R"), (-1, "r")),
-        above=False,
-    ),
-    _Statement("deep-train", "{D} has lower training error than {P}", "train", ((1, "P"), (-1, "D"))),
-    _Statement("deep-test", "{D} has lower test error than {P}", "test", ((1, "P"), (-1, "D"))),
-    _Statement(
-        "cost-of-depth",
-        "shortcuts shrink what depth costs in training error",
-        "train",
-        ((1, "P"), (-1, "p"), (-1, "D"), (1, "d")),
-    ),
+    _Statement("plain-train", "{P} has higher training error than {p}", "+P-p"),
+    _Statement("plain-test", "{P} has higher test error than {p}", "+P-p"),
+    _Statement("residual-train", "{R} " + _NO_HIGHER.format("{r}"), "+R-r", free=True),
+    _Statement("deep-train", "{D} has lower training error than {P}", "+P-D"),
+    _Statement("deep-test", "{D} has lower test error than {P}", "+P-D"),
+    _Statement("cost-of-depth", "shortcuts shrink what depth costs in training error", "+P-p-D+d"),
 )
 
 #: Of VGGs and the residual networks beside them.
 WALL = (
-    _Statement("wall-train", "{V} has higher training error than {v}", "train", ((1, "V"), (-1, "v"))),
-    _Statement(
-        "wall-residual",
-        "{S} has no higher training error than {s} (by more than {margin} points)",
-        "train",
-        ((1, "S"), (-1, "s")),
-        above=False,
-    ),
-    _Statement(
-        "wall-cost",
-        "depth costs the residual networks less training error than VGG",
-        "train",
-        ((1, "V"), (-1, "v"), (-1, "S"), (1, "s")),
-    ),
+    _Statement("wall-train", "{V} has higher training error than {v}", "+V-v"),
+    _Statement("wall-residual", "{S} " + _NO_HIGHER.format("{s}"), "+S-s", free=True),
+    _Statement("wall-cost", "depth costs the residual networks less training error than VGG", "+V-v-S+s"),
 )
-
-#: Claims that depth costs a family with shortcuts nothing; early in training it costs every family something.
-_FREE_DEPTH = ("residual-train", "wall-residual")
 
 #: Claims that set what depth costs one family beside what it costs the other.
 _CONTRAST = ("cost-of-depth", "wall-cost")
@@ -127,56 +116,49 @@ _CONTRAST = ("cost-of-depth", "wall-cost")
 
 @dataclass(frozen=True)
 class Rules:
-    """How strictly is judged.
-
-    Attributes:
-        margin: a deeper residual network may have this much more training error (a fraction) and count as no worse.
-        allow_one_seed: let the sign of a gap decide where there is one seed, and so no interval.
-    """
+    """How strictly is judged."""
 
     margin: float = MARGIN
+    """A deeper residual network may have this much more training error (a fraction) and count as no worse."""
     allow_one_seed: bool = False
+    """The sign of a gap decides where there is one seed, and so no interval."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what became of it.
-
-    Attributes:
-        name: stable, for programs.
-        text: for readers.
-        error: `train` or `test`.
-        contrast: the signed networks that the estimate sums.
-        estimate: of the contrast of mean errors; None where a network has no finished run.
-        interval: the 95 % interval over seeds (Welch); None with one seed of a network.
-        seeds: finished ones of the network that has the fewest.
-        supports: whether the estimate lies on the claim's side; None without an estimate.
-        outcome: reproduced, not reproduced, inconclusive or too early.
-        decides: whether the verdict rests on it.
-        early: which networks have not learnt enough for it to say anything, and where they stand.
-        remarks: whatever else a reader must know of its networks, or why it decides nothing.
-        running: the same contrast of running training errors; the paper's training errors look like such.
-        paper: the paper's value where recipe and data are the paper's; of training error, of the running kind.
-        others: range of independent reproductions' gap in test error, likewise.
-        one_author: one author's gap in training error of the kind that is judged, likewise; single seeds.
-    """
+    """A claim and what became of it. Where recipe and data are the paper's, others' values stand beside its own."""
 
     name: str
+    """Stable, for programs."""
     text: str
+    """For readers."""
     error: str
+    """`train` or `test`."""
     contrast: tuple[tuple[int, str], ...]
+    """The signed networks that the estimate sums."""
     estimate: float | None
+    """Of the contrast of mean errors; None where a network has no finished run."""
     interval: Interval | None
+    """The 95 % interval over seeds (Welch); None with one seed of a network."""
     seeds: int
+    """Finished ones of the network that has the fewest."""
     supports: bool | None
+    """Whether the estimate lies on the claim's side; None without an estimate."""
     outcome: str
     decides: bool
-    early: tuple[str, ...]
+    """Whether the verdict rests on it."""
+    too_early: tuple[str, ...]
+    """Which networks have not learnt enough for it to say anything, and where they stand."""
     remarks: tuple[str, ...]
+    """Whatever else a reader must know of its networks, or why it decides nothing."""
     running: float | None
+    """The same contrast of running training errors; the paper's training errors look like such."""
     paper: float | None
-    others: tuple[float, float] | None
-    one_author: float | None
+    """The paper's; of training error it is of the running kind."""
+    reproductions: tuple[float, float] | None
+    """Range of independent reproductions' gap in test error."""
+    one_author_clean: float | None
+    """One author's gap in training error of the kind that is judged, of single seeds."""
 
 
 class Want(NamedTuple):
@@ -188,29 +170,23 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The claims of one experiment and setting.
-
-    Attributes:
-        folder: the experiment's, from the working directory.
-        extra: what tells the setting from others in the folder; often empty.
-        curves: its networks.
-        clean: training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`.
-        wall: whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`).
-        rules: how strictly.
-        claims: in the order of `STATEMENTS` or of `WALL`.
-        lacking: networks that no run was begun of.
-        left_out: runs that were not counted, and why.
-    """
+    """The claims of one experiment and setting."""
 
     folder: str
+    """The experiment's, from the working directory."""
     extra: str
+    """What tells the setting from others in the folder; often empty."""
     curves: tuple[Curve, ...]
     clean: bool
+    """Whether training error is `train_error_clean` (eval mode, un-augmented), else the running `train_error`."""
     wall: bool
+    """Whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`)."""
     rules: Rules
     claims: tuple[Claim, ...]
     lacking: tuple[Want, ...]
+    """Networks that no run was begun of."""
     left_out: tuple[Want, ...]
+    """Runs that were not counted, and why."""
 
     @property
     def judged(self) -> bool:
@@ -257,7 +233,8 @@ class Verdict:
         precisions = {name(curve): curve.precision for curve in self.curves if curve.precision}
         mixed = len(set(precisions.values())) > 1 or " and " in "".join(precisions.values())
         named = ", ".join(f"{network} {precision}" for network, precision in precisions.items())
-        early = "; ".join(dict.fromkeys(told for claim in self.deciding for told in claim.early))
+        early = "; ".join(dict.fromkeys(told for claim in self.deciding for told in claim.too_early))
+        families = {network.partition("-")[0] for claim in self.deciding for _, network in claim.contrast}
         facts = {
             early: self.outcome == TOO_EARLY,
             "SYNTHETIC data": self.curves[0].synthetic,
@@ -265,15 +242,10 @@ class Verdict:
             "one seed, no interval": self.one_seed and decided,
             f"one seed: {way}": self.one_seed and not decided and None not in leaning and self.outcome != TOO_EARLY,
             "no residual networks to compare the cost of depth with": self.lacks_contrast,
-            "plain networks only": not self.wall and not self.shorter and not _beside(self.deciding),
+            "plain networks only": not (self.wall or self.shorter or "residual" in families),
             f"precisions mixed: {named}": mixed,
         }
         return [words for words, true in facts.items() if true]
-
-
-def _beside(claims: Sequence[Claim]) -> bool:
-    """Whether any claim is about residual networks too."""
-    return any(network.startswith("residual") for claim in claims for _, network in claim.contrast)
 
 
 def verdict(curves: Iterable[Curve], rules: Rules | None = None) -> Verdict:
@@ -301,13 +273,10 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
         if not widths or any(c.family == "plain" for c in group):
             found.append(_judge([c for c in group if c.family != "vgg"], rules or Rules()))
         for width in widths:
-            wall = [c for c in group if c.family == "residual" or _is_vgg(c, width)]
-            found.append(_judge(wall, rules or Rules(), wall=True))
+            vggs = [c for c in group if c.family == "vgg" and int(c.config["model"].get("width", 64)) == width]
+            residual = [c for c in group if c.family == "residual"]
+            found.append(_judge([*residual, *vggs], rules or Rules(), wall=True))
     return found
-
-
-def _is_vgg(curve: Curve, width: int) -> bool:
-    return curve.family == "vgg" and int(curve.config["model"].get("width", 64)) == width
 
 
 def overall(found: Sequence[Verdict]) -> str:
@@ -326,9 +295,14 @@ def name(curve: Curve) -> str:
     return f"{curve.family}-{curve.depth}"
 
 
-def training_errors(curve: Curve, *, clean: bool) -> list[float]:
-    """Last training error of each finished seed, of either kind."""
-    return curve.clean_train if clean else curve.final_train
+def errors_of(curve: Curve, error: str = "train", *, clean: bool) -> list[float]:
+    """Last error of each finished seed, of training by either kind."""
+    return curve.final_test if error == "test" else curve.clean_train if clean else curve.final_train
+
+
+def _mean_error(curve: Curve, *, clean: bool) -> float:
+    """Of training; of a network without a finished seed the worst there is."""
+    return float(np.mean(errors_of(curve, clean=clean) or [1.0]))
 
 
 # How far a network has come
@@ -336,12 +310,12 @@ def training_errors(curve: Curve, *, clean: bool) -> list[float]:
 
 def at_chance(curve: Curve, *, clean: bool) -> int:
     """How many finished seeds end with a training error within 5 points of chance level."""
-    return sum(error >= curve.chance - AT_CHANCE for error in training_errors(curve, clean=clean))
+    return sum(error >= curve.chance - AT_CHANCE for error in errors_of(curve, clean=clean))
 
 
 def is_trained(curve: Curve, *, clean: bool) -> bool:
     """Whether every finished seed passed its last milestone and ends below half of chance level."""
-    errors = training_errors(curve, clean=clean)
+    errors = errors_of(curve, clean=clean)
     return bool(errors) and _passed(curve) and all(error < TRAINED * curve.chance for error in errors)
 
 
@@ -353,7 +327,7 @@ def _passed(curve: Curve) -> bool:
 
 def _standing(curve: Curve, *, clean: bool) -> str:
     """Where a network that is not trained stands, in words."""
-    errors = training_errors(curve, clean=clean)
+    errors = errors_of(curve, clean=clean)
     percent, stuck = f"{100 * float(np.mean(errors)):.0f}%", at_chance(curve, clean=clean)
     if stuck == len(errors):
         return f"{name(curve)} is at {percent}: it has hardly begun to learn"
@@ -370,7 +344,7 @@ def _untold(curve: Curve, *, clean: bool) -> list[str]:
     diverged = sum(status == "diverged" for status in curve.seeds.values())
     if diverged:
         told.append(f"{diverged} of {total} seeds of {name(curve)} diverged, and the mean is of the others")
-    stuck, finished = at_chance(curve, clean=clean), len(training_errors(curve, clean=clean))
+    stuck, finished = at_chance(curve, clean=clean), len(errors_of(curve, clean=clean))
     if stuck and not is_shorter(curve):
         whose = name(curve) if stuck == finished else f"{stuck} of {finished} seeds of {name(curve)}"
         told.append(f"{whose} stayed at chance to the end of the paper's iterations, which is evidence")
@@ -385,7 +359,7 @@ def _setting(curve: Curve) -> str:
     own = {"seed", "model.family", "model.depth", "model.width", *INCIDENTAL}
     if curve.config["data"]["name"] != "folder":
         own.add("data.root")
-    settings = Experiment().flat() | flatten(curve.config)
+    settings = USUAL | flatten(curve.config)
     return repr(
         (sorted(curve.data_hashes), sorted((key, value) for key, value in settings.items() if key not in own))
     )
@@ -438,12 +412,10 @@ def _wall_roles(curves: Sequence[Curve], *, clean: bool) -> tuple[dict[str, Curv
         own.sort(key=lambda curve: curve.depth)
         if own:
             roles[deep] = own.pop()
-        measured = [curve for curve in own if training_errors(curve, clean=clean)]
+        measured = [curve for curve in own if errors_of(curve, clean=clean)]
         if own:
-            best = min(
-                measured or own, key=lambda curve: float(np.mean(training_errors(curve, clean=clean) or [1.0]))
-            )
-            roles[shallow], tries[shallow] = best, max(1, len(measured))
+            roles[shallow] = min(measured or own, key=lambda curve: _mean_error(curve, clean=clean))
+            tries[shallow] = max(1, len(measured))
     return roles, tries
 
 
@@ -454,13 +426,13 @@ def _claim(
     statement: _Statement, roles: dict[str, Curve], *, clean: bool, rules: Rules, tries: dict[str, int]
 ) -> Claim:
     names = {role: name(roles[role]) if role in roles else words for role, words in ROLES.items()}
-    present = [(sign, roles[role]) for sign, role in statement.terms if role in roles]
-    missing = [names[role] for _, role in statement.terms if role not in roles]
-    unfinished = [name(c) for _, c in present if not _errors(c, statement.error, clean=clean)]
+    present = [(sign, roles[role]) for sign, role in statement.signed if role in roles]
+    missing = [names[role] for _, role in statement.signed if role not in roles]
+    unfinished = [name(c) for _, c in present if not errors_of(c, statement.error, clean=clean)]
     complete = not missing and not unfinished
     # The best of several shallower networks is the best by chance as well: each of them could have been it.
-    chosen_among = int(np.prod([tries.get(role, 1) for _, role in statement.terms]))
-    samples = [Sample(sign, _errors(curve, statement.error, clean=clean)) for sign, curve in present]
+    chosen_among = int(np.prod([tries.get(role, 1) for _, role in statement.signed]))
+    samples = [Sample(sign, errors_of(curve, statement.error, clean=clean)) for sign, curve in present]
     estimate = contrast(samples) if complete else None
     fewest = min((len(sample.errors) for sample in samples), default=0)
     interval = welch_interval(samples, 1 - (1 - CONFIDENCE) / chosen_among) if complete else None
@@ -482,46 +454,38 @@ def _claim(
         name=statement.name,
         text=statement.text.format(**names, margin=f"{100 * rules.margin:g}"),
         error=statement.error,
-        contrast=tuple((sign, names[role]) for sign, role in statement.terms),
+        contrast=tuple((sign, names[role]) for sign, role in statement.signed),
         estimate=estimate,
         interval=interval,
         seeds=fewest,
         supports=_supports(statement, estimate, rules),
         outcome=TOO_EARLY if early else _outcome(statement, fewest, estimate, interval, rules),
         decides=not hindrance,
-        early=tuple(early),
+        too_early=tuple(early),
         remarks=tuple(remarks),
         running=contrast([Sample(sign, curve.final_train) for sign, curve in present]) if trained_on else None,
         paper=_paper_contrast(present, statement.error) if papers else None,
-        others=reproduced_gap(*_depths(present)) if papers and statement.name == "plain-test" else None,
-        one_author=reproduced_training_gap("clean", *_depths(present))
+        reproductions=reproduced_gap(*_depths(present)) if papers and statement.name == "plain-test" else None,
+        one_author_clean=reproduced_training_gap("clean", *_depths(present))
         if papers and clean and statement.name == "plain-train"
         else None,
     )
 
 
-def _errors(curve: Curve, error: str, *, clean: bool) -> list[float]:
-    return curve.final_test if error == "test" else training_errors(curve, clean=clean)
-
-
 def _supports(statement: _Statement, estimate: float | None, rules: Rules) -> bool | None:
     if estimate is None:
         return None
-    return estimate > 0 if statement.above else estimate < rules.margin
+    return estimate > 0 if not statement.free else estimate < rules.margin
 
 
 def _outcome(
-    statement: _Statement,
-    seeds: int,
-    estimate: float | None,
-    interval: Interval | None,
-    rules: Rules,
+    statement: _Statement, seeds: int, estimate: float | None, interval: Interval | None, rules: Rules
 ) -> str:
     """Reproduced where the whole interval is on the claim's side of zero or of the margin; refuted on the other."""
     if interval is not None:
-        edge = 0.0 if statement.above else rules.margin
+        edge = 0.0 if not statement.free else rules.margin
         above, below = interval.low > edge, interval.high < edge
-        return INCONCLUSIVE if not (above or below) else REPRODUCED if above == statement.above else NOT_REPRODUCED
+        return INCONCLUSIVE if not (above or below) else REPRODUCED if above != statement.free else NOT_REPRODUCED
     if estimate is not None and seeds == 1 and rules.allow_one_seed:
         return REPRODUCED if _supports(statement, estimate, rules) else NOT_REPRODUCED
     return INCONCLUSIVE
@@ -536,7 +500,7 @@ def _too_early(statement: _Statement, roles: dict[str, Curve], *, clean: bool) -
     told = []
     for pair in statement.pairs:
         curves = [roles[role] for role in pair]
-        better = min(curves, key=lambda curve: float(np.mean(training_errors(curve, clean=clean) or [1.0])))
+        better = min(curves, key=lambda curve: _mean_error(curve, clean=clean))
         for curve in curves:
             stuck = at_chance(curve, clean=clean) > 0 and is_shorter(curve)
             if stuck or (curve is better and not is_trained(curve, clean=clean)):
@@ -546,7 +510,7 @@ def _too_early(statement: _Statement, roles: dict[str, Curve], *, clean: bool) -
 
 def _hindrance(statement: _Statement, present: Sequence[tuple[int, Curve]]) -> str:
     """Why a claim is shown but decides nothing; empty if it decides."""
-    if statement.name in _FREE_DEPTH and is_shorter(present[0][1]):
+    if statement.free and is_shorter(present[0][1]):
         return (
             "decides nothing in a recipe shorter than the paper's: early in training depth costs both families, "
             "and only the difference between what it costs them says something"
@@ -558,13 +522,12 @@ def _hindrance(statement: _Statement, present: Sequence[tuple[int, Curve]]) -> s
     for pair in by_depth.values():
         counts = [curve.parameters for curve in pair]
         if len({curve.family for curve in pair}) > 1 and (None in counts or len(set(counts)) > 1):
-            told = [f"{name(c)} has {_count(c.parameters)}" for c in pair]
+            told = [
+                f"{name(c)} has {'no count on record' if n is None else f'{n:,}'}"
+                for c, n in zip(pair, counts, strict=True)
+            ]
             return f"decides nothing: parameters differ, {' and '.join(told)}"
     return ""
-
-
-def _count(parameters: int | None) -> str:
-    return "no count on record" if parameters is None else f"{parameters:,}"
 
 
 def _depths(present: Sequence[tuple[int, Curve]]) -> tuple[int, int]:
@@ -574,9 +537,7 @@ def _depths(present: Sequence[tuple[int, Curve]]) -> tuple[int, int]:
 
 def _paper_contrast(present: Sequence[tuple[int, Curve]], error: str) -> float | None:
     values = [(sign, paper_error(curve.family, curve.depth, error)) for sign, curve in present]
-    if any(value is None for _, value in values):
-        return None
-    return sum(sign * value for sign, value in values if value is not None)
+    return None if any(v is None for _, v in values) else sum(sign * v for sign, v in values if v is not None)
 
 
 # What would have to be run

@@ -14,8 +14,6 @@ import typer
 
 from degrade import __version__
 from degrade.cli import completion
-from degrade.cli.anatomy import inspect
-from degrade.cli.export import export
 from degrade.cli.options import (
     DONE,
     FILES,
@@ -41,13 +39,16 @@ from degrade.cli.options import (
     name_losses,
     networks_of,
     one_run,
+    output_option,
     readable,
     refuse_conflicts,
     seconds_of,
     settings_of,
+    show_figure,
+    tell,
+    word_option,
 )
 from degrade.cli.probe import probe_app
-from degrade.cli.report import report
 from degrade.errors import ConfigError, RunError, RunInterrupted
 
 if TYPE_CHECKING:
@@ -322,9 +323,10 @@ def plot(
     output: FigureFile = None,
     style: Annotated[
         str | None,
-        typer.Option(
-            autocompletion=completion.styles,
-            help="The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
+        word_option(
+            "--style",
+            completion.styles,
+            "The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
             "remedies (what each remedy does along training); by default the families decide.",
         ),
     ] = None,
@@ -346,15 +348,6 @@ def plot(
 
     - `degrade plot --format csv > errors.csv`
     """
-    from degrade.analysis.curves import BANDS, STYLES
-    from degrade.analysis.table import FORMATS
-
-    if style is not None:
-        check_word("--style", style, STYLES)
-    check_word("--band", band, BANDS)
-    check_word("--format", form, FORMATS)
-    if output is not None:
-        check_suffix(output)
     from degrade.analysis import error_curves, error_table
 
     records, folder = chosen(runs)
@@ -425,9 +418,10 @@ def evaluate(
     ],
     statistics: Annotated[
         str,
-        typer.Option(
-            autocompletion=completion.statistics,
-            help="What batch norm normalises by: running (statistics) or batch (each batch's own).",
+        word_option(
+            "--statistics",
+            completion.statistics,
+            "What batch norm normalises by: running (statistics) or batch (each batch's own).",
         ),
     ] = "running",
     augmented: Annotated[
@@ -446,25 +440,17 @@ def evaluate(
 
     - `degrade evaluate outputs/quick/plain-56/seed-0 --statistics batch --augmented`
     """
-    check_word("--statistics", statistics, completion.STATISTICS)
-    from degrade.analysis.table import aligned
+    from degrade.analysis.text import evaluation_text
     from degrade.config import load_config
     from degrade.runs.evaluation import evaluate as evaluate_run
     from degrade.runs.evaluation import heading
 
     record = one_run(run)
     config = load_config(record.path / "config.yaml", [f"runtime.device={device or 'auto'}"])
-    batch = statistics == "batch"
-    train, test, iteration, images = evaluate_run(record, config, batch_statistics=batch, augmented=augmented)
+    how = {"batch_statistics": statistics == "batch", "augmented": augmented}
+    train, test, iteration, images = evaluate_run(record, config, **how)
     print(heading(record, iteration, synthetic=images.synthetic))
-    kinds = ["batch-statistics"] * batch + ["augmented"] * augmented or ["clean"]
-    names = [", ".join(["training error", *kinds]), "test error, batch-statistics" if batch else "test error"]
-    for name, found in zip(names, (train, test), strict=True):
-        print(f"{name.ljust(max(map(len, names)))}  {found.error:.2%}")
-    print(f"\n{_measured(config, batch=batch, augmented=augmented)}\n")
-    by_class = zip(images.classes, train.by_class, test.by_class, strict=False)
-    rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
-    print(aligned(["class", "train", "test"], rows))
+    print(evaluation_text(config, train, test, images.classes, **how))
     return DONE
 
 
@@ -532,9 +518,203 @@ def bench(
     return DONE
 
 
-app.command()(report)
-app.command()(export)
-app.command()(inspect)
+@app.command()
+def report(
+    runs: Runs = None,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Write the page into this .html file; by default report.html beside the runs, or here if they lie in "
+            "several folders."
+        ),
+    ] = None,
+    band: Band = "std",
+) -> int:
+    """Write one HTML page that needs no network: curves to explore, verdict, tables, settings, pictures, commands.
+
+    Examples:
+
+    - `degrade report`
+
+    - `degrade report outputs/paper --band ci95`
+
+    - `degrade report outputs/quick --output quick.html`
+    """
+    if output is not None and output.suffix.lower() != ".html":
+        raise ConfigError(f"--output {output}: the page is written as .html; use this suffix")
+    from degrade.analysis import error_curves
+    from degrade.analysis.page import save_page
+
+    records, folder = chosen(runs)
+    save_page(error_curves(records, band=band), target := output or folder / "report.html")
+    print(f"page: {target}")
+    return DONE
+
+
+@app.command()
+def export(
+    runs: Runs = None,
+    form: Annotated[
+        str | None,
+        word_option(
+            "--format",
+            completion.export_formats,
+            "The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Write into this file; by default a table goes to the terminal, weights to RUN/weights.safetensors."
+        ),
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
+    ] = False,
+) -> int:
+    """Write what runs measured as one long table, one row per measurement; or write one run's weights.
+
+    Errors are fractions. Parquet needs `pip install '.[parquet]'`, weights `pip install '.[safetensors]'`.
+
+    Examples:
+
+    - `degrade export > measurements.csv`
+
+    - `degrade export outputs/quick outputs/short --output measurements.parquet`
+
+    - `degrade export --weights outputs/quick/residual-20/seed-0 --output residual-20.safetensors`
+    """
+    if weights:
+        return _weights(runs or [], form, output)
+    form = _export_format(form, output)
+    from degrade.analysis.export import measurements, write_csv, write_json, write_parquet
+
+    rows, write = measurements(chosen(runs)[0]), write_json if form == "json" else write_csv
+    if output is None:
+        write(rows, sys.stdout)
+        return DONE
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if form == "parquet":
+        write_parquet(rows, output)
+    else:
+        with output.open("w", newline="") as file:
+            write(rows, file)
+    print(f"table: {output}")
+    return DONE
+
+
+def _export_format(form: str | None, output: Path | None) -> str:
+    from degrade.analysis.export import FORMATS
+
+    suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
+    if form in FORMATS and suffix in FORMATS and suffix != form:
+        raise ConfigError(f"--format {form} --output {output}: they name two formats; leave --format out, or rename")
+    if form is None:
+        if suffix and suffix not in FORMATS:
+            raise ConfigError(f"--output {output}: tables are written as {', '.join(FORMATS)}; say which by --format")
+        form = suffix or "csv"
+    if form == "parquet":
+        from degrade.extras import require
+
+        require("pyarrow", extra="parquet", what="--format parquet")
+        if output is None:
+            raise ConfigError("--format parquet: is not for a terminal; name a file with --output")
+    return form
+
+
+def _weights(runs: list[Path], form: str | None, output: Path | None) -> int:
+    if form is not None:
+        raise ConfigError(f"--format {form}: weights are written as safetensors; leave it out")
+    if len(runs) != 1:
+        raise ConfigError(f"--weights: takes one run's directory, not {len(runs) or 'none'}")
+    record = one_run(runs[0])
+    from degrade.runs.evaluation import heading
+    from degrade.runs.weights import NAME, export_weights
+
+    target = output or record.path / NAME
+    facts = export_weights(record, target)
+    print(heading(record, int(facts["iteration"]), synthetic=facts["data"] == "synthetic"))
+    print(f"weights: {target}")
+    return DONE
+
+
+@app.command()
+def inspect(
+    overrides: Overrides = None,
+    depth: Depth = None,
+    plain: Family = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Compare stacks of 3x3 convolutions with a large one that sees as much: 3x3,5x5,7x7.",
+        ),
+    ] = None,
+    channels: Annotated[
+        int, typer.Option(min=1, max=4096, help="With --compare, each convolution has so many channels in and out.")
+    ] = 64,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "With --compare, write the figure into this file: png, svg or pdf. [default: compare.png]", figure=True
+        ),
+    ] = None,
+    form: Format = "text",
+) -> int:
+    """List a network's layers with their output, parameters, multiply-adds and receptive field; train nothing.
+
+    The receptive field is how many pixels a side a layer's value depends on, were the image large enough.
+
+    Examples:
+
+    - `degrade inspect --depth 56 --residual`
+
+    - `degrade inspect model=vgg --depth 19 --format markdown`
+
+    - `degrade inspect --compare 3x3,5x5,7x7 --channels 128 --output compare.pdf`
+    """
+    if compare is not None:
+        if network := settings_of(overrides, depth=depth, plain=plain):
+            raise ConfigError(f"--compare {compare} {network[0]}: it compares no network; leave one of them out")
+        return _compare(compare, channels, output, form)
+    if output is not None:
+        raise ConfigError(f"--output {output}: a figure is drawn with --compare only")
+    from degrade.analysis.table import layers_note, layers_table
+    from degrade.config import compose
+    from degrade.models.anatomy import layers_of
+
+    model = compose(settings_of(overrides, depth=depth, plain=plain)).model
+    print(layers_table(found := layers_of(model), form))
+    if form != "csv":
+        with aside(form):
+            print(layers_note(f"{model.family}-{model.depth}", found))
+    return DONE
+
+
+def _compare(sizes: str, channels: int, output: Path | None, form: str) -> int:
+    target = output or Path("compare.png")
+    wanted = [_odd(size) for size in sizes.split(",")]
+    from degrade.analysis.figures import draw_stacks
+    from degrade.analysis.table import stacks_table
+    from degrade.models.anatomy import stacks
+
+    pairs = [stacks(size, channels) for size in dict.fromkeys(wanted)]
+    print(stacks_table([stack for pair in pairs for stack in dict.fromkeys(pair)], channels, form))
+    with aside(form):
+        show_figure(draw_stacks(pairs, channels), target)
+    return DONE
+
+
+def _odd(text: str) -> int:
+    """The size that `7x7` or `7` names."""
+    first, _, second = text.strip().partition("x")
+    if (
+        not re.fullmatch("[0-9]{1,2}", first)
+        or second not in ("", first)
+        or not (3 <= int(first) <= 31 and int(first) % 2)
+    ):
+        raise ConfigError(f"--compare {text}: write odd sizes from 3x3 to 31x31, such as 3x3,5x5,7x7")
+    return int(first)
 
 
 @app.command(name="runs")
@@ -561,10 +741,8 @@ def list_runs(
     - `degrade runs --format csv > runs.csv`
     """
     from degrade.analysis import error_curves, error_table, runs_table
-    from degrade.analysis.table import FORMATS
     from degrade.runs import find_records
 
-    check_word("--format", form, FORMATS)
     if mean:
         print(error_table(error_curves(readable([directory])), form=form))
     else:
@@ -616,17 +794,10 @@ def data_info(
 
 
 def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
-    from degrade.analysis.figures import draw, save
+    from degrade.analysis.facts import refuse_unmeasured
+    from degrade.analysis.figures import draw
 
-    _refuse_without_rows(curves)
-    save(draw(curves, style=style, title=title), output)
-    print(f"figure: {output}")
-
-
-def _refuse_without_rows(curves: "Sequence[Curve]") -> None:
-    if not any(len(curve.train.iteration) for curve in curves):
-        where = next(iter(curves[0].paths.values()))
-        raise RunError(f"{where}: nothing measured yet; the first row comes with the first evaluation")
+    show_figure(draw(refuse_unmeasured(curves), style=style, title=title), output)
 
 
 def _figure_name(style: str | None) -> str:
@@ -634,16 +805,13 @@ def _figure_name(style: str | None) -> str:
 
 
 def _show_remedies(curves: "Sequence[Curve]", output: Path, *, title: str | None, form: str) -> None:
-    """The figure and the table of remedies; snapshots are measured first, where that was not done."""
-    from degrade.analysis.figures import save
-    from degrade.probes.remedies import draw_remedies, remedy_table, treated
+    """The table and the figure of remedies; snapshots are measured first, where that was not done."""
+    from degrade.probes.remedies import look
 
-    _refuse_without_rows(curves)
-    networks = treated(curves, complain=lambda text: print(text, file=sys.stderr))
-    print(remedy_table(networks, form=form))
-    save(draw_remedies(networks, title=title), output)
+    shown = look(curves, title=title, form=form, complain=tell)
+    print(shown.text)
     with aside(form):
-        print(f"figure: {output}")
+        show_figure(shown.figure, output)
 
 
 def _show(
@@ -683,18 +851,6 @@ def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
             write_board(record.path, experiment, record.rows())
             figure = draw(error_curves([record]), title=None)
             add_figure(record.path, figure, int(record.summary["iteration"]))
-
-
-def _measured(config: "Experiment", *, batch: bool, augmented: bool) -> str:
-    """How `evaluate` measured, in a sentence or two."""
-    norm = "its running statistics"
-    if batch:
-        size = config.recipe.batch_size
-        norm = f"each batch's own statistics, over shuffled batches of {size}, of the test images too"
-    if config.model.norm == "none":
-        norm = "no statistics: the network has no batch norm"
-    views = "cropped and flipped as in the first epoch (test images are not)" if augmented else "not augmented"
-    return f"Measured with the weights fixed. Batch norm: {norm}.\nTraining images: {views}."
 
 
 def _print_outcome(record: "RunRecord") -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 import typer
 
@@ -64,7 +64,11 @@ def main(arguments: Sequence[str]) -> int:
         return completion.answer(lambda: app(args=[], prog_name="degrade", standalone_mode=False))
     manners, words = _manners(arguments)
     _configure_logging(manners)
-    with contextlib.redirect_stderr(_NoTerminal(sys.stderr)) if "--quiet" in manners else contextlib.nullcontext():
+    with (
+        contextlib.redirect_stderr(cast("TextIO", _NoTerminal(sys.stderr)))
+        if "--quiet" in manners
+        else contextlib.nullcontext()
+    ):
         return _run(words, manners)
 
 
@@ -75,8 +79,8 @@ def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return manners, [*(word for word in arguments[:end] if word not in manners), *arguments[end:]]
 
 
-class _NoTerminal(io.TextIOBase):
-    """A stream that is no terminal: progress bars hide themselves."""
+class _NoTerminal:
+    """A stream that says that it is no terminal, so that progress bars hide themselves."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -85,17 +89,8 @@ class _NoTerminal(io.TextIOBase):
         """Never."""
         return False
 
-    def write(self, text: str) -> int:
-        """Pass on."""
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        """Pass on."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """That of the stream."""
-        return self._stream.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _run(words: list[str], manners: list[str]) -> int:
@@ -114,14 +109,12 @@ def _run(words: list[str], manners: list[str]) -> int:
             print(error.format_message() if hasattr(error, "format_message") else error)
             return DONE
         return _failed(error, usage_line(error, command, words), words, BAD_INPUT)
-    except RunInterrupted as error:
-        return _failed(error, str(error), words, INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _failed(error, "interrupted", words, INTERRUPTED)
-    except (RunFailed, RunFileError) as error:
-        return _failed(error, str(error), words, RUN_FAILED)
     except DegradeError as error:
-        return _failed(error, str(error), words, BAD_INPUT)
+        codes = {RunInterrupted: INTERRUPTED, RunFailed: RUN_FAILED, RunFileError: RUN_FAILED}
+        code = next((own for kind, own in codes.items() if isinstance(error, kind)), BAD_INPUT)
+        return _failed(error, str(error), words, code)
     except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
         return DONE
     except OSError as error:

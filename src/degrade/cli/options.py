@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ from degrade.cli import completion
 from degrade.errors import ConfigError, RunError, RunFileError, did_you_mean
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from degrade.config import Experiment
     from degrade.runs import RunRecord
     from degrade.runs.record import Loss
@@ -83,27 +85,61 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
 ]
+
+
+def word_option(name: str, offered: Callable[[str], list[str]], words: str) -> Any:
+    """An option that takes one of the words that the shell is offered, and no other."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            check_word(name, value, offered(""))
+        return value
+
+    return typer.Option(name, autocompletion=offered, callback=check, help=words)
+
+
+def output_option(words: str, *, figure: bool = False) -> Any:
+    """The option that names the file to be written."""
+
+    def check(output: Path | None) -> Path | None:
+        if figure and output is not None:
+            check_suffix(output)
+        return output
+
+    return typer.Option("--output", "-o", autocompletion=completion.files, callback=check, help=words)
+
+
+def check_word(option: str, word: str, known: Iterable[str]) -> None:
+    """Refuse an option's value that is none of the known ones, naming the nearest."""
+    if word not in known:
+        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
+
+
+def check_suffix(output: Path) -> None:
+    """Refuse a figure's file of a kind that is not drawn, before any work is done."""
+    from degrade.analysis.figures import SUFFIXES
+
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
+        )
+
+
 Band = Annotated[
     str,
-    typer.Option(
-        autocompletion=completion.bands,
-        help="The band over seeds is std, minmax or ci95, the t interval of the mean.",
+    word_option(
+        "--band", completion.bands, "The band over seeds is std, minmax or ci95, the t interval of the mean."
     ),
 ]
 Format = Annotated[
-    str,
-    typer.Option(
-        "--format", autocompletion=completion.table_formats, help="The table is written as text, csv or markdown."
-    ),
+    str, word_option("--format", completion.table_formats, "The table is written as text, csv or markdown.")
 ]
 FigureFile = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        autocompletion=completion.files,
-        help="Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
+    output_option(
+        "Write the figure into this file: png, svg or pdf. By default it is named after what it shows and lies "
         "beside the runs, or here if they lie in several folders.",
+        figure=True,
     ),
 ]
 Runs = Annotated[
@@ -157,8 +193,7 @@ def settings_of(
 def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
     """Refuse a command line that gives one setting two values, of which the last would win silently.
 
-    Args:
-        given: what was typed, and the override that it stands for.
+    It is given as what was typed and the override that this stands for.
 
     Raises:
         ConfigError: names both.
@@ -205,22 +240,6 @@ def seconds_of(within: str) -> int:
     return seconds
 
 
-def check_word(option: str, word: str, known: Iterable[str]) -> None:
-    """Refuse an option's value that is none of the known ones, naming the nearest."""
-    if word not in known:
-        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
-
-
-def check_suffix(output: Path) -> None:
-    """Refuse a figure's file of a kind that is not drawn, before any work is done."""
-    from degrade.analysis.figures import SUFFIXES
-
-    if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
-        )
-
-
 def readable(paths: Sequence[Path]) -> "list[RunRecord]":
     """Records at or below the paths; damage is named, and those of which nothing can be made are left out.
 
@@ -237,7 +256,7 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
         except RunFileError:
             raise
         except RunError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            tell(f"left out: {error}")
             continue
         name_losses(record.path, record.losses())
     if not records:
@@ -245,10 +264,15 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
     return records
 
 
+def tell(text: str) -> None:
+    """Say on stderr what is no answer."""
+    print(text, file=sys.stderr)
+
+
 def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
     """Say on stderr which files of a record are damaged, a line each."""
     for loss in losses:
-        print(f"{folder}/{loss}", file=sys.stderr)
+        tell(f"{folder}/{loss}")
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
@@ -261,7 +285,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
     if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
-        print(f"the newest experiment, {newest}; others: {', '.join(others)}", file=sys.stderr)
+        tell(f"the newest experiment, {newest}; others: {', '.join(others)}")
     return [record for record in records if experiments[record] == newest], newest
 
 
@@ -279,6 +303,14 @@ def one_run(path: Path) -> "RunRecord":
         raise RunError(f"{path}: holds {len(records)} runs; name one, such as {records[0].path}")
     name_losses(records[0].path, records[0].losses())
     return records[0]
+
+
+def show_figure(figure: "Figure", target: Path) -> None:
+    """Write a figure and say where it is."""
+    from degrade.analysis.figures import save
+
+    save(figure, target)
+    print(f"figure: {target}")
 
 
 def aside(form: str) -> contextlib.AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from degrade.errors import ConfigError
@@ -15,14 +15,11 @@ _LONGEST_ANYHOW = 200
 
 
 class Given(NamedTuple):
-    """An option as it stands on the command line."""
+    """An option as it stands on the command line: Typer's, as it was typed, `--depth 20`, and its value or name."""
 
     parameter: Any
-    """Typer's."""
     text: str
-    """As it was typed: `--depth 20`, `--depth=20` or `--plain`."""
     value: str
-    """`20`; of an option that takes no value its name."""
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -36,17 +33,8 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"{word}: holds bytes that are not UTF-8 text; write it in UTF-8")
 
 
-def options_given(command: Any, words: Sequence[str]) -> list[Given]:
-    """The options on a command line, in its order.
-
-    Args:
-        command: Typer's, of the whole program.
-        words: the command line.
-    """
-    return list(_options_given(command, words))
-
-
-def _options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
+def options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
+    """The options on a command line of Typer's command, in its order."""
     rest = iter(words)
     for word in rest:
         if word == "--":
@@ -66,7 +54,7 @@ def _options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
             yield Given(parameter, f"{name} {value}", value)
 
 
-def refuse_repeated(given: Sequence[Given]) -> None:
+def refuse_repeated(given: Iterable[Given]) -> None:
     """Refuse an option that stands there twice with two values, of which the last would win silently.
 
     Raises:
@@ -80,13 +68,7 @@ def refuse_repeated(given: Sequence[Given]) -> None:
 
 
 def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
-    """What Typer found wrong, as degrade says it.
-
-    Args:
-        error: Typer's UsageError.
-        command: Typer's, of the whole program.
-        words: the command line.
-    """
+    """What Typer found wrong with a command line, its UsageError, as degrade says it."""
     kind = type(error).__name__
     help_text = f"`{_path(command, words)} --help`"
     message = " ".join((error.format_message() if hasattr(error, "format_message") else str(error)).split())
@@ -103,11 +85,8 @@ def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
         missing = re.search("'(.*)'", message)
         return f"{missing[1] if missing else parameter.name} is missing; {help_text} shows how it is written"
     if parameter is not None:
-        text = next(
-            (own.text for own in options_given(command, words) if own.parameter.name == parameter.name),
-            parameter.name,
-        )
-        return f"{text}: {_must_be(message.partition(': ')[2] or message)}"
+        typed = (own.text for own in options_given(command, words) if own.parameter.name == parameter.name)
+        return f"{next(typed, parameter.name)}: {_must_be(message.partition(': ')[2] or message)}"
     if extra := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return f"{extra[1]}: more arguments than the command takes; {help_text} lists them"
     if message.startswith("No such command"):
@@ -145,10 +124,8 @@ def _must_be(message: str) -> str:
 def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
     """A message as a terminal may show it: long values shortened, what is not printable escaped.
 
-    Args:
-        message: what there is to say.
-        words: the command line; what of it names a file that exists is left as it is.
-        lines: the message may have several, which stay lines.
+    What of the command line's words names a file that exists is left as it is; so are several lines, if they are
+    meant.
     """
     missing = [word for word in words if not os.path.lexists(word)]
     values = {part for word in missing for part in word.split("=", 1) if len(part) > LONGEST}
@@ -156,13 +133,11 @@ def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
         if not os.path.lexists(value):
             message = message.replace(value, _shortened(value, LONGEST))
     message = re.sub(rf"\S{{{_LONGEST_ANYHOW + 1},}}", lambda found: _shortened(found[0], _LONGEST_ANYHOW), message)
-    return "".join(c if c.isprintable() or (lines and c == "\n") else _escaped(c) for c in message)
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in message
+    )
 
 
 def _shortened(value: str, length: int) -> str:
     end = length // 3
     return f"{value[: length - 1 - end]}…{value[-end:]}"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

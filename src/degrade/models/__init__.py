@@ -1,7 +1,7 @@
 """Networks, and what can be said of them without training."""
 
-from degrade.models.anatomy import conv_outputs, count_parameters, multiply_adds
+from degrade.models.anatomy import count_parameters, layers, multiply_adds
 from degrade.models.cifar import BasicBlock, CifarNet, build_model
 from degrade.models.vgg import VggNet
 
-__all__ = ["BasicBlock", "CifarNet", "VggNet", "build_model", "conv_outputs", "count_parameters", "multiply_adds"]
+__all__ = ["BasicBlock", "CifarNet", "VggNet", "build_model", "count_parameters", "layers", "multiply_adds"]

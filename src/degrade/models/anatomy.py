@@ -1,48 +1,49 @@
 """What can be said of a network without training it: its layers, their sizes and costs, and how far each one sees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from degrade.config import ModelConfig
+from degrade.models.cifar import build_model
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, pooling or linear layer, with the batch norm that follows it.
-
-    Attributes:
-        name: within the network.
-        kind: in words, such as `3x3 conv /2`.
-        weighted: whether it has weights, and so counts as depth; poolings have none.
-        shape: of its output for one image: C x H x W, or C.
-        parameters: weights, biases, and batch norm's scale and shift.
-        multiply_adds: for one image; batch norm's are not counted.
-        field: pixels a side that a value of the output depends on, were the image large enough; None: all of them.
-    """
+    """A convolution, pooling or linear layer, with the batch norm that follows it."""
 
     name: str
     kind: str
+    """In words, such as `3x3 conv /2`."""
     weighted: bool
+    """Whether it has weights, and so counts as depth; poolings have none."""
     shape: tuple[int, ...]
+    """Of its output for one image: C x H x W, or C."""
     parameters: int
+    """Weights, biases, and batch norm's scale and shift."""
     multiply_adds: int
+    """For one image; batch norm's are not counted."""
     field: int | None
+    """Pixels a side that a value of the output depends on, were the image large enough; None: all of them."""
+
+
+def layers_of(config: ModelConfig) -> list[Layer]:
+    """The layers of the network that a config describes; a thousand of them take no memory."""
+    with torch.device("meta"):
+        return layers(build_model(config))
 
 
 def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     """The layers of a network in the order of their work, projections in shortcuts among them.
 
-    All of it is read from one forward pass of one image; a network on the meta device computes nothing in it.
-
-    Args:
-        model: it is not changed.
-        side: pixels a side of the image.
-        channels: of the image.
+    All of it is read from one forward pass of one image of so many pixels a side, which changes nothing; a network on
+    the meta device computes nothing in it.
     """
     names = {module: name for name, module in model.named_modules()}
     found: list[Layer] = []
@@ -50,29 +51,27 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         count = count_parameters(module)
         if isinstance(module, nn.BatchNorm2d):
-            before = found.pop()
-            found.append(Layer(**{**vars(before), "parameters": before.parameters + count}))
+            found[-1] = replace(found[-1], parameters=found[-1].parameters + count)
             return
-        weight = getattr(module, "weight", None)
         shape = tuple(output.shape[1:])
-        cost = 0 if weight is None else weight.numel() * output[0, 0].numel()
-        found.append(Layer(names[module], _kind(module), weight is not None, shape, count, cost, fields.of(output)))
+        found.append(Layer(names[module], _kind(module), count > 0, shape, count, 0, fields.of(output)))
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, _NOTED)]
+    noted = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, noted)]
     training = model.training
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), _Fields(image) as fields:
+        with torch.no_grad(), counter, _Fields(image) as fields:
             model.eval()(image)
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return found
-
-
-_NOTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
+    # PyTorch counts a multiply-add as two operations, under the name of each module within the whole network's.
+    counts = {name.partition(".")[2]: sum(own.values()) // 2 for name, own in counter.get_flop_counts().items()}
+    return [replace(layer, multiply_adds=counts.get(layer.name, 0)) for layer in found]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -81,30 +80,15 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, side: int = 32) -> int:
-    """Multiply-adds of one image's forward pass in convolutions and linear layers; the rest is not counted.
-
-    Args:
-        model: any network of 3-channel images; it is not changed.
-        side: pixels a side.
-    """
+    """Multiply-adds of one image's forward pass in convolutions and linear layers; the rest is not counted."""
     return sum(layer.multiply_adds for layer in layers(model, side))
-
-
-def conv_outputs(model: nn.Module, side: int = 32) -> list[tuple[int, ...]]:
-    """Shapes, C x H x W, of what the convolutions give for one image, in the order of their work."""
-    return [layer.shape for layer in layers(model, side) if layer.weighted and len(layer.shape) == 3]
 
 
 @dataclass(frozen=True)
 class Stack:
     """Convolutions with as many channels in as out, each followed by a ReLU, that together see so many pixels a side.
 
-    Attributes:
-        field: receptive field of the last one, pixels a side.
-        kernels: size of each convolution's kernel.
-        parameters: weights.
-        multiply_adds: on a 32x32 map.
-        nonlinearities: ReLUs.
+    Multiply-adds are those on a 32x32 map, and nonlinearities are the ReLUs.
     """
 
     field: int
@@ -123,9 +107,7 @@ class Stack:
 def stacks(size: int, channels: int) -> tuple[Stack, Stack]:
     """A stack of 3x3 convolutions, and the one large convolution that sees as much (VGG paper, section 2.3).
 
-    Args:
-        size: of the large one, odd, 3 or more.
-        channels: in and out of each.
+    The large one's size is odd, 3 or more; all have so many channels in and out.
     """
     small, large = ([3] * ((size - 1) // 2), [size])
     return _stack(small, channels), _stack(large, channels)
@@ -134,11 +116,9 @@ def stacks(size: int, channels: int) -> tuple[Stack, Stack]:
 def _stack(kernels: list[int], channels: int) -> Stack:
     with torch.device("meta"):
         modules = [(nn.Conv2d(channels, channels, k, padding=k // 2, bias=False), nn.ReLU()) for k in kernels]
-    network = nn.Sequential(*(module for pair in modules for module in pair))
-    rows = layers(network, channels=channels)
-    relus = sum(isinstance(module, nn.ReLU) for module in network)
-    cost = sum(row.multiply_adds for row in rows)
-    return Stack(rows[-1].field or 0, tuple(kernels), count_parameters(network), cost, relus)
+    rows = layers(nn.Sequential(*(module for pair in modules for module in pair)), channels=channels)
+    parameters, cost = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    return Stack(rows[-1].field or 0, tuple(kernels), parameters, cost, len(modules))
 
 
 def _kind(module: nn.Module) -> str:
@@ -172,7 +152,7 @@ class _Fields(TorchFunctionMode):
         """Compute, and note how far the result sees."""
         result = function(*args, **(kwargs or {}))
         # In place means that the same tensor comes back, and what it saw before counts as well.
-        sources = [self._seen[id(x)][1:] for x in tree_leaves(args) if isinstance(x, Tensor) and id(x) in self._seen]
+        sources = [self._seen[id(x)][1:] for x in args if id(x) in self._seen]
         if isinstance(result, Tensor) and sources:
             whole = any(field is None for field, _ in sources) or function in _OVER_ALL
             field = None if whole else max(field for field, _ in sources if field is not None)

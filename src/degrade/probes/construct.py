@@ -18,8 +18,8 @@ weights: without this control a fall in error could be that of any network that 
 import copy
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,20 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from degrade.analysis.curves import Curve, error_curves
-from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.analysis.facts import colour, footer
+from degrade.analysis.figures import finished, legend_above, new_figure
+from degrade.analysis.table import aligned, error_cells
 from degrade.config import Experiment, load_config
-from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.models import BasicBlock, CifarNet, build_model
-from degrade.probes.numbers import (
+from degrade.probes.probe import (
     MOST,
     Row,
+    Shown,
     Standing,
+    batches,
     kept_or_measured,
     numbers_path,
     read,
@@ -73,10 +75,10 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
     """The trained network and the deeper one built from it, side by side, in eval mode: a row for each set of images.
 
     A row holds `set` (`train`, un-augmented, or `test`), `count`, `shallow_error` and `deep_error` (fractions), and
-    `largest_difference` of a logit between the two.
+    `largest_difference` of a logit between the two. Rows are kept in the run's `probes/construct-<depth>.csv`.
 
     Args:
-        record: the trained network; the rows are kept in its `probes/construct-<depth>.csv`.
+        record: the trained network.
         depth: of the deeper one, 6n + 2.
         limit: use only the first so many images of each set; None: all.
         device: as `runtime.device`.
@@ -87,10 +89,10 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
     """
     deeper(record, depth)
 
-    def measure(training: Training) -> list[Row]:
+    def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         deep = constructed(training, depth)
         images = {"train": (training.batches.pixels, training.batches.labels), "test": training.test}
-        return [
+        yield [
             {"set": name, **_side_by_side(training, deep, pixels[:limit], labels[:limit], f"{record.path} {name}")}
             for name, (pixels, labels) in images.items()
         ]
@@ -101,35 +103,32 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
 @torch.inference_mode()
 def _side_by_side(training: Training, deep: CifarNet, pixels: Tensor, labels: Tensor, name: str) -> Row:
     networks = [training.engine.model.eval(), deep.eval()]
-    wrong, largest, size = [0, 0], 0.0, training.engine.evaluation_size
-    with tqdm(total=len(labels), desc=name, unit="img", leave=False, disable=None) as bar:
-        for start in range(0, len(labels), size):
-            batch, own = pixels[start : start + size], labels[start : start + size]
-            logits = [network(single_view(batch, training.batches.mean)) for network in networks]
-            wrong = [count + int((found.argmax(1) != own).sum()) for count, found in zip(wrong, logits, strict=True)]
-            largest = max(largest, float((logits[0] - logits[1]).abs().max()))
-            bar.update(len(own))
-    shallow, deeper_one = (count / len(labels) for count in wrong)
-    return {
-        "count": len(labels),
-        "shallow_error": shallow,
-        "deep_error": deeper_one,
-        "largest_difference": largest,
-    }
+    wrong, largest = [0, 0], 0.0
+    for images, own in batches(training, pixels, labels, name):
+        logits = [network(images) for network in networks]
+        wrong = [count + int((found.argmax(1) != own).sum()) for count, found in zip(wrong, logits, strict=True)]
+        largest = max(largest, float((logits[0] - logits[1]).abs().max()))
+    row: Row = {"count": len(labels), "shallow_error": wrong[0] / len(labels), "deep_error": wrong[1] / len(labels)}
+    return {**row, "largest_difference": largest}
+
+
+def comparison(record: RunRecord, depth: int, rows: Sequence[Row]) -> str:
+    """The rows of `compare` as a table."""
+    cells = []
+    for row in rows:
+        both = (f"{row[key]:.2%}" for key in ("shallow_error", "deep_error"))
+        cells.append([str(row["set"]), f"{row['count']:,}", *both, f"{row['largest_difference']:g}"])
+    held = record.config["model"]
+    heads = [f"{held['family']}-{held['depth']}", f"{held['family']}-{depth} built"]
+    return aligned(["images", "number", *heads, "largest difference of a logit"], cells)
 
 
 def constructed(training: Training, depth: int) -> CifarNet:
-    """The deeper network that computes what a trained one does, on the same device.
-
-    Args:
-        training: the trained one, as it stands.
-        depth: of the deeper one, 6n + 2.
-    """
-    experiment = training.experiment
+    """The deeper network that computes what a trained one, as it stands, does; on the same device."""
+    experiment, engine = training.experiment, training.engine
     generator = torch.Generator().manual_seed(experiment.seed)
     deep = build_model(replace(experiment.model, depth=depth), generator=generator)
     assert isinstance(deep, CifarNet)  # noqa: S101 - `deeper` refuses other families
-    engine = training.engine
     deep.to(engine.device, memory_format=engine.memory_format)  # type: ignore[call-overload]
     grow(engine.model, deep, stage_statistics(training))
     return deep
@@ -137,12 +136,9 @@ def constructed(training: Training, depth: int) -> CifarNet:
 
 @torch.no_grad()
 def grow(shallow: nn.Module, deep: nn.Module, statistics: Sequence[Statistics]) -> None:
-    """Give a deeper network a shallower one's weights, and make its other blocks the identity.
+    """Give a deeper network, as it was drawn, a trained one's weights, and make its other blocks the identity.
 
-    Args:
-        shallow: the trained network.
-        deep: the deeper one of the same family, as it was drawn; changed in place.
-        statistics: of each stage's output in the trained network.
+    They need the statistics of each stage's output in the trained network.
     """
     deep.load_state_dict(shallow.state_dict(), strict=False)
     for stage, (mean, variance) in zip(("layer1", "layer2", "layer3"), statistics, strict=True):
@@ -161,14 +157,10 @@ def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.dirac_(module.weight)
         elif isinstance(module, nn.BatchNorm2d):
-            _cancel(module, mean, variance)
-
-
-def _cancel(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Let scale and shift undo what normalising an input of this mean and variance does."""
-    variance, scale = exact_scale(variance, norm.eps)
-    held = {"running_mean": mean, "running_var": variance, "weight": scale, "bias": mean}
-    norm.load_state_dict(held, strict=False)
+            # Scale and shift undo what normalising an input of this mean and variance does.
+            near, scale = exact_scale(variance, module.eps)
+            held = {"running_mean": mean, "running_var": near, "weight": scale, "bias": mean}
+            module.load_state_dict(held, strict=False)
 
 
 def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
@@ -182,9 +174,6 @@ def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
     Args:
         variance: float32 C, not negative.
         epsilon: batch norm's.
-
-    Returns:
-        Variance and scale, float32 C.
     """
     zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
     # All is asked of batch norm itself: square roots elsewhere are rounded otherwise, on some CPUs.
@@ -242,13 +231,8 @@ def continuations(
 ) -> tuple[Experiment, Experiment]:
     """How the constructed network trains on, and its control, the run's own network.
 
-    Both do so by the run's settings at the rate where it stopped, from iteration 0.
-
-    Args:
-        record: the run that they begin as.
-        depth: of the constructed network.
-        iterations: updates.
-        overrides: other settings, such as `optim.lr=0.01`.
+    Both do so for so many iterations, from iteration 0, by the run's settings and overrides such as `optim.lr=0.01`,
+    at the rate where the run stopped.
 
     Raises:
         ConfigError: the depth, the iterations or a setting is wrong, or the setting would make it another network or
@@ -261,14 +245,19 @@ def continuations(
         if why and key != "data.root":  # the images may have moved
             raise ConfigError(f"{text}: {why}; leave it out")
     scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")
-    weights, place = _weights(record, depth), record.path.resolve()
+    # Where the weights are gone, the network was built from those of the iteration that its numbers name.
+    kept = read(numbers_path(record, f"construct-{depth}"))
+    weights = standing(record) or (Standing(int(kept[0]["iteration"]), None) if kept else reported(record))
+    # A warm-up aside, of which only the checkpoint knows how long it was.
+    planned = learning_rate(max(1, weights.iteration), base=held.optim.lr, milestones=held.recipe.milestones)
+    place = record.path.resolve()
     start = f"{place.parent.name}.{place.name}.{weights.iteration}"
     settings = [
         f"name={scratch.name}-construct",
         f"recipe.iterations={iterations}",
         "recipe.milestones=[]",
         "recipe.warmup=off",
-        f"optim.lr={weights.lr or _planned_rate(held, weights.iteration)!r}",
+        f"optim.lr={weights.lr or planned!r}",
         *overrides,
     ]
 
@@ -281,34 +270,20 @@ def continuations(
     return at(depth), at(held.model.depth)
 
 
-def _weights(record: RunRecord, depth: int) -> Standing:
-    """How far the run's weights got; where they are gone, how far those were that the network was built from."""
-    kept = read(numbers_path(record, f"construct-{depth}"))
-    return standing(record) or (Standing(int(kept[0]["iteration"]), None) if kept else reported(record))
-
-
-def _planned_rate(held: Experiment, iteration: int) -> float:
-    """Of the update made at an iteration, a warm-up aside, of which only the checkpoint knows how long it was."""
-    return learning_rate(max(1, iteration), base=held.optim.lr, milestones=held.recipe.milestones)
-
-
 def train_on(record: RunRecord, experiment: Experiment, *, fresh: bool = False) -> RunRecord:
-    """Train the constructed network or its control on, into a record of its own, resumed or skipped as any other.
+    """Train one of `continuations` into a record of its own, resumed or skipped as any other.
 
-    Args:
-        record: the run that it begins as; needs its checkpoint only where training begins.
-        experiment: one of `continuations`.
-        fresh: start over.
+    The run that it begins as needs its checkpoint only where training begins.
     """
 
     def begin(training: Training) -> None:
         shallow = subject(record, experiment.runtime.device)
-        if experiment.model.depth == shallow.experiment.model.depth:
-            training.engine.model.load_state_dict(shallow.engine.model.state_dict())
-            log.info("begins as %s", experiment.model.start)
-        else:
+        grown = experiment.model.depth > shallow.experiment.model.depth
+        if grown:
             grow(shallow.engine.model, training.engine.model, stage_statistics(shallow))
-            log.info("begins as %s, deeper by identity layers", experiment.model.start)
+        else:
+            training.engine.model.load_state_dict(shallow.engine.model.state_dict())
+        log.info("begins as %s%s", experiment.model.start, ", deeper by identity layers" * grown)
 
     return run(experiment, fresh=fresh, begin=begin)
 
@@ -319,107 +294,78 @@ def scratch_record(record: RunRecord, depth: int) -> RunRecord | None:
     return found if found.exists and found.rows() else None
 
 
-def network_curve(record: RunRecord, label: str | None = None) -> Curve:
-    """A single run's curve, under a label, else under family and depth alone."""
-    (curve,) = error_curves([record])
-    return curve if label is None else replace(curve, label=label)
-
-
-@dataclass(frozen=True)
-class Networks:
-    """All that is drawn, under the labels that the figure and the table give them."""
-
-    shallow: Curve
-    """The run that was built upon."""
-    built: str
-    """The constructed network, in words."""
-    deep: Curve | None
-    """The constructed network as it trained on; it begins where the shallow run stood."""
-    control: Curve | None
-    """The shallow network as it trained on beside it."""
-    scratch: Curve | None
-    """The same depth from scratch."""
-
-    @property
-    def continued(self) -> list[Curve]:
-        """Those that begin where the shallow run stood."""
-        return [curve for curve in (self.deep, self.control) if curve is not None]
-
-
-def networks(shallow: RunRecord, depth: int, trained: Sequence[RunRecord], scratch: RunRecord | None) -> Networks:
-    """The curves of the records, named by what they are here.
+def look(
+    record: RunRecord, depth: int, rows: Sequence[Row], trained: Sequence[RunRecord], scratch: RunRecord | None
+) -> Shown:
+    """Last errors of those that trained on beside the others', where they lie, and all curves.
 
     Args:
-        shallow: the run that was built upon.
+        record: the run that was built upon.
         depth: of the constructed network.
-        trained: that network and its control as they trained on, or none.
-        scratch: the same depth from scratch.
+        rows: of `compare`.
+        trained: the constructed network and its control as they trained on, or none.
+        scratch: the same depth from scratch; None: the run beside, if it was begun.
     """
-    own = network_curve(shallow)
-    built = f"{own.family}-{depth} built from {own.label}"
-    deep, control = (
-        (
-            network_curve(record, label)
-            for record, label in zip(
-                trained, (f"{built}, trained on", f"{own.label} trained on (control)"), strict=True
-            )
-        )
-        if trained
-        else (None, None)
-    )
-    other = None if scratch is None else network_curve(scratch)
-    return Networks(own, built, deep, control, other and replace(other, label=f"{other.label} from scratch"))
+    (shallow,) = error_curves([record])
+    built = f"{shallow.family}-{depth} built from {shallow.label}"
+    labels = (f"{built}, trained on", f"{shallow.label} trained on (control)")
+    continued = [replace(*error_curves([own]), label=label) for own, label in zip(trained, labels, strict=False)]
+    other = scratch or scratch_record(record, depth)
+    beside = [replace(own, label=f"{own.label} from scratch") for own in error_curves([other] if other else [])]
+    kinds = ("network", "running%", "clean%", "test%")
+    errors = [[cells[kind] for kind in kinds] for cells in map(error_cells, [shallow, *continued, *beside])]
+    last = [aligned(["last errors", *kinds[1:]], errors)] if trained else []
+    text = "\n".join([*last, *(f"record: {own.path}" for own in trained)])
+    return Shown(text, _draw(shallow, built, continued, beside, rows), "construct.png")
 
 
-def draw_construct(networks: Networks, rows: Sequence[Row]) -> Figure:
+def _draw(
+    shallow: Curve, built: str, continued: Sequence[Curve], beside: Sequence[Curve], rows: Sequence[Row]
+) -> Figure:
     """Training error left, test error right, over all updates that went into the weights.
 
     Args:
-        networks: what is drawn.
+        shallow: the run that was built upon.
+        built: the constructed network, in words.
+        continued: that network and its control as they trained on.
+        beside: the same depth from scratch, if any.
         rows: of `compare`: the constructed network before it trained on.
     """
     figure, panels = new_figure(1, 2, (7.2, 4.2))
-    begins, shallow = int(rows[0]["iteration"]), networks.shallow
+    begins = int(rows[0]["iteration"])
     # What begins at 0, then what begins where the shallow run stood; each with its colour.
-    lines = [(curve, 0, colour) for curve, colour in ((networks.scratch, 1), (shallow, 0)) if curve is not None]
-    lines += [(curve, begins, 2 + place) for place, curve in enumerate(networks.continued)]
+    lines = [*((curve, 0, 1) for curve in beside), (shallow, 0, 0)]
+    lines += [(curve, begins, 2 + place) for place, curve in enumerate(continued)]
     for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
         row = next(row for row in rows if row["set"] == which)
         held = 100 * float(row["shallow_error"])
-        for curve, first, colour in lines:
-            _line(axes, curve, which, first, COLOURS[colour])
-        axes.axhline(held, color=COLOURS[0], linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
-        place = (begins, 100 * float(row["deep_error"]))
-        style: dict[str, Any] = {"marker": "D", "markersize": 4, "linestyle": "none"}
-        axes.plot(*place, color=COLOURS[2], label=f"{networks.built}, in eval mode", **style)
+        for curve, first, place in lines:
+            _line(axes, curve, which, first, colour(place))
+        axes.axhline(held, color=colour(0), linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
+        _diamond(axes, begins, float(row["deep_error"]), colour(2), label=f"{built}, in eval mode")
         axes.set_xlabel("iterations")
         axes.set_ylabel(name)
         low, high = axes.dataLim.intervaly
         axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
         axes.set_xlim(0, 1.02 * max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-        title=f"{networks.built}, its added layers the identity",
-        title_fontsize=10,
-    )
+    handles, _ = panels[0].get_legend_handles_labels()
+    legend_above(figure, handles, 2, f"{built}, its added layers the identity")
     curves = [curve for curve, *_ in lines]
     return finished(figure, f"{_difference(rows)}\n{footer(curves, banded=False)}", None)
 
 
-def _line(axes: Axes, curve: Curve, which: str, begins: int, colour: str) -> None:
+def _line(axes: Axes, curve: Curve, which: str, begins: int, shade: str) -> None:
     series = curve.train if which == "train" else curve.test
-    style: dict[str, Any] = {"linewidth": 1.4, "marker": "." if len(series.mean) < 8 else None, "color": colour}
+    style: dict[str, Any] = {"linewidth": 1.4, "marker": "." if len(series.mean) < 8 else None, "color": shade}
     label = f"{curve.label} [{curve.remark}]" if curve.remark else curve.label
     axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
     if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
-        place = (begins + series.iteration[-1], 100 * curve.clean_train[0])
-        axes.plot(*place, color=colour, marker="D", markersize=4, linestyle="none")
+        _diamond(axes, begins + series.iteration[-1], curve.clean_train[0], shade)
+
+
+def _diamond(axes: Axes, iteration: float, error: float, shade: str, **style: Any) -> None:
+    """An error in eval mode."""
+    axes.plot(iteration, 100 * error, color=shade, marker="D", markersize=4, linestyle="none", **style)
 
 
 def _difference(rows: Sequence[Row]) -> str:

@@ -15,12 +15,11 @@ arXiv 1702.08591); and through a ReLU that is zero on every image none passes.
 import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -30,18 +29,32 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from degrade.analysis.curves import Curve
-from degrade.analysis.figures import COLOURS, finished, footer, new_figure
+from degrade.analysis.curves import Array, Curve, first_seed
+from degrade.analysis.facts import CLEAN, colour, data_name, footer
+from degrade.analysis.figures import finished, legend_above, new_figure
+from degrade.analysis.table import table
 from degrade.config import Experiment
-from degrade.data import ImageSet
+from degrade.data import ImageSet, load_images
 from degrade.data.batches import single_view
 from degrade.models import BasicBlock, CifarNet, VggNet
-from degrade.probes.numbers import Row, Value, kept_or_measured, looked_at
+from degrade.probes.probe import (
+    Row,
+    Shown,
+    kept_or_measured,
+    looked_at,
+    networks,
+    of_each_seed,
+    read,
+    write,
+)
 from degrade.probes.responses import deviations, moments, watched
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
+
+#: Networks before their first update: the table beside the runs that their figure is drawn from.
+INITIAL = "gradients-initial.csv"
 
 #: Training images that are looked at, unless told otherwise.
 IMAGES = 256
@@ -65,6 +78,108 @@ NAMES = {
 }
 
 
+def look(
+    records: Sequence[RunRecord],
+    *,
+    limit: int | None = None,
+    device: str = "auto",
+    complain: Callable[[str], object] = print,
+) -> Shown:
+    """Gradients of some runs, along training where there are snapshots; `limit` and `device` as in `gradients`.
+
+    All seeds are measured, and the first of each network is told and drawn.
+    """
+    curves = networks(records, "gradients", complain=complain)
+    seeds = of_each_seed(curves, lambda record: gradients(record, limit=limit, device=device))
+    curves, found = [first_seed(curve) for curve in curves], [own[0] for own in seeds]
+    lines = []
+    for curve, rows in zip(curves, found, strict=True):
+        iterations, each = stages(rows)
+        lines += [(f"{curve.label} at {iterations[k]:,}", each[k]) for k in sorted({0, len(each) - 1})]
+    draw = draw_last if len(lines) == len(curves) else draw_heat_maps
+    return Shown(_text("network at iteration", lines), draw(curves, found), "gradients.png")
+
+
+def look_initial(experiments: Sequence[Experiment], folder: Path, *, limit: int | None = None) -> Shown:
+    """Networks before their first update; their table is kept in a folder, and `limit` is as in `gradients`."""
+    images = {key: load_images(data) for key, data in {repr(own.data): own.data for own in experiments}.items()}
+    told = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}  # by other columns
+    settings = [{k: v for k, v in own.flat().items() if k not in told} for own in experiments]
+    rows: list[Row] = []
+    bar = tqdm(experiments, "initialisation", leave=False, disable=None)
+    for experiment, own in zip(bar, settings, strict=True):
+        model, data = experiment.model, experiment.data
+        extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
+        network: Row = {"family": model.family, "norm": model.norm, "network": ", ".join([model.init, *extra])}
+        network |= {"depth": model.depth, "data": data.name, "images": limit or IMAGES}
+        rows += [{**network, **row} for row in initial_gradients(experiment, images[repr(data)], limit=limit)]
+    write(folder / INITIAL, rows)
+    (shown,) = looked_at_first(folder)
+    return shown
+
+
+def looked_at_first(folder: Path) -> list[Shown]:
+    """What `look_initial` found in a folder; empty where nothing was looked at."""
+    networks: dict[tuple[str, str, str, int], list[Row]] = {}
+    for row in read(folder / INITIAL):
+        key = (str(row["family"]), str(row["norm"]), str(row["network"]), int(row["depth"]))
+        networks.setdefault(key, []).append(row)
+    if not networks:
+        return []
+    profiles = [
+        Profile(_panel(family, norm), f"{kind}, {depth}", kind, depth, rows)
+        for (family, norm, kind, depth), rows in networks.items()
+    ]
+    text = _text("network", [(f"{own.panel}, {own.label}", own.rows) for own in profiles])
+    data = "/".join(sorted({data_name(str(own.rows[0]["data"])) for own in profiles}))
+    below = f"{data} data; {what([own.rows for own in profiles])}"
+    figure = draw_profiles(profiles, below, title="Before the first update, by initial weights and depth")
+    return [Shown(text, figure, "gradients-initial.png")]
+
+
+def _text(head: str, lines: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """Norms of the gradients and growth of the weights' norms, from the least of all layers to the greatest."""
+    columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".0e")}
+    said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
+    if _is_growth_known(row for _, own in lines for row in own):
+        said += "; growth: norm of the weights over the initial one"
+        columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room: names are shorter
+    parts = [said, _least_to_greatest(head, lines, columns)]
+    before_logits = [(f"{label}:", own[:-1]) for label, own in lines if all(CORRELATION in row for row in own)]
+    if before_logits:  # records of earlier versions lack the columns
+        parts += [
+            f"\ncorrelation: cosine of gradients at an image and with noise of {NOISE:g} of its",
+            "deviation; dead: share of ReLUs zero on every image; both without the logits",
+        ]
+        further = {"correlation": (CORRELATION, ".2f"), "dead": (DEAD, ".2f")}
+        parts.append(_least_to_greatest(head.removesuffix(" at iteration"), before_logits, further))
+    return "\n".join(parts)
+
+
+def _is_growth_known(rows: Iterable[Row]) -> bool:
+    return any(math.isfinite(float(row.get(GROWTH, math.nan))) for row in rows)
+
+
+def _least_to_greatest(
+    head: str, lines: Sequence[tuple[str, Sequence[Row]]], columns: Mapping[str, tuple[str, str]]
+) -> str:
+    """A table with a line for each network: its label, and over its layers the quantities that columns name."""
+    rows = [
+        [label, *(_over_layers([float(row[key]) for row in own], form) for key, form in columns.values())]
+        for label, own in lines
+    ]
+    return table([head, *columns], rows, "text")
+
+
+def _over_layers(values: Sequence[float], form: str) -> str:
+    """The least and the greatest; where one is not finite, that one as the greatest."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    beyond = next((value for value in values if not math.isfinite(value)), max(finite))
+    return f"{min(finite):{form}}..{beyond:{form}}"
+
+
 def gradients(record: RunRecord, *, limit: int | None = None, device: str = "auto") -> list[Row]:
     """A row for each weighted layer of a run's network at each of its snapshots, and at its last checkpoint.
 
@@ -79,36 +194,28 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
         RunError: the run has neither a checkpoint nor such rows.
     """
 
-    def measure(training: Training) -> list[Row]:
+    def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         images, labels = _images(training, limit)
-        stages = checkpoint.snapshots(record.path)
-        rows: list[Row] = []
-        for iteration in tqdm(sorted({*stages, training.iteration}), str(record.path), leave=False, disable=None):
+        kept, rows = checkpoint.snapshots(record.path), []
+        for iteration in tqdm(sorted({*kept, training.iteration}), str(record.path), leave=False, disable=None):
+            model = training.engine.model
             if iteration != training.iteration:
                 try:
-                    state = checkpoint.load(stages[iteration], training.engine.device)
+                    state = checkpoint.load(kept[iteration], training.engine.device)
                 except ValueError as error:
                     log.warning("%s: left out, %s", record.path, error)
                     continue
-                model = copy.deepcopy(training.engine.model)
+                model = copy.deepcopy(model)
                 model.load_state_dict(state["engine"]["model"])
-            else:
-                model = training.engine.model
             found = layer_gradients(model, images, labels)
             rows += [{"snapshot": iteration, **row, "count": len(labels)} for row in found]
-        return rows
+        yield rows
 
     return kept_or_measured(record, "gradients", {"images": limit or IMAGES}, measure, device)
 
 
 def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | None = None) -> list[Row]:
-    """The rows of `layer_gradients`, and `count` of images, for a network as it is before its first update.
-
-    Args:
-        experiment: which network, from which seed.
-        images: what it would be trained on.
-        limit: as in `gradients`.
-    """
+    """The rows of `layer_gradients`, and `count` of images, for a network before its first update on the images."""
     training = Training(experiment, images)
     looked, labels = _images(training, limit)
     return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
@@ -126,7 +233,7 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
     image's response and the one at a neighbouring input, from -1 to 1, mean over the images where neither is zero;
     `dead`, the share of the ReLU's units (a channel at a place) that are zero on every image, from 0 to 1. The ReLU
     is the one that the layer's response goes into: for the second convolution of a residual block, after the
-    addition; the logits have none, and nan for it. Values that overflow are inf or nan.
+    addition; the logits have none, and nan for it. Array that overflow are inf or nan.
 
     Args:
         model: the network; it is not changed, batch norm's running statistics included.
@@ -169,11 +276,13 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
         loss.backward()  # type: ignore[no-untyped-call]
 
     responses, others = ([response for _, _, response in weighted_layers(own)] for own in (model, neighbour))
+    chance, deviation = torch.Generator().manual_seed(0), noise * float(images.std(correction=0))
     with watched(responses, see), watched(others, see_neighbour), watched(_rectified(model), see_units):
-        for start, near in zip(range(0, len(labels), BATCH), _neighbours(images, noise), strict=True):
-            wanted = labels[start : start + BATCH]
-            backwards(model, images[start : start + BATCH], wanted)
-            backwards(neighbour, near, wanted)
+        for batch, wanted in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
+            # Noise is drawn on the CPU, so that it is the same for every device.
+            drawn = torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
+            backwards(model, batch, wanted)
+            backwards(neighbour, batch + deviation * drawn, wanted)
     norms = (squares / len(labels)).sqrt().tolist()
     correlations = [total / count if count else math.nan for total, count in cosines.tolist()]
     rows: list[Row] = []
@@ -185,14 +294,6 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
         row |= {NORM: float(own), SIGNALS: norms[k], FORWARD: std, CORRELATION: correlations[k], DEAD: dead}
         rows.append(row)
     return rows
-
-
-def _neighbours(images: Tensor, noise: float) -> Iterator[Tensor]:
-    """Batches of images with noise, which is drawn on the CPU, so that it is the same for every device."""
-    chance = torch.Generator().manual_seed(0)
-    deviation = noise * float(images.std(correction=0))
-    for batch in torch.split(images, BATCH):
-        yield batch + deviation * torch.randn(batch.shape, generator=chance, dtype=images.dtype).to(batch.device)
 
 
 def _cosines(one: Tensor, other: Tensor) -> Tensor:
@@ -230,74 +331,28 @@ def _images(training: Training, limit: int | None) -> tuple[Tensor, Tensor]:
     return single_view(batches.pixels[:count], batches.mean), batches.labels[:count]
 
 
-@dataclass(frozen=True)
-class Profile:
-    """One network at one moment, to be drawn as a line over its layers."""
+class Profile(NamedTuple):
+    """One network at one moment, to be drawn as a line over its layers.
+
+    Its panel names family and norm. Its kind, initial weights and what else sets it apart, gives the colour, as depth
+    gives the stroke.
+    """
 
     panel: str
-    """Of whom it is to be drawn: family and norm."""
     label: str
     kind: str
-    """Initial weights, and what else sets it apart; gives the colour, as depth gives the stroke."""
     depth: int
     rows: Sequence[Row]
 
 
-def initial_table(experiments: Sequence[Experiment], found: Sequence[Sequence[Row]], images: int) -> list[Row]:
-    """One table of networks before their first update: what each network is, what was looked at, its rows.
-
-    Args:
-        experiments: the networks.
-        found: the rows of `initial_gradients` of each.
-        images: how many were looked at.
-    """
-    settings = [{k: v for k, v in own.flat().items() if k not in _TOLD} for own in experiments]
-    table: list[Row] = []
-    for experiment, own, rows in zip(experiments, settings, found, strict=True):
-        model, data = experiment.model, experiment.data.name
-        extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
-        network: Row = {"family": model.family, "norm": model.norm, "network": ", ".join([model.init, *extra])}
-        network |= {"depth": model.depth, "data": data, "images": images}
-        table += [{**network, **row} for row in rows]
-    return table
-
-
-def initial_profiles(table: Sequence[Row]) -> list[Profile]:
-    """The networks of an `initial_table`."""
-    networks: dict[tuple[Value, ...], list[Row]] = {}
-    for row in table:
-        networks.setdefault(tuple(row[key] for key in ("family", "norm", "network", "depth")), []).append(row)
-    return [
-        Profile(_panel(str(family), str(norm)), f"{kind}, {depth}", str(kind), int(depth), rows)
-        for (family, norm, kind, depth), rows in networks.items()
-    ]
-
-
-def draw_initial(table: Sequence[Row]) -> Figure:
-    """`draw_profiles` of an `initial_table`."""
-    names = sorted({str(row["data"]).replace("synthetic", "SYNTHETIC").replace("cifar", "CIFAR-") for row in table})
-    profiles = initial_profiles(table)
-    text = f"{'/'.join(names)} data; {what([own.rows for own in profiles])}"
-    return draw_profiles(profiles, text, title="Before the first update, by initial weights and depth")
-
-
 def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
-    """`draw_profiles` of trained networks at their last checkpoint.
-
-    Args:
-        curves: the networks, each of one seed.
-        found: for each network the rows of `gradients`.
-    """
+    """`draw_profiles` of trained networks, each of one seed, at their last checkpoint: the rows of `gradients`."""
     profiles = [
         Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(rows)[1][-1])
         for c, rows in zip(curves, found, strict=True)
     ]
     text = f"{what(found)}\n{footer(curves, banded=False)}"
     return draw_profiles(profiles, text, title="Trained networks at their last checkpoint")
-
-
-#: Settings that a profile's place and name tell already.
-_TOLD = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}
 
 
 def _panel(family: str, norm: str) -> str:
@@ -326,10 +381,7 @@ def weight_norm(row: Row) -> float:
 def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figure:
     """Responses forwards (top) and gradients backwards (below) over layers; a column for each family and norm.
 
-    Args:
-        profiles: the networks.
-        text: below the panels.
-        title: above them, over the legend.
+    The text stands below the panels, and the title above them, over the legend.
     """
     quantities = (FORWARD, SIGNALS, RELATIVE)
     panels = sorted({profile.panel for profile in profiles})
@@ -343,13 +395,10 @@ def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figu
         each.set_yscale("log")
         each.set_ylim(low, high)
         for profile in (p for p in profiles if p.panel == panels[column]):
-            colour = COLOURS[kinds.index(profile.kind) % len(COLOURS)]
-            stroke = ("--", "-", ":", "-.")[depths.index(profile.depth) % 4]
-            width = max(1.0, 2.0 - 0.5 * kinds.index(profile.kind))  # lines that others cover are seen below them
-            style = {"color": colour, "linestyle": stroke, "linewidth": width, "label": profile.label}
+            kind, stroke = kinds.index(profile.kind), ("--", "-", ":", "-.")[depths.index(profile.depth) % 4]
+            width = max(1.0, 2.0 - 0.5 * kind)  # lines that others cover are seen below them
+            style = {"color": colour(kind), "linestyle": stroke, "linewidth": width, "label": profile.label}
             _line(each, _values(profile.rows, quantity), **style)
-        each.grid(alpha=0.25, linewidth=0.5)
-        each.spines[["top", "right"]].set_visible(False)
         if row == 0:
             each.set_title(panels[column], fontsize=9)
         if row == len(quantities) - 1:
@@ -362,16 +411,7 @@ def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figu
             each.tick_params(labelleft=False)
     lines = {str(line.get_label()): line for each in axes for line in each.get_lines()}
     handles = [lines[label] for label in dict.fromkeys(p.label for p in sorted(profiles, key=lambda p: p.kind))]
-    columns = len(kinds) if 1 < len(kinds) < 5 else 4
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        title=title,
-        title_fontsize=10,
-    )
+    legend_above(figure, handles, len(kinds) if 1 < len(kinds) < 5 else 4, title)
     every = [_values(profile.rows, quantity) for profile in profiles for quantity in quantities]
     return finished(figure, text + _beyond(every, "triangles: beyond the axis, or"), None)
 
@@ -379,22 +419,23 @@ def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figu
 def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
     """Gradients and weights of each layer (upwards) along training (to the right), a row for each quantity.
 
-    Args:
-        curves: the networks, each of one seed: a column each.
-        found: for each network the rows of `gradients`.
+    Each network, of one seed, has a column, and `found` has for each the rows of `gradients`.
     """
     along = [stages(rows) for rows in found]
-    known = any(math.isfinite(float(row[GROWTH])) for _, each in along for own in each for row in own)
+    known = _is_growth_known(row for _, each in along for own in each for row in own)
     quantities = (SIGNALS, WEIGHTS, RELATIVE, *((GROWTH,) if known else ()))
     size = (max(4.2, 1.5 + 1.8 * len(curves)), 1.3 + 1.9 * len(quantities))
-    figure, axes = new_figure(len(quantities), len(curves), size)
-    every: list[Values] = []
+    figure, axes = new_figure(len(quantities), len(curves), size, grid=False, box=True)
+    every: list[Array] = []
     for row, quantity in enumerate(quantities):
         maps = [np.stack([_values(own, quantity) for own in each], axis=1) for _, each in along]
         own = axes[row * len(curves) : (row + 1) * len(curves)]
-        scale = _growth_scale(maps) if quantity == GROWTH else LogNorm(*_range([values.ravel() for values in maps]))
+        low, high = _range(maps)
+        if quantity == GROWTH:  # at least a factor of two, so that little growth looks like little
+            shown = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in maps])
+            low, high = float(shown.min()), max(float(shown.max()), 2 * float(shown.min()))
         for each, (iterations, _), values in zip(own, along, maps, strict=True):
-            mesh = _heat_map(each, iterations, values, scale)
+            mesh = _heat_map(each, iterations, values, LogNorm(low, high))
             each.tick_params(labelbottom=row == len(quantities) - 1)
         bar = figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
         if quantity == GROWTH:
@@ -411,19 +452,8 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
     return finished(figure, text, "Gradients and weights of each layer along training")
 
 
-def _growth_scale(maps: Sequence["Values"]) -> LogNorm:
-    """From the least to the greatest, at least a factor of two, so that little growth looks like little."""
-    flat = np.concatenate([values.ravel() for values in maps])
-    shown = flat[np.isfinite(flat) & (flat > 0)]
-    return LogNorm(float(shown.min()), max(float(shown.max()), 2 * float(shown.min())))
-
-
 def what(found: Sequence[Sequence[Row]]) -> str:
-    """What the numbers are, for below a figure.
-
-    Args:
-        found: the rows of `layer_gradients` of each network, with `images`.
-    """
+    """What the numbers are, for below a figure of such rows."""
     images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     return (
         "response: output after batch norm, before ReLU and addition; its gradient: that of the batch's summed loss "
@@ -433,16 +463,13 @@ def what(found: Sequence[Sequence[Row]]) -> str:
     )
 
 
-Values = npt.NDArray[np.float64]
-
-
-def _values(rows: Sequence[Row], quantity: str) -> Values:
+def _values(rows: Sequence[Row], quantity: str) -> Array:
     return np.array([float(row[quantity]) for row in rows])
 
 
-def _range(values: Sequence[Values]) -> tuple[float, float]:
+def _range(values: Sequence[Array]) -> tuple[float, float]:
     """Limits of an axis of powers of ten: all that is drawn, but no more than 1e-12 to 1e12."""
-    flat = np.concatenate(values)
+    flat = np.concatenate([own.ravel() for own in values])
     shown = np.clip(flat[np.isfinite(flat) & (flat > 0)], 1e-12, 1e12)
     if not shown.size:
         return 1e-12, 1.0
@@ -450,7 +477,7 @@ def _range(values: Sequence[Values]) -> tuple[float, float]:
     return low, high if high > low else 10 * low
 
 
-def _line(axes: Axes, values: Values, **style: Any) -> None:
+def _line(axes: Axes, values: Array, **style: Any) -> None:
     """A line over layers; where it leaves the axis for good, a triangle at the edge says which way."""
     layers = np.arange(1, len(values) + 1)
     low, high = axes.get_ylim()
@@ -458,19 +485,12 @@ def _line(axes: Axes, values: Values, **style: Any) -> None:
     axes.plot(layers, np.where(drawn, values, np.nan), **style)
     for gone, edge, mark in ((values < low, 0.02, "v"), (~(values <= high), 0.98, "^")):
         if gone.any():
-            first = layers[gone]
-            axes.plot(
-                first,
-                np.full(len(first), edge),
-                mark,
-                color=style["color"],
-                markersize=2.5,
-                linestyle="none",
-                transform=axes.get_xaxis_transform(),
-            )
+            marks = {"color": style["color"], "markersize": 2.5, "linestyle": "none"}
+            at_edge = axes.get_xaxis_transform()
+            axes.plot(layers[gone], np.full(gone.sum(), edge), mark, transform=at_edge, **marks)
 
 
-def _heat_map(axes: Axes, iterations: Sequence[int], values: Values, norm: LogNorm) -> Any:
+def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: LogNorm) -> Any:
     """Columns of equal width: snapshots are evenly spaced in the logarithm, more or less."""
     shown = np.ma.masked_where(~(values > 0) | ~np.isfinite(values), values)
     axes.set_facecolor("0.75")
@@ -482,7 +502,7 @@ def _heat_map(axes: Axes, iterations: Sequence[int], values: Values, norm: LogNo
     return mesh
 
 
-def _beyond(values: Sequence[Values], mark: str) -> str:
+def _beyond(values: Sequence[Array], mark: str) -> str:
     """Words for what no axis of powers of ten can show, where it occurs, behind how it is marked."""
     flat = np.concatenate([own.ravel() for own in values])
     parts = [(flat == 0).any() and "zero, too small for fp32", not np.isfinite(flat).all() and "not finite"]
@@ -492,6 +512,4 @@ def _beyond(values: Sequence[Values], mark: str) -> str:
 
 def _error(curve: Curve) -> str:
     """How well it was trained."""
-    if curve.clean_train:
-        return f"{np.mean(curve.clean_train):.1%} clean training error"
-    return curve.remark or "unfinished"
+    return f"{np.mean(curve.clean_train):.1%} {CLEAN}" if curve.clean_train else curve.remark or "unfinished"

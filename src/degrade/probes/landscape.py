@@ -7,7 +7,7 @@ which belong to the weights in the middle and to no others, or with statistics m
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from degrade.analysis.curves import Array, Curve
-from degrade.analysis.figures import finished, footer
+from degrade.analysis.curves import Array, Curve, first_seed
+from degrade.analysis.facts import footer
+from degrade.analysis.figures import finished
+from degrade.analysis.table import aligned
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError
-from degrade.probes.numbers import (
-    MOST,
-    Row,
-    looked_at,
-    numbers_path,
-    read,
-    reported,
-    standing,
-    subject,
-    within,
-    without_checkpoint,
-    write,
-)
+from degrade.probes.probe import MOST, Row, Shown, batches, kept_or_measured, looked_at, networks, within
 from degrade.runs.record import RunRecord
 from degrade.training import Training
 
@@ -49,6 +39,40 @@ CEILING = 10 * math.log(10)
 
 #: Most images that pass together where batch norm's statistics are measured anew; of more, parts are averaged.
 TOGETHER = 512
+
+
+def look(
+    records: Sequence[RunRecord],
+    *,
+    seed: int = 0,
+    limit: int = 300,
+    recalibrate: bool = False,
+    complain: Callable[[str], object] = print,
+    **how: Any,
+) -> Shown:
+    """The loss around some networks, around the first seed of each; all else as in `landscape`."""
+    curves = [first_seed(curve) for curve in networks(records, "landscape", complain=complain)]
+    bare = [curve.label for curve in curves if not _has_statistics(curve.config)]
+    if recalibrate and bare:
+        complain(f"{', '.join(bare)}: no batch norm, for which --recalibrate changes nothing")
+    how |= {"seed": seed, "limit": limit, "recalibrate": recalibrate and len(bare) < len(curves)}
+    found = [landscape(RunRecord(next(iter(curve.paths.values()))), **how) for curve in curves]
+    cells = []
+    for curve, rows in zip(curves, found, strict=True):
+        losses = [float(row["loss"]) for row in rows]
+        shown = (losses[len(losses) // 2], min(losses), max(losses))
+        cells.append([_seed_of(curve), *(f"{value:.3g}" for value in shown)])
+    figure = draw_landscape(curves, found, seed=seed, limit=limit, recalibrate=how["recalibrate"])
+    name = f"landscape{'-recalibrated' * how['recalibrate']}.png"
+    return Shown(aligned(["network", "loss", "least", "greatest"], cells), figure, name)
+
+
+def _has_statistics(config: Mapping[str, Any]) -> bool:
+    return str(config["model"].get("norm", "batch")) == "batch"
+
+
+def _seed_of(curve: Curve) -> str:
+    return f"{curve.label}, seed {next(iter(curve.seeds))}"
 
 
 def landscape(
@@ -63,11 +87,10 @@ def landscape(
 ) -> list[Row]:
     """Loss and error at each point of a grid around a run's network: `a`, `b`, `loss`, `error` (a fraction).
 
-    A point is the network's weights plus `a` times one direction and `b` times the other. Points are kept in the
-    run's `probes/` as they are found: stopped, the same call goes on.
+    A point is the network's weights plus `a` times one direction and `b` times the other.
 
     Args:
-        record: the run.
+        record: the run, in whose `probes/` the points are kept as they are found: stopped, the same call goes on.
         grid: points along each direction, odd, so that the network itself is one.
         span: how far the grid reaches, in units of the filters' norms.
         seed: draws the directions; those of plain and residual networks of one depth are alike but for their scale.
@@ -88,34 +111,28 @@ def landscape(
         raise ConfigError(f"--span {span}: must be a number above 0")
     within("--seed", seed, 0, 2**63 - 1)
     within("--limit", limit, 1, MOST)
-    recalibrate = recalibrate and record.config["model"].get("norm", "batch") == "batch"
+    recalibrate = recalibrate and _has_statistics(record.config)
     name = f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}{'-recalibrated' * recalibrate}"
-    path, weights = numbers_path(record, name), standing(record)
-    iteration = (weights or reported(record)).iteration
-    rows = [row for row in read(path) if row["iteration"] == iteration]
-    if len(rows) == grid**2:
-        return rows
-    if weights is None:
-        raise without_checkpoint(record)
-    training = subject(record, device)
-    loss, count = _loss_around(training, seed, limit, recalibrate=recalibrate)
-    more: Row = {"iteration": training.iteration, "images": limit, "count": count}
-    rows = [{**row, **more} for row in rows if row["iteration"] == training.iteration]
     steps = np.linspace(-span, span, grid).tolist()
     places = [(a, b) for a in steps for b in steps]
-    bar = tqdm(places[len(rows) :], str(record.path), grid**2, initial=len(rows), leave=False, disable=None)
-    for a, b in bar:
-        found, error = loss(a, b)
-        rows.append({"a": a, "b": b, "loss": found, "error": error, **more})
-        write(path, rows)  # all of them, whole at any moment; it costs nothing beside a point
-    return rows
+
+    def measure(training: Training, kept: list[Row]) -> Iterator[list[Row]]:
+        loss, count = _loss_around(training, seed, limit, recalibrate=recalibrate)
+        rows: list[Row] = [{**row, "count": count} for row in kept]
+        done = len(rows)
+        for a, b in tqdm(places[done:], str(record.path), grid**2, initial=done, leave=False, disable=None):
+            found, error = loss(a, b)
+            rows.append({"a": a, "b": b, "loss": found, "error": error, "count": count})
+            yield rows  # all of them, whole at any moment; it costs nothing beside a point
+
+    return kept_or_measured(record, name, {"images": limit}, measure, device, whole=grid**2)
 
 
 def _loss_around(
     training: Training, seed: int, limit: int, *, recalibrate: bool
 ) -> tuple[Callable[[float, float], tuple[float, float]], int]:
     """Loss and error as a function of the place on the plane of two directions; and the number of images."""
-    model, mean, size = training.engine.model.eval(), training.batches.mean, training.engine.evaluation_size
+    model = training.engine.model.eval()
     model.recompute = False  # it would change nothing here, where nothing is kept
     pixels, labels = training.batches.pixels[:limit], training.batches.labels[:limit]
     centre = [parameter.detach().clone() for parameter in model.parameters()]
@@ -126,11 +143,10 @@ def _loss_around(
     def loss(a: float, b: float) -> tuple[float, float]:
         move(model, centre, [(a, first), (b, second)])
         if recalibrate:
-            measure_statistics(model, pixels, mean)
+            measure_statistics(model, pixels, training.batches.mean)
         total = wrong = 0.0
-        for start in range(0, len(labels), size):
-            logits = model(single_view(pixels[start : start + size], mean))
-            own = labels[start : start + size]
+        for images, own in batches(training, pixels, labels):
+            logits = model(images)
             total += float(F.cross_entropy(logits, own, reduction="sum"))
             wrong += int((logits.argmax(1) != own).sum())
         return total / len(labels), wrong / len(labels)
@@ -142,10 +158,8 @@ def _loss_around(
 def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
     """Give batch norm the mean and variance that its input has over some images, as the network's weights now are.
 
-    Args:
-        model: the network; it is left in eval mode.
-        pixels: uint8 N x 3 x 32 x 32. Up to 512 pass at once; the statistics of equal parts of more are averaged.
-        mean: what is subtracted from them.
+    Up to 512 images, uint8 N x 3 x 32 x 32, pass at once; the statistics of equal parts of more are averaged. The
+    network is left in eval mode.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -163,18 +177,15 @@ def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
 def direction(weights: Weights, generator: torch.Generator) -> Weights:
     """A random direction, filter by filter as long as the weights; 0 for biases and batch norm.
 
-    Args:
-        weights: the network's parameters.
-        generator: on the CPU, so that every device draws the same.
+    The generator is on the CPU, so that every device draws the same.
     """
-    return [_filters(weight, generator) if weight.dim() > 1 else torch.zeros_like(weight) for weight in weights]
 
+    def filters(weight: Tensor) -> Tensor:
+        drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
+        norms = [tensor.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)) for tensor in (weight, drawn)]
+        return torch.mul(drawn, norms[0] / norms[1])
 
-def _filters(weight: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
-    norms = [tensor.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)) for tensor in (weight, drawn)]
-    drawn *= norms[0] / norms[1]
-    return drawn
+    return [filters(weight) if weight.dim() > 1 else torch.zeros_like(weight) for weight in weights]
 
 
 def move(model: nn.Module, centre: Weights, steps: Sequence[tuple[float, Weights]]) -> None:
@@ -188,12 +199,7 @@ def draw_landscape(
 ) -> Figure:
     """A column for each network: contours of the loss above, the surface below, on scales that all share.
 
-    Args:
-        curves: the networks, each of one seed.
-        found: for each the rows of `landscape`.
-        seed: as it was given to `landscape`.
-        limit: likewise.
-        recalibrate: likewise.
+    Each network is of one seed, and `found` has for each the rows of `landscape`, which had the other arguments.
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -206,7 +212,7 @@ def draw_landscape(
         flat = figure.add_subplot(2, len(curves), k)
         shades = _contours(flat, a, b, loss, levels)
         middle = f"loss {loss[len(loss) // 2, len(loss) // 2]:.3g} in the middle"
-        flat.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}\n{middle}", fontsize=9)
+        flat.set_title(f"{_seed_of(curve)}\n{middle}", fontsize=9)
         above.append(flat)
         _surface(figure.add_subplot(2, len(curves), len(curves) + k, projection="3d"), a, b, loss, levels)
     bar = figure.colorbar(
@@ -220,22 +226,16 @@ def draw_landscape(
     bar.ax.tick_params(labelsize=7)
     statistics = "measured anew at each point" if recalibrate else "as in the middle"
     title = f"Loss around trained networks, batch norm's statistics {statistics}"
-    return finished(figure, f"{_facts(found, seed, limit, recalibrate)}\n{footer(curves, banded=False)}", title)
-
-
-def _facts(found: Sequence[Sequence[Row]], seed: int, limit: int, recalibrate: bool) -> str:
-    """What was measured, and with which statistics, for below the figure."""
     points, across = f"{len(found[0]):,}", math.isqrt(len(found[0]))
     images = " or ".join(sorted({looked_at([{"images": limit, **rows[0]}], "training") for rows in found}))
-    statistics = (
-        "mean and variance measured anew at each point, over the same images"
-        if recalibrate
-        else "the running ones of training, true of the middle alone"
-    )
-    return (
+    used = "the running ones of training, true of the middle alone"
+    if recalibrate:
+        used = "mean and variance measured anew at each point, over the same images"
+    text = (
         f"{points} points for each network ({across} x {across}), of one seed each; loss in eval mode on {images}, "
-        f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {statistics}"
+        f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {used}"
     )
+    return finished(figure, f"{text}\n{footer(curves, banded=False)}", title)
 
 
 def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:

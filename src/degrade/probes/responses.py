@@ -3,25 +3,52 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from degrade.analysis.curves import Array, Curve
-from degrade.analysis.figures import COLOURS, finished, footer, new_figure
-from degrade.data.batches import single_view
-from degrade.probes.numbers import Row, kept_or_measured, looked_at
+from degrade.analysis.facts import colour, footer, several
+from degrade.analysis.figures import fill_band, finished, logarithmic, new_figure
+from degrade.analysis.table import table
+from degrade.probes.probe import Row, Shown, batches, kept_or_measured, looked_at, networks, of_each_seed
 from degrade.runs.record import RunRecord
 from degrade.training import Training
 
 #: How the numbers name all test images.
 ALL = 0
+
+
+def look(
+    records: Sequence[RunRecord],
+    *,
+    limit: int | None = None,
+    device: str = "auto",
+    complain: Callable[[str], object] = print,
+) -> Shown:
+    """The layers' responses of some runs as a table and a figure; `limit` and `device` as in `responses`."""
+    curves = networks(records, "responses", complain=complain)
+    found = of_each_seed(curves, lambda record: responses(record, limit=limit, device=device))
+    rows = []
+    for curve, seeds in zip(curves, found, strict=True):
+        stds = [[float(row["std"]) for row in own] for own in seeds]
+        layers = ([pick(own) for own in stds] for pick in (min, median, max))
+        rows.append([curve.label, str(len(seeds)), *map(_over_seeds, layers)])
+    text = table(["network", "seeds", "least layer", "median layer", "greatest layer"], rows, "text")
+    if any(len(seeds) > 1 for seeds in found):
+        text = f"standard deviation of the response: median of the seeds, least-greatest seed\n{text}"
+    return Shown(text, draw_responses(curves, found), "responses.png")
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """The median, and the least and the greatest of several."""
+    return f"{median(values):#.3g}" + (f" {min(values):#.3g}-{max(values):#.3g}" if len(values) > 1 else "")
 
 
 def responses(record: RunRecord, *, limit: int | None = None, device: str = "auto") -> list[Row]:
@@ -39,39 +66,24 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
         RunError: the run has neither a checkpoint nor such rows.
     """
 
-    def measure(training: Training) -> list[Row]:
-        images, mean = training.test[0][:limit], training.batches.mean
-        layers = list(training.engine.model.convolutions())
-        size = training.engine.evaluation_size
-        batches = (single_view(images[k : k + size], mean) for k in range(0, len(images), size))
-        bar = tqdm(batches, str(record.path), total=-(-len(images) // size), leave=False, disable=None)
-        found = standard_deviations(training.engine.model.eval(), [norm for _, _, norm in layers], bar)
-        return [
-            {"layer": k, "name": name, "std": std, "count": len(images)}
-            for k, ((name, _, _), std) in enumerate(zip(layers, found, strict=True), start=1)
+    def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
+        model, layers = training.engine.model.eval(), list(training.engine.model.convolutions())
+        pixels, labels = (own[:limit] for own in training.test)
+        sums = torch.zeros((len(layers), 3), dtype=torch.float64, device=labels.device)
+
+        def see(place: int, output: Tensor) -> None:
+            sums[place] += moments(output)
+
+        with torch.inference_mode(), watched([norm for _, _, norm in layers], see):
+            for images, _labels in batches(training, pixels, labels, str(record.path)):
+                model(images)
+        stds = zip(layers, deviations(sums), strict=True)
+        yield [
+            {"layer": k, "name": name, "std": std, "count": len(labels)}
+            for k, ((name, _, _), std) in enumerate(stds, start=1)
         ]
 
     return kept_or_measured(record, "responses", {"images": limit or ALL}, measure, device)
-
-
-@torch.inference_mode()
-def standard_deviations(model: nn.Module, modules: Sequence[nn.Module], batches: "tqdm[Tensor]") -> list[float]:
-    """Standard deviation of each module's output over all values in it, over all batches.
-
-    Args:
-        model: the network, in the mode in which it is to be looked at.
-        modules: of it.
-        batches: float32 N x 3 x 32 x 32 each.
-    """
-    sums = torch.zeros((len(modules), 3), dtype=torch.float64, device=next(model.parameters()).device)
-
-    def see(place: int, output: Tensor) -> None:
-        sums[place] += moments(output)
-
-    with watched(modules, see):
-        for batch in batches:
-            model(batch)
-    return deviations(sums)
 
 
 @contextmanager
@@ -116,24 +128,21 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.4))
     for k, (curve, seeds) in enumerate(zip(curves, found, strict=True)):
         std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
-        style: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)]}
-        style["linestyle"] = "--" if curve.family == "plain" else "-"
-        several = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
-        _band(ordered, std, label=f"{curve.label}{several}", **style)
-        _band(by_size, -np.sort(-std, axis=1), label=f"{curve.label}{several}", **style)
+        style = {"color": colour(k), "linestyle": "--" if curve.family == "plain" else "-"}
+        style["label"] = f"{curve.label}{several(len(seeds))}"
+        _band(ordered, std, **style)
+        _band(by_size, -np.sort(-std, axis=1), **style)
     ordered.set_xlabel("layer, in order")
     by_size.set_xlabel("rank of the layer, largest response first")
     for axes in (ordered, by_size):
         axes.set_ylabel("standard deviation of the response")
         low, high = axes.dataLim.intervaly
         if high > 10 * low:  # or those near one could not be told apart
-            _logarithmic(axes, low, high)
+            logarithmic(axes, low, high)
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
     images = " or ".join(sorted({looked_at(rows, "test") for seeds in found for rows in seeds}))
     what = f"response: output of a 3x3 convolution after batch norm, before ReLU and addition; eval mode, {images}"
@@ -149,13 +158,4 @@ def _band(axes: Axes, std: Array, **style: Any) -> None:
     layers = range(1, std.shape[1] + 1)
     axes.plot(layers, np.median(std, axis=0), linewidth=1.4, marker=".", markersize=4, **style)
     if len(std) > 1:
-        axes.fill_between(layers, std.min(axis=0), std.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-
-
-def _logarithmic(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic axis that says more than its powers of ten, where it has few of them."""
-    axes.set_yscale("log")
-    if high < 1000 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        fill_band(axes, layers, std.min(axis=0), std.max(axis=0), style["color"])

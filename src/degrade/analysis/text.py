@@ -1,17 +1,23 @@
-"""Verdicts as text for people and as JSON for programs."""
+"""Verdicts as text for people and as JSON for programs; and what an evaluation found, as text."""
 
 import json
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from degrade.analysis.curves import Curve
+from degrade.analysis.facts import CLEAN, MEASURED, RUNNING, TEST, inside, reproductions
 from degrade.analysis.intervals import CONFIDENCE
-from degrade.analysis.reference import departures, follows_paper, reproduced_test_error
+from degrade.analysis.reference import departures
 from degrade.analysis.table import aligned, spread
 from degrade.analysis.verdict import SCHEMA_VERSION, Claim, Verdict, at_chance, is_trained, name, overall
+from degrade.config import Experiment
+
+if TYPE_CHECKING:
+    from degrade.training import Evaluation
 
 _WIDTH, _INDENT = 80, 18
 
@@ -48,10 +54,8 @@ def title(verdict: Verdict) -> str:
 
 def notes(verdict: Verdict) -> list[str]:
     """How it was judged, each a sentence: kind of training error, intervals, and what a shorter recipe can say."""
-    kind = "clean training error (eval mode, un-augmented images)"
-    if not verdict.clean:
-        kind = "running training error (train mode, augmented images), since a clean one is missing"
-    told = [f"Claims are judged by the {kind} of the last iterate."]
+    kind, lacking = (CLEAN, "") if verdict.clean else (RUNNING, ", since a clean one is missing")
+    told = [f"Claims are judged by the {kind} ({MEASURED[kind]}){lacking} of the last iterate."]
     if any(claim.interval for claim in verdict.claims):
         told.append(f"Intervals of {CONFIDENCE:.0%} are of the difference of means over seeds (Welch).")
     if any(claim.seeds == 1 for claim in verdict.claims):
@@ -93,36 +97,29 @@ def _networks(verdict: Verdict) -> str:
         errors = map(spread, (curve.final_train, curve.clean_train, curve.final_test))
         rows.append([name(curve), count, str(len(curve.final_test)), *errors])
     others = [
-        f"{name(curve)} {inside(others_test(curve), _mean(curve.final_test))}"
+        f"{name(curve)} {inside(reproductions(curve), _mean(curve.final_test))}"
         for curve in verdict.curves
-        if others_test(curve)
+        if reproductions(curve)
     ]
     told = [_wrapped(f"test% of other reproductions: {'; '.join(others)}")] if others else []
     return "\n".join(["", aligned(head, rows), *told, ""])
-
-
-def others_test(curve: Curve) -> tuple[float, float] | None:
-    """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
-    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.config) else None
 
 
 def _claim(claim: Claim) -> list[str]:
     outcome = claim.outcome if claim.decides else f"({claim.outcome})"
     lines = textwrap.wrap(claim.text, _WIDTH, initial_indent=f"{outcome:<{_INDENT}}", subsequent_indent=" " * _INDENT)
     if claim.estimate is not None:
-        values = f"= {100 * claim.estimate:+.2f} points" + _bounds(claim)
-        one = f"{' ' * _INDENT}{contrast_text(claim)} {values}"
-        lines += [one] if len(one) <= _WIDTH else _indented(contrast_text(claim)) + _indented(values)
+        values = f"= {100 * claim.estimate:+.2f} points"
+        if claim.interval is not None:
+            values += ", {:+.2f} to {:+.2f}".format(*(100 * v for v in claim.interval[1:]))
+        one = f"{' ' * _INDENT}{_contrast(claim)} {values}"
+        lines += [one] if len(one) <= _WIDTH else _indented(_contrast(claim)) + _indented(values)
     return lines + [line for told in said(claim) for line in _indented(told)]
-
-
-def _bounds(claim: Claim) -> str:
-    return "" if claim.interval is None else ", {:+.2f} to {:+.2f}".format(*(100 * v for v in claim.interval[1:]))
 
 
 def said(claim: Claim) -> list[str]:
     """All that stands below a claim."""
-    return [*beside(claim), *(["; ".join(claim.early)] if claim.early else []), *claim.remarks]
+    return [*beside(claim), *(["; ".join(claim.too_early)] if claim.too_early else []), *claim.remarks]
 
 
 def beside(claim: Claim) -> list[str]:
@@ -133,26 +130,57 @@ def beside(claim: Claim) -> list[str]:
         told.append(f"of running training error: {100 * claim.running:+.2f}{papers}")
     elif claim.paper is not None:
         told.append(f"the paper: {100 * claim.paper:+.2f}")
-    if claim.one_author is not None:
-        told.append(f"another author, clean training error, one seed: {100 * claim.one_author:+.2f}")
-    if claim.others is not None:
-        told.append(f"other reproductions: {inside(claim.others, claim.estimate)}")
+    if claim.one_author_clean is not None:
+        told.append(f"another author, clean training error, one seed: {100 * claim.one_author_clean:+.2f}")
+    if claim.reproductions is not None:
+        told.append(f"other reproductions: {inside(claim.reproductions, claim.estimate)}")
     return told
 
 
-def contrast_text(claim: Claim) -> str:
+def _contrast(claim: Claim) -> str:
     """The signed networks: `plain-56 - plain-20`."""
     terms = [f"{'+' if sign > 0 else '-'} {network}" for sign, network in claim.contrast]
     return " ".join(terms).removeprefix("+ ")
 
 
-def inside(others: tuple[float, float] | None, value: float | None) -> str:
-    """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
-    if others is None or value is None:
-        return "-"
-    low, high = (100 * edge for edge in others)
-    place = "below" if value < others[0] else "above" if value > others[1] else "inside"
-    return f"{low:.1f} to {high:.1f}: {place}"
+def interval_in_words(claim: Claim) -> str:
+    """The estimate and its interval as a sentence; empty without an estimate."""
+    if claim.estimate is None:
+        return ""
+    which = "training" if claim.error == "train" else "test"
+    told = f"{_contrast(claim)} = {100 * claim.estimate:+.2f} points of {which} error"
+    if claim.interval is None:
+        return f"{told}."
+    _, low, high = claim.interval
+    place = "wholly above zero" if low > 0 else "wholly below zero" if high < 0 else "with zero inside"
+    return f"{told}; the {CONFIDENCE:.0%} interval runs from {100 * low:+.2f} to {100 * high:+.2f}, {place}."
+
+
+def evaluation_text(
+    experiment: Experiment,
+    train: "Evaluation",
+    test: "Evaluation",
+    classes: Sequence[str],
+    *,
+    batch_statistics: bool,
+    augmented: bool,
+) -> str:
+    """Errors of one network on training and test images, how they were measured, and errors by class."""
+    kinds = ["batch-statistics"] * batch_statistics + ["augmented"] * augmented or ["clean"]
+    names = [", ".join(["training error", *kinds]), TEST + ", batch-statistics" * batch_statistics]
+    wide = max(map(len, names))
+    lines = [f"{name:{wide}}  {found.error:.2%}" for name, found in zip(names, (train, test), strict=True)]
+    norm = "its running statistics"
+    if experiment.model.norm == "none":
+        norm = "no statistics: the network has no batch norm"
+    elif batch_statistics:
+        size = experiment.recipe.batch_size
+        norm = f"each batch's own statistics, over shuffled batches of {size}, of the test images too"
+    views = "cropped and flipped as in the first epoch (test images are not)" if augmented else "not augmented"
+    told = f"Measured with the weights fixed. Batch norm: {norm}.\nTraining images: {views}."
+    by_class = zip(classes, train.by_class, test.by_class, strict=False)
+    rows = [[name, f"{ours:.2%}", f"{theirs:.2%}"] for name, ours, theirs in by_class]
+    return "\n".join([*lines, "", told, "", aligned(["class", "train", "test"], rows)])
 
 
 def _wrapped(text: str) -> str:
@@ -192,7 +220,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
-    others, error = others_test(curve), _mean(curve.final_test)
+    others, error = reproductions(curve), _mean(curve.final_test)
     return {
         "network": name(curve),
         "parameters": curve.parameters,
@@ -206,31 +234,18 @@ def _plain_network(curve: Curve, clean: bool) -> dict[str, Any]:
         "train_error_batch": curve.batch_train,
         "test_error": curve.final_test,
         "reproductions_test_error": others,
-        "inside_reproductions": others[0] <= error <= others[1] if others and error is not None else None,
+        "inside_reproductions": _is_inside(others, error),
     }
 
 
 def _plain_claim(claim: Claim) -> dict[str, Any]:
     _, low, high = claim.interval or (None, None, None)
-    others, estimate = claim.others, claim.estimate
-    return {
-        "name": claim.name,
-        "text": claim.text,
-        "error": claim.error,
-        "contrast": [[sign, network] for sign, network in claim.contrast],
-        "estimate": estimate,
-        "low": low,
-        "high": high,
-        "confidence": CONFIDENCE,
-        "seeds": claim.seeds,
-        "supports": claim.supports,
-        "outcome": claim.outcome,
-        "decides": claim.decides,
-        "too_early": list(claim.early),
-        "remarks": list(claim.remarks),
-        "running": claim.running,
-        "paper": claim.paper,
-        "reproductions": others,
-        "one_author_clean": claim.one_author,
-        "inside_reproductions": others[0] <= estimate <= others[1] if others and estimate is not None else None,
-    }
+    others, estimate = claim.reproductions, claim.estimate
+    plain: dict[str, Any] = {}
+    for key, value in asdict(claim).items():
+        plain |= {"low": low, "high": high, "confidence": CONFIDENCE} if key == "interval" else {key: value}
+    return {**plain, "inside_reproductions": _is_inside(others, estimate)}
+
+
+def _is_inside(others: tuple[float, float] | None, value: float | None) -> bool | None:
+    return others[0] <= value <= others[1] if others and value is not None else None

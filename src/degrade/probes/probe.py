@@ -1,21 +1,27 @@
-"""A probe's numbers, kept beside the run that they are about as `RUN/probes/<probe>.csv`.
+"""What all probes share: they choose runs, load weights, measure with progress, keep numbers and draw them.
 
-A probe that finds its numbers there does not measure again; where the checkpoint is gone, they are what is drawn.
+A probe's numbers are kept beside the run that they are about, as `RUN/probes/<probe>.csv`. A probe that finds its
+numbers there does not measure again; where the checkpoint is gone, they are what is drawn.
 """
 
 import csv
 import io
 import logging
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
 
+from degrade.analysis.curves import Curve, error_curves
 from degrade.config import load_config
 from degrade.data import load_images
+from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.files import read_bytes, replace_text
 from degrade.runs.evaluation import restored
@@ -39,6 +45,44 @@ def within(option: str, value: int, low: int, high: int) -> None:
     """
     if not low <= value <= high:
         raise ConfigError(f"{option} {value}: must lie from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a probe has to tell of some runs."""
+
+    text: str
+    """For the terminal."""
+    figure: Figure
+    name: str
+    """Of the figure's file, unless the user names one."""
+
+
+def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[str], object] = print) -> list[Curve]:
+    """The networks of those runs that can be looked into: by a checkpoint, or by what the probe found before.
+
+    Each run that is left out is complained of.
+
+    Raises:
+        RunError: there is none.
+    """
+
+    def is_open(record: RunRecord) -> bool:
+        seen = checkpoint.candidates(record.path) or [*record.path.glob(f"probes/{probe}*.csv")]
+        return bool(record.summary.get("iteration") and seen)
+
+    found = [record for record in records if is_open(record)]
+    if not found:
+        raise RunError(f"{records[0].path}: has no checkpoint to look into; train it, or again with --fresh")
+    for record in records:
+        if record not in found:
+            complain(f"left out: {record.path} has no checkpoint to look into")
+    return error_curves(found)
+
+
+def of_each_seed(curves: Sequence[Curve], measure: Callable[[RunRecord], list[Row]]) -> list[list[list[Row]]]:
+    """What a probe measures, for each network, for each seed."""
+    return [[measure(RunRecord(path)) for path in curve.paths.values()] for curve in curves]
 
 
 @dataclass(frozen=True)
@@ -83,12 +127,28 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
     return restored(record, experiment, load_images(experiment.data, say=log.info))
 
 
+def batches(
+    training: Training, pixels: Tensor, labels: Tensor, bar: str | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images as the network takes them, un-augmented, and their labels, as many at a time as an evaluation takes.
+
+    The pixels are uint8. There is a progress bar, if it is given a name.
+    """
+    size = training.engine.evaluation_size
+    places = range(0, len(labels), size)
+    for start in tqdm(places, bar, leave=False, disable=None if bar else True):
+        part = slice(start, start + size)
+        yield single_view(pixels[part], training.batches.mean), labels[part]
+
+
 def kept_or_measured(
     record: RunRecord,
     probe: str,
     made: Mapping[str, Value],
-    measure: Callable[[Training], Sequence[Row]],
+    measure: Callable[[Training, list[Row]], Iterable[Sequence[Row]]],
     device: str = "auto",
+    *,
+    whole: int | None = None,
 ) -> list[Row]:
     """A probe's rows for one run: those on disk if they were made in the same way, else measured and written there.
 
@@ -97,31 +157,32 @@ def kept_or_measured(
         probe: its name, and the file's.
         made: columns that tell how the rows are made, such as the number of images. The iteration of the weights
             is one more.
-        measure: gives the rows of the run as it stands in its checkpoint, without those columns.
+        measure: is given the run as it stands in its checkpoint, and those rows on disk that it need not measure
+            again; gives all rows so far, without those columns, whenever there are more: they are written at once.
         device: where it is measured, as `runtime.device`.
+        whole: how many rows there will be, where a measurement goes on with those that there are; None: it does not.
 
     Raises:
         RunError: the run has neither a checkpoint nor numbers.
     """
     path = numbers_path(record, probe)
     kept, weights = read(path), standing(record)
-    expected = {"iteration": (weights or reported(record)).iteration, **made}
-    if kept and all(kept[0].get(key) == value for key, value in expected.items()):
-        return kept
-    if weights is not None:
-        training = subject(record, device)
-        rows = [{**row, "iteration": training.iteration, **made} for row in measure(training)]
-        write(path, rows)
-        return rows
-    if kept:
+    same = {"iteration": (weights or reported(record)).iteration, **made}
+    # Files of earlier versions lack columns.
+    fitting = [row for row in kept if all(row.get(key, value) == value for key, value in same.items())]
+    if fitting and len(fitting) == (whole or len(kept)):
+        return fitting
+    if weights is None:
+        if not kept or whole:
+            raise RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
         log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
         return kept
-    raise without_checkpoint(record)
-
-
-def without_checkpoint(record: RunRecord) -> RunError:
-    """What to say of a run whose weights are gone."""
-    return RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
+    training = subject(record, device)
+    rows: list[Row] = []
+    for found in measure(training, fitting if whole else []):
+        rows = [{**row, **same, "iteration": training.iteration} for row in found]
+        write(path, rows)
+    return rows
 
 
 def looked_at(rows: Sequence[Row], kind: str) -> str:
