@@ -8,8 +8,8 @@ import pytest
 from degrade.config import Experiment, RecipeConfig, compose, compose_all, load_config, network_matrix
 from degrade.config.compose import expand
 from degrade.config.groups import config_dir, group_options
+from degrade.config.identity import variant
 from degrade.errors import ConfigError
-from degrade.runs.record import variant
 
 
 def test_the_default_is_the_papers_recipe() -> None:

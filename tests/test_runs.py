@@ -15,12 +15,13 @@ import torch
 from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose, load_config
+from degrade.config.identity import variant
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
 from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, runner
 from degrade.runs import environment as environment_module
 from degrade.runs.progress import EVALUATION_COST, planned_work
-from degrade.runs.record import sessions_of, variant
+from degrade.runs.record import sessions_of
 from degrade.training import Training, checkpoint, device, engine, fit
 from tests.conftest import SMALL, small_but
 
@@ -220,7 +221,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     assert spans(record) == [(0, 13), (13, 24)]
 
 
-def spans(record: RunRecord) -> list[tuple[int, int]]:
+def spans(record: RunRecord) -> list[tuple[int, int | None]]:
     return [(session["first_iteration"], session["last_iteration"]) for session in record.sessions]
 
 
@@ -270,7 +271,7 @@ def test_sessions_of_a_record_of_schema_1_say_what_it_knew() -> None:
     }
     assert (last["device"], last["threads"], last["precision"]) == ("AMD EPYC", 2, "fp32")
     assert (last["first_iteration"], last["last_iteration"], last["git"]["commit"]) == (1694, 8000, "c" * 40)
-    assert sessions_of({"schema_version": 1, "sessions": [3, {"device": 7}]}, {})[0]["device"] == 7
+    assert 7 in sessions_of({"schema_version": 1, "sessions": [3, {"device": 7}]}, {})[0].values()
     assert sessions_of({"sessions": "none"}, {}) == sessions_of({}, {}) == []
 
 
@@ -409,11 +410,12 @@ def test_damaged_metrics_lines_are_reported_and_survived(small: Make) -> None:
     record = interrupted_copy(small, "log.every=4")
     text = (record.path / "metrics.jsonl").read_text()
     (record.path / "metrics.jsonl").write_text('{"iteration": 2, "tra\n' + text + "\x00\x00")
-    kept, damaged = record.rows_and_damage()
+    measured = record.measured()
+    kept, damaged = measured.rows, measured.damaged
     assert ([r["iteration"] for r in kept], damaged) == ([4, 8, 12], 2)
     run(small("log.every=4"))
-    assert [r["iteration"] for r in record.rows_and_damage()[0]] == [4, 8, 12, 16, 20, 24]
-    assert record.rows_and_damage()[1] == 0
+    assert [r["iteration"] for r in record.rows()] == [4, 8, 12, 16, 20, 24]
+    assert record.measured().damaged == 0
     assert "dropped 2 damaged lines" in (record.path / "train.log").read_text()
 
 

@@ -14,4 +14,4 @@ PAPER_AXIS = f"axis as in the paper, 0 to {PAPER_TOP} %: the curves begin above 
 def has_paper_axis(curves: Sequence[Curve]) -> bool:
     """Whether the paper's axis shows what matters: all recipes are the paper's, and all curves come down into it."""
     ends = [float(s.mean[-1]) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
-    return all(follows_paper(curve.config) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
+    return all(follows_paper(curve.experiment) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
