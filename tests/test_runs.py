@@ -105,10 +105,17 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -
     with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 8000 here.*--fresh"):
         run(small("name=mine", "recipe=short"))
     other = small("name=mine")
-    other.recipe.warmup_lr = 0.02
+    other.optim.clip = 1.0
     record = RunRecord(run_directory(small("name=mine")))
-    with pytest.raises(RunConflictError, match=r"recipe\.warmup_lr"):
+    with pytest.raises(RunConflictError, match=r"\(optim\.clip is None there, 1\.0 here\)"):
         record.check_same(other)
+    other = small("name=mine")
+    other.recipe.warmup_lr = 0.02  # which takes no effect without a warm-up
+    record.check_same(other)
+    path = record.path / "config.yaml"
+    path.write_text(path.read_text().replace("  clip: null", "  clip: null\n  novelty: 7"))
+    with pytest.raises(RunConflictError, match=r"optim\.novelty is 7 there, unknown here.*SHA-256 differs"):
+        record.check_same(small("name=mine"))
 
 
 def test_settings_that_do_not_change_the_result_may_differ(small: Make) -> None:
@@ -119,7 +126,8 @@ def test_settings_that_do_not_change_the_result_may_differ(small: Make) -> None:
 def test_different_experiments_never_share_a_directory() -> None:
     changes = [
         [], ["seed=1"], ["model=residual"], ["model.depth=56"], ["optim.lr=0.05"], ["optim.lr=0.5"], ["name=x"],
-        ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"], ["model.shortcut=B"],
+        ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"],
+        ["model=residual", "model.shortcut=B"],
         ["recipe.milestones=[1,2]"],
         ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root='/a=b'"],
         ["data=folder", f"data.root=/{'x' * 200}"], ["data=folder", f"data.root=/{'x' * 199}y"],

@@ -454,7 +454,7 @@ def test_unfinished_runs_are_not_counted_and_named(tmp_path: Path) -> None:
 def test_unequal_parameters_decide_nothing(tmp_path: Path) -> None:
     plain = {n: e for n, e in PAPER.items() if n.startswith("plain")}
     other = {n: e for n, e in PAPER.items() if n.startswith("residual")}
-    runs = story(tmp_path, plain, "model.shortcut=B")
+    runs = story(tmp_path, plain)
     runs += story(tmp_path, {"residual-20": other["residual-20"]}, "model.shortcut=B", parameters=272_474)
     runs += story(tmp_path, {"residual-56": other["residual-56"]}, "model.shortcut=B", parameters=855_770)
     found = verdict(error_curves(runs))

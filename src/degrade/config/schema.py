@@ -229,7 +229,7 @@ class RecipeConfig(Section):
     name: str = setting("paper", kind=Kind.INCIDENTAL, check=path_part)
     """Names the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
-    """Updates."""
+    """Updates of the weights."""
     milestones: list[int] = setting([32000, 48000], "milestones", check=rising)  # noqa: RUF009 - each has its own
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
