@@ -248,7 +248,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             raise ConfigError(
                 f"{path}: lacks {', '.join(sorted(missing))}; name the config.yaml of a run's directory"
             )
-        held = without_effect(_validated(config)) if parsed else {}
+        held = without_effect(_validated(config))
         for override in parsed:
             key = _check_key(override)
             if key in group_options():
