@@ -14,21 +14,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from degrade.config.setting import (
-    Kind,
-    Need,
-    Setting,
-    at_least_one,
-    device,
-    finite,
-    folder,
-    interval,
-    path_part,
-    positive,
-    rising,
-    setting,
-    within,
-)
+from degrade.config import setting as must
+from degrade.config.setting import Kind, Need, Setting, setting, within
 from degrade.errors import ConfigError
 
 #: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
@@ -123,7 +110,9 @@ class ModelConfig(Section):
     start: str | None = setting(None, says=_start)
     """The run whose trained network this one begins as, in the name that `degrade probe construct` gives it; None:
     the network begins as `init` says."""
-    bn_scale: float = setting(1.0, "initial scale of batch norm", check=positive, needs=(_norm("sets the scale of"),))
+    bn_scale: float = setting(
+        1.0, "initial scale of batch norm", check=must.POSITIVE, needs=(_norm("sets the scale of"),)
+    )
     """Initial scale of every batch norm. The paper's framework begins with 1."""
     zero_init: bool = setting(False, "blocks begin as their shortcut", needs=(_SIGNAL, _norm("sets the scale of")))
     """Residual only. The last batch norm of each residual block begins with scale 0, the block as its shortcut."""
@@ -132,7 +121,7 @@ class ModelConfig(Section):
     )
     """Share of the newest batch in batch norm's running statistics. Open in the paper."""
     bn_epsilon: float = setting(
-        1e-5, "batch norm epsilon", kind=Kind.OPEN, check=positive, needs=(_norm("is a setting of"),)
+        1e-5, "batch norm epsilon", kind=Kind.OPEN, check=must.POSITIVE, needs=(_norm("is a setting of"),)
     )
     """Added to batch norm's variance. Open in the paper."""
 
@@ -162,9 +151,9 @@ class DataConfig(Section):
     """What is subtracted: the `per_pixel` mean image (paper) or `per_channel` means."""
     augment: bool = setting(True, "augmentation")
     """Pad by 4 (an eighth of the side), random crop, random flip (paper)."""
-    train_limit: int | None = setting(None, "training images", check=at_least_one, null="all")
+    train_limit: int | None = setting(None, "training images", check=must.COUNT, null="all")
     """Use only the first so many training images, at most as many as there are."""
-    test_limit: int | None = setting(None, "test images", check=at_least_one, null="all")
+    test_limit: int | None = setting(None, "test images", check=must.COUNT, null="all")
     """Use only the first so many test images, at most as many as there are."""
     seed: int = setting(0, check=within(0, 2**63 - 1), needs=(_GENERATED,))
     """Seeds the generator of `synthetic`; unused otherwise."""
@@ -201,17 +190,17 @@ class OptimConfig(Section):
 
     section = "optim."
 
-    lr: float = setting(0.1, "rate", check=positive)
+    lr: float = setting(0.1, "rate", check=must.POSITIVE)
     """Learning rate before the first milestone."""
     momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True))
     """Share of the last update in the next."""
-    weight_decay: float = setting(1e-4, "weight decay", check=finite)
+    weight_decay: float = setting(1e-4, "weight decay", check=must.FINITE)
     """Share of the weights in their gradient."""
     nesterov: bool = setting(False, "Nesterov")
     """Nesterov's momentum instead of the paper's classical one."""
     decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
     """Weight decay on batch norm's scale and shift too. Open in the paper."""
-    clip: float | None = setting(None, "greatest norm of the gradient", check=positive)
+    clip: float | None = setting(None, "greatest norm of the gradient", check=must.POSITIVE)
     """Greatest Euclidean norm of the gradient of all weights together; a greater one is scaled down. None: any."""
 
     def __post_init__(self) -> None:
@@ -226,18 +215,18 @@ class RecipeConfig(Section):
 
     section = "recipe."
 
-    name: str = setting("paper", kind=Kind.INCIDENTAL, check=path_part)
+    name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
     """Names the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
     """Updates of the weights."""
-    milestones: list[int] = setting([32000, 48000], "milestones", check=rising)  # noqa: RUF009 - each has its own
+    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - each has its own
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
     """Images of an update."""
     warmup: str = setting("auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up)
     """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
     rate rises from 0 over `warmup_iterations`. `off`. `auto`: on for depth 110 and deeper (paper), off below."""
-    warmup_lr: float = setting(0.01, "warm-up rate", check=positive, needs=(_WARMING,))
+    warmup_lr: float = setting(0.01, "warm-up rate", check=must.POSITIVE, needs=(_WARMING,))
     """Learning rate while warming up, where warm-up is `on`."""
     warmup_error: float = setting(0.8, "warm-up error", check=within(0, 1), needs=(_WARMING,))
     """Training error, a fraction, below which warming up ends, where it is `on`."""
@@ -266,11 +255,11 @@ class EvalConfig(Section):
 
     section = "eval."
 
-    every: int | None = setting(None, check=interval)
+    every: int | None = setting(None, check=must.INTERVAL)
     """On the test images. None: once an epoch."""
-    clean_every: int | None = setting(None, check=interval)
+    clean_every: int | None = setting(None, check=must.INTERVAL)
     """On all training images, un-augmented, with running and with batch statistics. None: at the end only."""
-    batch_size: int | None = setting(None, check=at_least_one)
+    batch_size: int | None = setting(None, check=must.COUNT)
     """Images of a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA
     device."""
 
@@ -281,7 +270,7 @@ class CheckpointConfig(Section):
 
     section = "checkpoint."
 
-    every: int | None = setting(None, check=interval)
+    every: int | None = setting(None, check=must.INTERVAL)
     """In iterations. None: as often as evaluations."""
     snapshots: int | None = setting(None, check=within(2, 1000))
     """Keep the weights alone of about so many iterations, the first and the last among them. None: of none."""
@@ -303,7 +292,7 @@ class LogConfig(Section):
 
     section = "log."
 
-    every: int | None = setting(None, check=interval)
+    every: int | None = setting(None, check=must.INTERVAL)
     """Iterations between rows of metrics. None: as often as evaluations."""
     tensorboard: bool = setting(False)
     """Write the rows for TensorBoard too, into the run's directory."""
@@ -315,7 +304,7 @@ class RuntimeConfig(Section):
 
     section = "runtime."
 
-    device: str = setting("auto", check=device)
+    device: str = setting("auto", check=must.DEVICE)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
@@ -348,9 +337,9 @@ class Experiment(Section):
     log: LogConfig = field(default_factory=LogConfig, metadata=_INCIDENTAL)
     seed: int = setting(0, kind=Kind.COMPARED, check=within(0, 2**63 - 1))
     """Seeds initial weights, order of images and augmentation."""
-    output: str = setting("outputs", kind=Kind.INCIDENTAL, check=folder)
+    output: str = setting("outputs", kind=Kind.INCIDENTAL, check=must.FOLDER)
     """Root folder of all records."""
-    name: str = setting("paper", kind=Kind.INCIDENTAL, check=path_part)
+    name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
     """Experiment: the folder below `output`."""
 
     def __post_init__(self) -> None:

@@ -5,14 +5,22 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from degrade.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from degrade.config.schema import Experiment
 
-Check = Callable[[str, Any], None]
+
+class Must(NamedTuple):
+    """What a value must be."""
+
+    holds: Callable[[Any], Any]
+    words: str
+    """What is said of a value for which it does not hold."""
+    quoted: bool = False
+    """Whether the value is said in quotes."""
 
 
 class Kind(StrEnum):
@@ -51,8 +59,8 @@ class Setting:
     kind: Kind = Kind.FIXED
     choices: tuple[Any, ...] = ()
     """The values that it may have, where they are few."""
-    check: Check | None = None
-    """Refuses other values, by key and value."""
+    check: Must | None = None
+    """What other values must be."""
     needs: tuple[Need, ...] = ()
     """What must hold for it to take effect."""
     null: str = "none"
@@ -89,8 +97,8 @@ class Setting:
             listed = ", ".join(map(str, self.choices))
             hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
             raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
-        if self.check is not None and value is not None:
-            self.check(key, value)
+        if self.check is not None and value is not None and not self.check.holds(value):
+            raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")
 
     def wrong(self, value: Any) -> str | None:
         """What is wrong with the type of a value that was read from YAML; None if nothing is."""
@@ -140,65 +148,28 @@ def setting(default: Any, name: str = "", **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-# What values may be
+# What values may be: `Must`, which `Setting.validate` asks
+
+FINITE = Must(lambda value: math.isfinite(value) and value >= 0, "must be 0 or a finite number above it")
+POSITIVE = Must(lambda value: math.isfinite(value) and value > 0, "must be a finite number above 0")
+COUNT = Must(lambda value: value >= 1, "must be 1 or more")
+INTERVAL = Must(lambda value: value >= 1, "must be 1 or more iterations, or null for the default")
+RISING = Must(
+    lambda value: sorted(set(value)) == list(value) and all(iteration >= 1 for iteration in value),
+    "write rising iterations from 1, such as [32000,48000]",
+)
+PATH_PART = Must(
+    lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value),
+    "it names a folder; use up to 100 letters, digits and . _ + = , - beginning with a letter or digit",
+    quoted=True,
+)
+FOLDER = Must(lambda value: value and "\0" not in value, "name a folder", quoted=True)
+DEVICE = Must(
+    lambda value: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", value), "choose one of auto, cpu, cuda, cuda:N"
+)
 
 
-def within(low: float, high: float, *, below: bool = False) -> Check:
-    """A check that a number lies between two, the greater included or not."""
-
-    def check(key: str, value: float) -> None:
-        if not (low <= value < high if below else low <= value <= high):
-            raise ConfigError(f"{key}={value}: must lie from {low:,} to {'below ' if below else ''}{high:,}")
-
-    return check
-
-
-def finite(key: str, value: float, *, zero: bool = True) -> None:
-    """Check that a number is finite and 0 or above."""
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise ConfigError(
-            f"{key}={value}: must be {'0 or a finite number above it' if zero else 'a finite number above 0'}"
-        )
-
-
-def positive(key: str, value: float) -> None:
-    """Check that a number is finite and above 0."""
-    finite(key, value, zero=False)
-
-
-def at_least_one(key: str, value: int, what: str = "") -> None:
-    """Check that a number is 1 or more."""
-    if value < 1:
-        raise ConfigError(f"{key}={value}: must be 1 or more{what}")
-
-
-def interval(key: str, value: int) -> None:
-    """Check a number of iterations."""
-    at_least_one(key, value, " iterations, or null for the default")
-
-
-def rising(key: str, value: list[int]) -> None:
-    """Check that iterations rise."""
-    if sorted(set(value)) != list(value) or any(iteration < 1 for iteration in value):
-        raise ConfigError(f"{key}={list(value)}: write rising iterations from 1, such as [32000,48000]")
-
-
-def path_part(key: str, value: str) -> None:
-    """Check that a name can be a folder's."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value):
-        raise ConfigError(
-            f"{key}={value!r}: it names a folder; use up to 100 letters, digits and . _ + = , - "
-            "beginning with a letter or digit"
-        )
-
-
-def folder(key: str, value: str) -> None:
-    """Check that a path is one."""
-    if not value or "\0" in value:
-        raise ConfigError(f"{key}={value!r}: name a folder")
-
-
-def device(key: str, value: str) -> None:
-    """Check a device's name."""
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", value):
-        raise ConfigError(f"{key}={value}: choose one of auto, cpu, cuda, cuda:N")
+def within(low: float, high: float, *, below: bool = False) -> Must:
+    """A number from one to another, which may be excluded."""
+    words = f"must lie from {low:,} to {'below ' if below else ''}{high:,}"
+    return Must(lambda value: low <= value < high if below else low <= value <= high, words)
