@@ -463,6 +463,15 @@ def test_unequal_parameters_decide_nothing(tmp_path: Path) -> None:
     assert "plain-56 has 853,018 and residual-56 has 855,770" in found.claims[3].remarks[0]
 
 
+def test_plain_networks_stand_beside_residual_ones_of_each_kind_of_shortcut(tmp_path: Path) -> None:
+    residual = {n: e for n, e in PAPER.items() if n.startswith("residual")}
+    found = verdicts(error_curves([*story(tmp_path, PAPER), *story(tmp_path, residual, "model.shortcut=B")]))
+    assert [(v.extra, v.outcome, len(v.curves)) for v in found] == [
+        ("", "reproduced", 4),
+        ("model.shortcut=B", "reproduced", 4),
+    ]
+
+
 def test_each_experiment_and_setting_is_judged_for_itself(tmp_path: Path) -> None:
     runs = [*story(tmp_path, PAPER), *story(tmp_path, QUICK, "recipe=quick")]
     runs += story(tmp_path, {n: ([5.0, 5.1, 4.9], b) for n, (_, b) in PAPER.items()}, "optim.lr=0.05")
