@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
-from degrade.runs import find_records
+from degrade.runs import Session, find_records
 
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
@@ -27,7 +26,7 @@ def errors(recipe: str) -> str:
     return "\n".join([*sorted(made), "", error_table(error_curves(records))])
 
 
-def _told(session: dict[str, Any]) -> str:
+def _told(session: Session) -> str:
     """When a session began, on what, and from which commit, as far as the record knows."""
     threads, commit = session.get("threads"), (session.get("git") or {}).get("commit")
     place = f"{session['device']}, {threads} thread{'s' * (threads > 1)}" if threads else str(session["device"])
@@ -39,17 +38,17 @@ def tried() -> str:
     families, depths = ("plain", "residual"), (20, 56)
     rows: dict[tuple[str, ...], dict[tuple[str, int], list[float]]] = {}
     for record in find_records([REFERENCE / "tried"]):
-        config = record.config
-        model, recipe = config["model"], config["recipe"]
-        ramp = {"linear": f"linear, {recipe['warmup_iterations']}"}.get(recipe["warmup"], "none")
+        own = record.experiment
+        model, recipe = own.model, own.recipe
+        ramp = f"linear, {recipe.warmup_iterations}" if recipe.warmup == "linear" else "none"
         setting = (
-            f"{config['data']['train_limit']:,}",
-            f"{recipe['iterations']:,}",
-            "/".join(f"{milestone:,}" for milestone in recipe["milestones"]),
-            f"{config['optim']['lr']:g}",
-            "zero init" if model["zero_init"] else ramp,
+            f"{own.data.train_limit:,}",
+            f"{recipe.iterations:,}",
+            "/".join(f"{milestone:,}" for milestone in recipe.milestones),
+            f"{own.optim.lr:g}",
+            "zero init" if model.zero_init else ramp,
         )
-        network = (model["family"], model["depth"])
+        network = (model.family, model.depth)
         rows.setdefault(setting, {}).setdefault(network, []).append(record.summary["train_error_clean"])
     networks = [(family, depth) for family in families for depth in depths]
     head = [

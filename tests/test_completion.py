@@ -12,7 +12,7 @@ import pytest
 from degrade.cli import completion
 from degrade.config import Experiment
 from degrade.config.launcher import LAUNCHERS
-from degrade.config.schema import CHOICES
+from degrade.config.schema import settings
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
 
@@ -28,6 +28,7 @@ def test_keys_groups_and_values_are_completed() -> None:
     ]  # Typer takes the fitting ones
     assert completion.settings("optim.l") == ["optim.lr=", "optim.lr=0.1"]
     assert completion.settings("optim.nes") == ["optim.nesterov=", "optim.nesterov=true", "optim.nesterov=false"]
+    assert completion.settings("data.pixels=") == [f"data.pixels={side}" for side in (32, 16, 8)]
     assert completion.settings("runtime.device=") == [f"runtime.device={name}" for name in ("auto", "cpu", "cuda")]
     assert completion.settings("nothing") == completion.settings("nothing=") == []
     assert completion.swept_settings("model=plain,r") == ["model=plain,residual", "model=plain,vgg"]
@@ -40,7 +41,7 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 
 def test_what_is_completed_exists() -> None:
-    assert CHOICES.keys() <= Experiment().flat().keys()
+    assert settings().keys() == Experiment().flat().keys()
     assert (completion.statistics(""), completion.statistics("b")) == (["running", "batch"], ["batch"])
 
 

@@ -1,15 +1,20 @@
 import itertools
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
-from degrade.config import Experiment, RecipeConfig, compose, load_config, network_matrix
-from degrade.config.compose import expand
+from degrade.cli.options import networks_of
+from degrade.config import EvalConfig, Experiment, RecipeConfig, compose, load_config, network_matrix
+from degrade.config.compose import compose_cells, expand
 from degrade.config.groups import config_dir, group_options
+from degrade.config.identity import settings_reference, variant
+from degrade.config.setting import Kind
 from degrade.errors import ConfigError
-from degrade.runs.record import variant
 
 
 def test_the_default_is_the_papers_recipe() -> None:
@@ -153,10 +158,6 @@ def test_composing_leaves_the_callers_hydra_alone(tmp_path: Path) -> None:
 
 
 def test_a_config_file_round_trips_and_takes_overrides(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    from omegaconf import OmegaConf
-
     original = compose(["recipe=quick", "model=residual", "recipe.warmup=on", "seed=3"])
     path = tmp_path / "config.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(original))))
@@ -190,3 +191,124 @@ def test_every_field_of_every_config_file_is_commented() -> None:
 def test_an_absurd_depth_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="the deepest that is built is 10000"):
         compose(["model.depth=99999999998"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["model.shortcut=B"],
+            "model.shortcut=B: a plain network has no shortcuts; write model=residual",
+        ),
+        (["model=vgg", "model.shortcut=C"], "model.shortcut=C: a vgg network has no shortcuts; write model=residual"),
+        (["model=residual", "model.width=32"], "model.width=32: only model=vgg has a width"),
+        (["model.norm=none", "model.bn_momentum=0.2"], "model.bn_momentum=0.2: it is a setting of batch norm"),
+        (["model.norm=none", "optim.decay_norm=false"], "optim.decay_norm=false: it is a setting of batch norm"),
+        (
+            ["recipe.warmup_lr=0.02"],
+            "recipe.warmup_lr=0.02: it belongs to a warm-up that is on, and recipe",
+        ),
+        (
+            ["recipe=quick", "recipe.warmup_error=0.5"],
+            "recipe.warmup=linear is none at depth 20; write recipe",
+        ),
+        (
+            ["recipe.warmup=off", "recipe.warmup_iterations=9"],
+            "recipe.warmup=off is none; write recipe.warmup=",
+        ),
+        (
+            ["data.seed=3"],
+            "data.seed=3: it seeds the images of data=synthetic, and data=cifar10 has its own",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_take_effect_is_refused(settings: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        compose(settings)
+    kept = tmp_path / "config.yaml"
+    kept.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(compose(settings[:-1])))))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(kept, settings[-1:])
+
+
+def test_settings_that_take_effect_or_are_the_default_are_accepted() -> None:
+    assert compose(["model.shortcut=A", "data.seed=0", "model.width=64"]) == Experiment()
+    assert compose(["model=residual", "model.shortcut=B"]).model.shortcut == "B"
+    assert compose(["model.depth=110", "recipe.warmup_lr=0.02"]).recipe.warmup_lr == 0.02
+    assert compose(["data=synthetic", "data.seed=3"]).data.seed == 3
+    # The recipe's ramp goes without a word with the warm-up that it belongs to.
+    assert compose(["recipe=quick", "recipe.warmup=off"]).recipe.warmup_iterations == 300
+
+
+def test_a_record_that_holds_settings_without_effect_still_reads(tmp_path: Path) -> None:
+    kept = tmp_path / "config.yaml"
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(compose()))).replace("shortcut: A", "shortcut: B")
+    kept.write_text(text)
+    assert load_config(kept).model.shortcut == load_config(kept, ["seed=3"]).model.shortcut == "B"
+    assert Experiment.read(yaml.safe_load(text)) == load_config(kept)
+    residual = asdict(compose(["model=residual", "model.shortcut=B"]))
+    kept.write_text(OmegaConf.to_yaml(OmegaConf.create(residual)))
+    other = load_config(kept, ["model.family=plain", "model.depth=56"])  # a residual network's alone stay behind
+    assert other == compose(["model.depth=56"])
+
+
+def test_reading_is_lenient_but_with_types() -> None:
+    old = {"model": {"depth": 9, "norm": "group", "novelty": 1}, "optim": {"lr": 1}, "eval": None, "later": {"x": 2}}
+    experiment = Experiment.read(old)
+    assert (experiment.model.depth, experiment.model.norm, experiment.model.init) == (9, "group", "he")
+    assert isinstance(experiment.optim.lr, float)
+    assert experiment.eval == EvalConfig()
+    with pytest.raises(ConfigError, match=r"^model\.depth: banana is no whole number$"):
+        Experiment.read({"model": {"depth": "banana"}})
+    with pytest.raises(ConfigError, match=r"^optim\.clip: \[1\] is no number$"):
+        Experiment.read({"optim": {"clip": [1]}})
+
+
+def test_a_matrix_takes_a_setting_where_it_can() -> None:
+    found = networks_of("figure6", ["model.shortcut=B"])
+    assert {(own.model.family, own.model.shortcut) for own in found} == {("plain", "A"), ("residual", "B")}
+    names = [variant(own) for own in found]
+    assert names[:2] == ["plain-20", "plain-32"]
+    assert names[-1] == "residual-110,model.shortcut=B"
+    warmed = networks_of("figure6", ["recipe=paper", "recipe.warmup_lr=0.02", "optim.lr=0.2"])
+    assert [own.model.depth for own in warmed if own.recipe.warmup_lr == 0.02] == [110]
+    assert {own.optim.lr for own in warmed} == {0.2}
+    with pytest.raises(ConfigError, match=r"data.seed=3: it seeds the images of data=synthetic"):
+        networks_of("figure1", ["data.seed=3"])
+    with pytest.raises(ConfigError, match=r"model.shortcut=B: a plain network has no shortcuts"):
+        networks_of("figure1", ["model.shortcut=B"])
+
+
+def test_a_cell_of_a_sweep_in_which_a_setting_takes_no_effect_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the cell model=plain model.shortcut=B: model.shortcut=B: a plain network"
+    ):
+        compose_cells(["model=plain,residual", "model.shortcut=A,B"])
+    assert len(compose_cells(["model=residual", "model.shortcut=A,B"])) == 2
+
+
+def test_recipes_of_one_experiment_have_records_of_their_own() -> None:
+    found = {
+        recipe: networks_of("vgg_wall", [f"recipe={recipe}"] if recipe else []) for recipe in ("", "short", "wall")
+    }
+    names = {recipe: [variant(own) for own in experiments] for recipe, experiments in found.items()}
+    assert names[""] == names["wall"]
+    assert names[""][0] == "vgg-11,model.width=16"  # as its records were named before
+    assert names["short"] == [f"{name},recipe=short" for name in names[""]]
+    assert variant(networks_of("gradients", [])[0]) == "plain-20"
+    assert variant(networks_of("gradients", ["recipe=short"])[0]) == "plain-20,recipe=short"
+    assert variant(networks_of("story", ["recipe=short"])[0]) == "plain-20"  # in the folder short
+
+
+def test_every_setting_says_all_about_itself() -> None:
+    found = list(settings_reference())
+    assert [own.key for own in found] == list(Experiment().flat())
+    assert all(len(own.doc.split()) > 1 and own.doc.endswith(".") for own in found)
+    own = next(own for own in found if own.key == "model.shortcut")
+    assert (own.type, own.default, own.choices) == ("text", "A", ("A", "B", "C"))
+    assert (own.kind, own.families) == ("fixed by the paper", ("residual",))
+    assert own.doc.startswith("Residual only. `A`: identity")
+    kinds = {kind: [own.key for own in found if own.kind == kind] for kind in Kind}
+    assert kinds[Kind.COMPARED] == ["model.family", "model.depth", "seed"]
+    assert kinds[Kind.OPEN] == ["model.bn_momentum", "model.bn_epsilon", "optim.decay_norm"]
+    assert {"runtime.device", "eval.every", "log.every", "checkpoint.every", "name"} <= set(kinds[Kind.INCIDENTAL])

@@ -3,14 +3,18 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from degrade.analysis import frame
+from degrade.analysis.export import measurements
 from degrade.config import Experiment
 from degrade.data import load_images
+from degrade.errors import ConfigError
 from degrade.extras import installed
 from degrade.runs import RunRecord, run
 from degrade.runs.evaluation import restored
@@ -119,6 +123,27 @@ def test_a_missing_package_says_what_installs_it(
     outcome = cli("export", *arguments)
     assert outcome.code == 2
     assert f"pip install {package}, or pip install '.[" in outcome.err
+
+
+def test_the_frame_is_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = story(tmp_path, {"plain-20": ((1.0, 2.0), (8.0, 9.0))})
+
+    class Pandas:
+        @staticmethod
+        def DataFrame(rows: Iterable[Any], columns: list[str]) -> list[dict[str, Any]]:  # noqa: N802 - pandas' name
+            return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    monkeypatch.setitem(sys.modules, "pandas", Pandas)
+    monkeypatch.setattr("degrade.extras.installed", lambda _: True)
+    found: Any = frame(records)
+    assert [tuple(row.values()) for row in found] == list(measurements(records))
+    assert {(row["network"], row["seed"], row["status"]) for row in found} == {
+        ("plain-20", 0, "complete"),
+        ("plain-20", 1, "complete"),
+    }
+    monkeypatch.setattr("degrade.extras.installed", lambda _: False)
+    with pytest.raises(ConfigError, match=r"degrade\.analysis\.frame needs pandas.*pip install '\.\[pandas\]'"):
+        frame(records)
 
 
 #: README's, which knows nothing of degrade.

@@ -406,7 +406,7 @@ def test_a_record_of_an_earlier_version_reads_and_gets_checksums_when_it_goes_on
     assert record.losses() == []
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(sealed_line({"iteration": 13}, 4) + "\n")
-    assert record.rows_and_damage()[1] == 3  # lines without checksums are damaged where others have them
+    assert record.measured().damaged == 3  # lines without checksums are damaged where others have them
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in expected[0]))
     assert cli("train", *SETTINGS, "name=parts").code == 0
     lines = (folder / "metrics.jsonl").read_text().splitlines()

@@ -15,13 +15,14 @@ import torch
 from omegaconf import OmegaConf
 
 from degrade.config import Experiment, compose, load_config
+from degrade.config.identity import variant
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
 from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, train, worker
 from degrade.runs import environment as environment_module
 from degrade.runs.many import plan
 from degrade.runs.observers import EVALUATION_COST, planned_work
-from degrade.runs.record import sessions_of, variant
+from degrade.runs.record import sessions_of
 from degrade.training import Training, checkpoint, device, engine, fit
 from tests.conftest import SMALL, small_but
 
@@ -105,10 +106,17 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -
     with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 8000 here.*--fresh"):
         run(small("name=mine", "recipe=short"))
     other = small("name=mine")
-    other.recipe.warmup_lr = 0.02
+    other.optim.clip = 1.0
     record = RunRecord(run_directory(small("name=mine")))
-    with pytest.raises(RunConflictError, match=r"recipe\.warmup_lr"):
+    with pytest.raises(RunConflictError, match=r"\(optim\.clip is None there, 1\.0 here\)"):
         record.check_same(other)
+    other = small("name=mine")
+    other.recipe.warmup_lr = 0.02  # which takes no effect without a warm-up
+    record.check_same(other)
+    path = record.path / "config.yaml"
+    path.write_text(path.read_text().replace("  clip: null", "  clip: null\n  novelty: 7"))
+    with pytest.raises(RunConflictError, match=r"optim\.novelty is 7 there, unknown here.*SHA-256 differs"):
+        record.check_same(small("name=mine"))
 
 
 def test_settings_that_do_not_change_the_result_may_differ(small: Make) -> None:
@@ -119,7 +127,8 @@ def test_settings_that_do_not_change_the_result_may_differ(small: Make) -> None:
 def test_different_experiments_never_share_a_directory() -> None:
     changes = [
         [], ["seed=1"], ["model=residual"], ["model.depth=56"], ["optim.lr=0.05"], ["optim.lr=0.5"], ["name=x"],
-        ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"], ["model.shortcut=B"],
+        ["recipe=quick"], ["data=synthetic"], ["data.split=45k/5k"],
+        ["model=residual", "model.shortcut=B"],
         ["recipe.milestones=[1,2]"],
         ["data=folder", "data.root=/a/b"], ["data=folder", "data.root=/a_b"], ["data=folder", "data.root='/a=b'"],
         ["data=folder", f"data.root=/{'x' * 200}"], ["data=folder", f"data.root=/{'x' * 199}y"],
@@ -219,7 +228,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     assert spans(record) == [(0, 13), (13, 24)]
 
 
-def spans(record: RunRecord) -> list[tuple[int, int]]:
+def spans(record: RunRecord) -> list[tuple[int, int | None]]:
     return [(session["first_iteration"], session["last_iteration"]) for session in record.sessions]
 
 
@@ -269,7 +278,7 @@ def test_sessions_of_a_record_of_schema_1_say_what_it_knew() -> None:
     }
     assert (last["device"], last["threads"], last["precision"]) == ("AMD EPYC", 2, "fp32")
     assert (last["first_iteration"], last["last_iteration"], last["git"]["commit"]) == (1694, 8000, "c" * 40)
-    assert sessions_of({"schema_version": 1, "sessions": [3, {"device": 7}]}, {})[0]["device"] == 7
+    assert 7 in sessions_of({"schema_version": 1, "sessions": [3, {"device": 7}]}, {})[0].values()
     assert sessions_of({"sessions": "none"}, {}) == sessions_of({}, {}) == []
 
 
@@ -410,11 +419,12 @@ def test_damaged_metrics_lines_are_reported_and_survived(small: Make) -> None:
     record = interrupted_copy(small, "log.every=4")
     text = (record.path / "metrics.jsonl").read_text()
     (record.path / "metrics.jsonl").write_text('{"iteration": 2, "tra\n' + text + "\x00\x00")
-    kept, damaged = record.rows_and_damage()
+    measured = record.measured()
+    kept, damaged = measured.rows, measured.damaged
     assert ([r["iteration"] for r in kept], damaged) == ([4, 8, 12], 2)
     run(small("log.every=4"))
-    assert [r["iteration"] for r in record.rows_and_damage()[0]] == [4, 8, 12, 16, 20, 24]
-    assert record.rows_and_damage()[1] == 0
+    assert [r["iteration"] for r in record.rows()] == [4, 8, 12, 16, 20, 24]
+    assert record.measured().damaged == 0
     assert "dropped 2 damaged lines" in (record.path / "train.log").read_text()
 
 

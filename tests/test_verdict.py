@@ -454,13 +454,22 @@ def test_unfinished_runs_are_not_counted_and_named(tmp_path: Path) -> None:
 def test_unequal_parameters_decide_nothing(tmp_path: Path) -> None:
     plain = {n: e for n, e in PAPER.items() if n.startswith("plain")}
     other = {n: e for n, e in PAPER.items() if n.startswith("residual")}
-    runs = story(tmp_path, plain, "model.shortcut=B")
+    runs = story(tmp_path, plain)
     runs += story(tmp_path, {"residual-20": other["residual-20"]}, "model.shortcut=B", parameters=272_474)
     runs += story(tmp_path, {"residual-56": other["residual-56"]}, "model.shortcut=B", parameters=855_770)
     found = verdict(error_curves(runs))
     assert set(outcomes(found)) == {"plain-train", "plain-test", "residual-train"}
     assert found.claims[3].outcome == "reproduced"
     assert "plain-56 has 853,018 and residual-56 has 855,770" in found.claims[3].remarks[0]
+
+
+def test_plain_networks_stand_beside_residual_ones_of_each_kind_of_shortcut(tmp_path: Path) -> None:
+    residual = {n: e for n, e in PAPER.items() if n.startswith("residual")}
+    found = verdicts(error_curves([*story(tmp_path, PAPER), *story(tmp_path, residual, "model.shortcut=B")]))
+    assert [(v.extra, v.outcome, len(v.curves)) for v in found] == [
+        ("", "reproduced", 4),
+        ("model.shortcut=B", "reproduced", 4),
+    ]
 
 
 def test_each_experiment_and_setting_is_judged_for_itself(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 DegradeError
 ├── ConfigError        a setting that cannot be right
+│   └── NoEffectError      a setting that takes no effect
 ├── DatasetError       images that are missing, damaged or cannot be fetched
 └── RunError           a run's record that cannot be used
     ├── RunFileError       a file of it cannot be read or written just now
@@ -21,6 +22,19 @@ class DegradeError(Exception):
 
 class ConfigError(DegradeError):
     """A setting that cannot be right."""
+
+
+class NoEffectError(ConfigError):
+    """A setting that takes no effect beside the others.
+
+    Args:
+        key: of the setting.
+        message: names its value and the mend.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class DatasetError(DegradeError):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from degrade.analysis.curves import Curve, error_curves
+from degrade.analysis.export import frame
 from degrade.analysis.reference import departures, paper_error
 from degrade.analysis.table import error_table, runs_table
 from degrade.analysis.text import verdict_json, verdict_text
@@ -21,6 +22,7 @@ __all__ = [
     "draw_figure6",
     "error_curves",
     "error_table",
+    "frame",
     "paper_error",
     "runs_table",
     "verdict",

@@ -1,11 +1,10 @@
 """Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
 
-import math
 import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from degrade.analysis.intervals import student_factor
+from degrade.config import Experiment
 from degrade.errors import ConfigError, did_you_mean
-from degrade.runs.record import RunRecord
+from degrade.metrics import Metrics
+from degrade.runs.checked import Status
+from degrade.runs.record import Run
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +52,7 @@ class Curve:
     Attributes:
         label: family and depth, and whatever else tells it from the other curves.
         family, depth: of the network.
-        config: the settings of its first seed.
+        experiment: of its first seed.
         train, test: running training error, test error.
         seeds: the seeds, and what became of each run.
         clean_train, batch_train, final_test, final_train: last errors of the finished seeds.
@@ -68,10 +70,10 @@ class Curve:
     label: str
     family: str
     depth: int
-    config: dict[str, Any]
+    experiment: Experiment
     train: Series
     test: Series
-    seeds: dict[int, str]
+    seeds: dict[int, Status]
     clean_train: list[float]
     batch_train: list[float]
     final_test: list[float]
@@ -87,22 +89,27 @@ class Curve:
     band: str
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The settings of its first seed, nested."""
+        return asdict(self.experiment)
+
+    @property
     def built(self) -> bool:
         """Whether it began as a trained network, deeper or not, and so is not one that the paper's errors are of."""
-        return self.config["model"].get("start") is not None
+        return self.experiment.model.start is not None
 
     @property
     def remark(self) -> str:
         """What a reader must know of unfinished runs: empty if all are complete."""
         counts: dict[str, int] = {}
         for status in self.seeds.values():
-            if status != "complete":
+            if status is not Status.COMPLETE:
                 counts[status] = counts.get(status, 0) + 1
         several = len(self.seeds) > 1
         return ", ".join(f"{n} {status}" if several else status for status, n in sorted(counts.items()))
 
 
-def error_curves(records: Iterable[RunRecord], *, band: str = "std") -> list[Curve]:
+def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
     """Curves of all records, one for each network and setting, sorted by family and depth.
 
     Args:
@@ -115,7 +122,7 @@ def error_curves(records: Iterable[RunRecord], *, band: str = "std") -> list[Cur
     """
     if band not in BANDS:
         raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for record in records:
         groups.setdefault(_group(record.path), []).append(record)
     differing = _differing_parts([name for _, name in groups])
@@ -144,36 +151,35 @@ def _group(path: Path) -> tuple[str, str]:
     return (str(resolved.parents[1]), resolved.parent.name)
 
 
-def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> Curve:
-    runs = [(record, record.config, record.status, record.rows()) for record in records]
-    runs.sort(key=lambda run: int(run[1]["seed"]))
-    first, config, _, _ = runs[0]
-    rows = [own for *_, own in runs]
-    family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
-    finished = [own for *_, status, own in runs if own and status == "complete"]
-    environments = [record.environment for record, *_ in runs]
-    environment = environments[0]
-    start = config["model"].get("start")
-    built = _origin(start, f"{family}-{depth}") if start and "model.start=" not in extra else ""
+def _curve(records: list[Run], extra: str, experiment: str, band: str) -> Curve:
+    runs = [(record, record.experiment, record.status, record.metrics()) for record in records]
+    runs.sort(key=lambda run: run[1].seed)
+    first, own, _, _ = runs[0]
+    rows = [measured for *_, measured in runs]
+    name = f"{own.model.family}-{own.model.depth}"
+    finished = [measured[-1] for *_, status, measured in runs if measured and status is Status.COMPLETE]
+    environments = [record.environment for record in records]
+    environment = first.environment
+    built = _origin(own.model.start, name) if own.model.start and "model.start=" not in extra else ""
     return Curve(
-        label=", ".join(part for part in (f"{family}-{depth}{built}", extra, experiment) if part),
-        family=family,
-        depth=depth,
-        config=config,
+        label=", ".join(part for part in (f"{name}{built}", extra, experiment) if part),
+        family=own.model.family,
+        depth=own.model.depth,
+        experiment=own,
         train=_series(rows, "train_error", band),
         test=_series(rows, "test_error", band),
-        seeds={int(config["seed"]): status for _, config, status, _ in runs},
-        clean_train=_last(finished, "train_error_clean"),
-        batch_train=_last(finished, "train_error_batch"),
-        final_test=_last(finished, "test_error"),
-        final_train=_last(finished, "train_error"),
-        synthetic=config["data"]["name"] == "synthetic",
-        precision=" and ".join(sorted({own for record, *_ in runs for own in record.precisions})),
+        seeds={each.seed: status for _, each, status, _ in runs},
+        clean_train=_measured(finished, "train_error_clean"),
+        batch_train=_measured(finished, "train_error_batch"),
+        final_test=_measured(finished, "test_error"),
+        final_train=_measured(finished, "train_error"),
+        synthetic=own.data.name == "synthetic",
+        precision=" and ".join(sorted({own for record in records for own in record.precisions})),
         folder=first.path.resolve().parents[1],
         extra=extra,
-        paths={int(config["seed"]): record.path for record, config, _, _ in runs},
+        paths={each.seed: record.path for record, each, _, _ in runs},
         parameters=environment.get("parameters"),
-        chance=_chance(environment, config),
+        chance=_chance(environment, own),
         data_hashes=frozenset(str(own["data_hash"]) for own in environments if own.get("data_hash")),
         band=band,
     )
@@ -181,7 +187,7 @@ def _curve(records: list[RunRecord], extra: str, experiment: str, band: str) -> 
 
 def first_seed(curve: Curve) -> Curve:
     """The same network by the first of its seeds alone, under the same label."""
-    (own,) = error_curves([RunRecord(next(iter(curve.paths.values())))], band=curve.band)
+    (own,) = error_curves([Run(next(iter(curve.paths.values())))], band=curve.band)
     return replace(own, label=curve.label, extra=curve.extra)
 
 
@@ -191,8 +197,8 @@ def _origin(start: str, network: str) -> str:
     return " trained on" if before == network else f" built from {before}"
 
 
-def _series(runs: list[list[dict[str, Any]]], key: str, band: str) -> Series:
-    measured = [{row["iteration"]: row[key] for row in run if _number(row.get(key))} for run in runs]
+def _series(runs: list[list[Metrics]], key: str, band: str) -> Series:
+    measured = [{row.iteration: value for row in run if (value := row.finite(key)) is not None} for run in runs]
     iterations = sorted(set().union(*measured))
     values = np.array([[run.get(i, np.nan) for i in iterations] for run in measured], dtype=np.float64)
     values = values.reshape(len(measured), len(iterations))
@@ -225,19 +231,12 @@ def edges(values: list[float], band: str) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def _chance(environment: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+def _chance(environment: Mapping[str, Any], experiment: Experiment) -> float:
     """Chance level as the record says; of an old record, that of classes of one size."""
-    measured: Any = environment.get("chance_error")
-    if _number(measured) and 0 < measured < 1:
-        return float(measured)
-    classes = config["model"].get("classes")
-    return 1 - 1 / (classes if isinstance(classes, int) and classes > 1 else 10)
+    measured: float | None = environment.get("chance_error")
+    return measured if measured is not None and 0 < measured < 1 else 1 - 1 / max(2, experiment.model.classes)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _last(runs: list[list[dict[str, Any]]], key: str) -> list[float]:
-    """The last iterate's value of each run that has one."""
-    return [float(run[-1][key]) for run in runs if _number(run[-1].get(key))]
+def _measured(rows: list[Metrics], key: str) -> list[float]:
+    """The values of those rows that have one."""
+    return [value for row in rows if (value := row.finite(key)) is not None]

@@ -2,14 +2,16 @@
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from degrade.analysis.curves import legible
 from degrade.extras import require
-from degrade.runs.record import RunRecord
+from degrade.runs.record import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMATS = ("csv", "json", "parquet")
 
@@ -49,29 +51,40 @@ COLUMNS = {
 _GROUP = 100_000
 
 
-def measurements(records: Iterable[RunRecord]) -> Iterator[tuple[Any, ...]]:
+def measurements(records: Iterable[Run]) -> Iterator[tuple[Any, ...]]:
     """One tuple a measurement, in the order of COLUMNS; what was not measured, or is no finite number, is left out.
 
     Raises:
         RunError: a record's config cannot be read.
     """
     for record in records:
-        run = _run(record)
-        for row in record.rows():
-            at = (row["iteration"], row.get("epoch"))
+        shared = _shared(record)
+        for row in record.metrics():
             for quantity in QUANTITIES:
-                value = row.get(quantity)
-                if isinstance(value, int | float) and math.isfinite(value):
-                    yield (*run, *at, quantity, float(value))
+                if (value := row.finite(quantity)) is not None:
+                    yield (*shared, row.iteration, row.finite("epoch"), quantity, float(value))
 
 
-def _run(record: RunRecord) -> tuple[Any, ...]:
+def frame(records: Iterable[Run]) -> "DataFrame":
+    """The same as one long table of pandas, to be filtered and pivoted.
+
+    Raises:
+        ConfigError: pandas is not installed.
+        RunError: a record's config cannot be read.
+    """
+    require("pandas", extra="pandas", what="degrade.analysis.frame")
+    import pandas
+
+    return pandas.DataFrame(measurements(records), columns=list(COLUMNS))
+
+
+def _shared(record: Run) -> tuple[Any, ...]:
     """The columns that all of a run's rows share."""
-    config, path = record.config, record.path.resolve()
-    family, depth = str(config["model"]["family"]), int(config["model"]["depth"])
-    names = (legible(path.parents[1].name), legible(path.parent.name), f"{family}-{depth}")
-    synthetic = config["data"]["name"] == "synthetic"
-    return (*names, family, depth, int(config["seed"]), str(config["recipe"]["name"]), record.status, synthetic)
+    own, path = record.experiment, record.path.resolve()
+    model, recipe, synthetic = own.model, own.recipe.name, own.data.name == "synthetic"
+    folders = legible(path.parents[1].name), legible(path.parent.name)
+    name = f"{model.family}-{model.depth}"
+    return (*folders, name, model.family, model.depth, own.seed, recipe, str(record.status), synthetic)
 
 
 def write_csv(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:

@@ -1,12 +1,12 @@
 """What is said of networks and their errors, once for figures, page, tables and text. No matplotlib."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error, reproduced_test_error
+from degrade.config import Experiment
 from degrade.errors import ConfigError, RunError
 from degrade.files import regular
 
@@ -32,7 +32,7 @@ PAPER_AXIS = f"axis as in the paper, 0 to {PAPER_TOP} %: the curves begin above 
 def has_paper_axis(curves: Sequence[Curve]) -> bool:
     """Whether the paper's axis shows what matters: all recipes are the paper's, and all curves come down into it."""
     ends = [float(s.mean[-1]) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
-    return all(follows_paper(curve.config) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
+    return all(follows_paper(curve.experiment) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
 
 
 def colour(place: int) -> str:
@@ -65,7 +65,7 @@ def papers(curve: Curve, which: str) -> float | None:
 
 def reproductions(curve: Curve) -> tuple[float, float] | None:
     """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
-    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.config) else None
+    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.experiment) else None
 
 
 def inside(others: tuple[float, float] | None, value: float | None) -> str:
@@ -84,14 +84,14 @@ def data_name(name: str) -> str:
 
 def runs_facts(curves: Sequence[Curve], *, banded: bool) -> list[str]:
     """Recipe, data, precision, seeds and what the band shows, if there is one."""
-    data = {data_name(str(c.config["data"]["name"])) + " data" * c.synthetic for c in curves}
+    data = {data_name(c.experiment.data.name) + " data" * c.synthetic for c in curves}
     counts = sorted({len(c.seeds) for c in curves})
     seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     if banded and counts != [1]:
         seeds += f", band: {BANDS[curves[0].band]}"
     if banded and any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
         seeds += " (n/N: of so many seeds from there on)"
-    recipes = {str(c.config["recipe"]["name"]) for c in curves}
+    recipes = {c.experiment.recipe.name for c in curves}
     facts = [f"recipe {_listed(recipes)}", _listed(data), _listed(c.precision for c in curves if c.precision), seeds]
     return [*(fact for fact in facts if fact), "last iterate"]
 
@@ -100,11 +100,9 @@ def _listed(words: Iterable[str]) -> str:
     return "/".join(sorted(set(words)))
 
 
-def told_apart(
-    curves: Sequence[Curve], of: Callable[[Mapping[str, Any]], list[str]]
-) -> list[tuple[list[str], list[str]]]:
+def told_apart(curves: Sequence[Curve], of: Callable[[Experiment], list[str]]) -> list[tuple[list[str], list[str]]]:
     """What is so of networks by their settings: the labels, none for what all have in common, and what it is."""
-    found = [of(curve.config) for curve in curves]
+    found = [of(curve.experiment) for curve in curves]
     common = [item for item in found[0] if all(item in other for other in found)]
     labels: dict[tuple[str, ...], list[str]] = {}
     for curve, items in zip(curves, found, strict=True):

@@ -21,12 +21,11 @@ import numpy.typing as npt
 from degrade import __version__
 from degrade.analysis import facts
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
-from degrade.analysis.reference import USUAL, departures, follows_paper, open_choices
+from degrade.analysis.reference import departures, follows_paper, open_choices
 from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
 from degrade.analysis.text import headline, interval_in_words, notes, said, title
 from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import compose
-from degrade.config.schema import flatten
 from degrade.errors import ConfigError
 from degrade.runs.record import RunRecord
 
@@ -274,7 +273,7 @@ def _without_empty(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 def _settings(curve: Curve) -> dict[int, dict[str, Any]]:
     """The settings of each seed; a record older than a setting was made with what is now its default."""
-    return {seed: USUAL | flatten(RunRecord(path).config) for seed, path in curve.paths.items()}
+    return {seed: RunRecord(path).experiment.flat() for seed, path in curve.paths.items()}
 
 
 def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""The paper's numbers, each with where it stands, and how a run departs from the paper's recipe.
+"""The paper's numbers, each with where it stands.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from degrade.config.identity import departures, follows_paper, open_choices
 
-from degrade.config import Experiment
-from degrade.config.schema import flatten
+__all__ = [
+    "departures",
+    "follows_paper",
+    "open_choices",
+    "paper_error",
+    "reproduced_gap",
+    "reproduced_test_error",
+    "reproduced_training_gap",
+]
 
 #: Table 6: test error in percent of residual networks by depth (110: the mean of 5 runs; the best is 6.43).
 TABLE6_TEST = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
@@ -64,45 +70,6 @@ ONE_AUTHOR_TRAIN = {
     },
 }
 
-#: All settings as they are by default, which is the paper's recipe. Made once: a verdict looks often.
-USUAL = Experiment().flat()
-
-#: Settings on which a result depends, and what a reader calls them.
-_COMPARED = {
-    "recipe.iterations": "iterations",
-    "recipe.milestones": "milestones",
-    "recipe.batch_size": "batch",
-    "optim.lr": "rate",
-    "optim.momentum": "momentum",
-    "optim.weight_decay": "weight decay",
-    "optim.nesterov": "Nesterov",
-    "optim.clip": "greatest norm of the gradient",
-    "model.width": "VGG's width",
-    "model.shortcut": "shortcut",
-    "model.norm": "norm",
-    "model.init": "init",
-    "model.bn_scale": "initial scale of batch norm",
-    "model.zero_init": "blocks begin as their shortcut",
-    "model.classes": "classes",
-    "data.name": "data",
-    "data.pixels": "pixels a side",
-    "data.split": "split",
-    "data.mean": "mean",
-    "data.augment": "augmentation",
-    "data.train_limit": "training images",
-    "data.test_limit": "test images",
-    "recipe.warmup_lr": "warm-up rate",
-    "recipe.warmup_error": "warm-up error",
-}
-
-
-#: Settings that the paper leaves open; another choice is no departure, but a reader wants to know of it.
-_OPEN = {
-    "optim.decay_norm": "decay of batch norm",
-    "model.bn_momentum": "batch norm momentum",
-    "model.bn_epsilon": "batch norm epsilon",
-}
-
 
 def paper_error(family: str, depth: int, which: str) -> float | None:
     """The paper's final `train` or `test` error, a fraction; None where the paper gives none.
@@ -136,64 +103,3 @@ def reproduced_training_gap(kind: str, shallow: int, deep: int) -> float | None:
     if ("plain", shallow) not in errors or ("plain", deep) not in errors or shallow == deep:
         return None
     return (errors["plain", deep] - errors["plain", shallow]) / 100
-
-
-def departures(config: Mapping[str, Any]) -> list[str]:
-    """How settings depart from the paper's, in words: `batch 32 (paper 128)`.
-
-    Args:
-        config: a record's nested settings.
-    """
-    paper, ours = USUAL, flatten(dict(config))
-    found = ["network VGG (paper plain or residual)"] if ours.get("model.family") == "vgg" else []
-    found += [
-        f"{name} {_words(ours[key], key)} (paper {_words(paper[key], key)})"
-        for key, name in _COMPARED.items()
-        if key in ours and ours[key] != paper[key] and not _without_effect(key, ours)
-    ]
-    if ours.get("model.start") is not None:
-        found.append(f"begins as {ours['model.start']}")
-    warmup, depth = ours.get("recipe.warmup", "auto"), ours.get("model.depth", 20)
-    paper_warms = "on" if depth >= 110 else "off"
-    if warmup in ("linear", "quadratic"):
-        warmup = f"{warmup} over {ours['recipe.warmup_iterations']:,} iterations"
-    if warmup not in ("auto", paper_warms):
-        found.append(f"warm-up {warmup} (paper {paper_warms})")
-    return found
-
-
-def open_choices(config: Mapping[str, Any]) -> list[str]:
-    """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
-    usual, ours = USUAL, flatten(dict(config))
-    return [
-        f"{name} {_words(ours[key])} (default {_words(usual[key])})"
-        for key, name in _OPEN.items()
-        if key in ours and ours[key] != usual[key]
-    ]
-
-
-def follows_paper(config: Mapping[str, Any]) -> bool:
-    """Whether the recipe is the paper's, so that its final errors can be compared with the paper's."""
-    return not departures(config)
-
-
-def _without_effect(key: str, settings: Mapping[str, Any]) -> bool:
-    plain, warmup = settings.get("model.family") != "residual", settings.get("recipe.warmup")
-    depth = settings.get("model.depth", 20)
-    if key == "model.shortcut":
-        return plain
-    if key.startswith("recipe.warmup_"):
-        return warmup not in ("on", "auto") or (warmup == "auto" and depth < 110)
-    return False
-
-
-def _words(value: Any, key: str = "") -> str:
-    if value is None:
-        return "none" if key == "optim.clip" else "all"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        return "/".join(_words(v) for v in value) or "none"
-    if isinstance(value, int) and value >= 1000:
-        return f"{value // 1000}k" if value % 1000 == 0 else f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -22,9 +22,9 @@ import numpy as np
 
 from degrade.analysis.curves import Curve
 from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, welch_interval
-from degrade.analysis.reference import USUAL, departures, paper_error, reproduced_gap, reproduced_training_gap
-from degrade.config.schema import flatten
-from degrade.runs.record import INCIDENTAL
+from degrade.analysis.reference import departures, paper_error, reproduced_gap, reproduced_training_gap
+from degrade.config import Experiment
+from degrade.config.identity import family_settings, shared_settings
 
 SCHEMA_VERSION = 2
 
@@ -34,7 +34,7 @@ TOO_EARLY = "too early"
 #: From the one that a verdict on several experiments must not hide to the one that it may.
 OUTCOMES = (NOT_REPRODUCED, TOO_EARLY, INCONCLUSIVE, REPRODUCED)
 
-PAPER_ITERATIONS = int(USUAL["recipe.iterations"])
+PAPER_ITERATIONS = Experiment().recipe.iterations
 
 #: Share of chance level below which a network's training error must be for it to count as trained.
 TRAINED = 0.5
@@ -264,19 +264,27 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
     Where there are plain networks, they are judged; where there are VGGs, the wall is. Residual networks stand beside
     either. No network that was built from a trained one is judged.
     """
-    groups: dict[tuple[str, str], list[Curve]] = {}
+    groups: dict[str, list[Curve]] = {}
     for curve in (c for c in curves if not c.built):
-        groups.setdefault((str(curve.folder), _setting(curve)), []).append(curve)
+        shared = str(curve.folder), sorted(curve.data_hashes), shared_settings(curve.experiment)
+        groups.setdefault(repr(shared), []).append(curve)
     found = []
-    for _, group in sorted(groups.items(), key=lambda g: (g[0][0], g[1][0].extra)):
-        widths = sorted({int(c.config["model"].get("width", 64)) for c in group if c.family == "vgg"})
-        if not widths or any(c.family == "plain" for c in group):
-            found.append(_judge([c for c in group if c.family != "vgg"], rules or Rules()))
-        for width in widths:
-            vggs = [c for c in group if c.family == "vgg" and int(c.config["model"].get("width", 64)) == width]
-            residual = [c for c in group if c.family == "residual"]
-            found.append(_judge([*residual, *vggs], rules or Rules(), wall=True))
+    for group in sorted(groups.values(), key=lambda g: (str(g[0].folder), g[0].extra)):
+        plain, residuals, walls = (_by_family_settings(group, family) for family in ("plain", "residual", "vgg"))
+        for residual in residuals or [[]]:
+            if plain or not walls:
+                found.append(_judge([*(curve for own in plain for curve in own), *residual], rules or Rules()))
+            found += [_judge([*residual, *wall], rules or Rules(), wall=True) for wall in walls]
     return found
+
+
+def _by_family_settings(curves: Iterable[Curve], family: str) -> list[list[Curve]]:
+    """A family's networks, those together that have the same settings of which other families know nothing."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        if curve.family == family:
+            groups.setdefault(repr(family_settings(curve.experiment)), []).append(curve)
+    return [groups[key] for key in sorted(groups)]
 
 
 def overall(found: Sequence[Verdict]) -> str:
@@ -287,7 +295,7 @@ def overall(found: Sequence[Verdict]) -> str:
 
 def is_shorter(curve: Curve) -> bool:
     """Whether its recipe has fewer iterations than the paper's 64,000."""
-    return int(curve.config["recipe"]["iterations"]) < PAPER_ITERATIONS
+    return curve.experiment.recipe.iterations < PAPER_ITERATIONS
 
 
 def name(curve: Curve) -> str:
@@ -321,8 +329,8 @@ def is_trained(curve: Curve, *, clean: bool) -> bool:
 
 def _passed(curve: Curve) -> bool:
     """Whether updates were made at the last rate: a milestone names the last update at the rate before it."""
-    recipe = curve.config["recipe"]
-    return all(int(recipe["iterations"]) > milestone for milestone in recipe.get("milestones") or ())
+    recipe = curve.experiment.recipe
+    return all(recipe.iterations > milestone for milestone in recipe.milestones)
 
 
 def _standing(curve: Curve, *, clean: bool) -> str:
@@ -354,17 +362,6 @@ def _untold(curve: Curve, *, clean: bool) -> list[str]:
 # What is compared
 
 
-def _setting(curve: Curve) -> str:
-    """Everything that networks must have in common to be compared; a setting younger than a record is its default."""
-    own = {"seed", "model.family", "model.depth", "model.width", *INCIDENTAL}
-    if curve.config["data"]["name"] != "folder":
-        own.add("data.root")
-    settings = USUAL | flatten(curve.config)
-    return repr(
-        (sorted(curve.data_hashes), sorted((key, value) for key, value in settings.items() if key not in own))
-    )
-
-
 def _judge(curves: list[Curve], rules: Rules, *, wall: bool = False) -> Verdict:
     finished = [curve for curve in curves if curve.final_train]
     clean = all(len(curve.clean_train) == len(curve.final_train) for curve in finished)
@@ -373,7 +370,7 @@ def _judge(curves: list[Curve], rules: Rules, *, wall: bool = False) -> Verdict:
     claims = tuple(_claim(statement, roles, clean=clean, rules=rules, tries=tries) for statement in statements)
     return Verdict(
         folder=os.path.relpath(curves[0].folder),
-        extra=curves[0].extra,
+        extra=max((curve.extra for curve in curves if curve.family != "vgg"), key=len, default=curves[0].extra),
         curves=tuple(curves),
         clean=clean,
         wall=wall,
@@ -448,7 +445,7 @@ def _claim(
         interval = None
     if chosen_among > 1 and interval is not None:
         remarks.append(f"the interval allows for the best having been chosen among {chosen_among}")
-    papers = complete and not any(departures(curve.config) for _, curve in present)
+    papers = complete and not any(departures(curve.experiment) for _, curve in present)
     trained_on = papers and statement.error == "train"
     return Claim(
         name=statement.name,

@@ -294,13 +294,12 @@ def sweep(
 
     - `degrade sweep optim.lr=0.05,0.1 seed=0,1 launcher=slurm launcher.partition=gpu`
     """
-    from degrade.config import compose
-    from degrade.config.compose import compose_launcher, expand
+    from degrade.config.compose import compose_cells, compose_launcher
     from degrade.runs.many import plan, train_all
 
     refuse_conflicts((text, text) for text in overrides)
     launcher, settings = compose_launcher(overrides)
-    cells = plan([compose(words) for words in expand(settings)], launcher, fresh=fresh)
+    cells = plan(compose_cells(settings), launcher, fresh=fresh)
     if dry_run:
         for cell in cells:
             begun = "skip" if cell.finished else "resume"

@@ -104,10 +104,10 @@ def _settings(incomplete: str, known: dict[str, Any]) -> list[str]:
 
 def _defaults() -> dict[str, Any]:
     """Settings and their defaults; config groups, which have none."""
-    from degrade.config import Experiment
     from degrade.config.groups import group_options
+    from degrade.config.schema import settings
 
-    return {**dict.fromkeys(group_options()), **Experiment().flat()}
+    return {**dict.fromkeys(group_options()), **{key: own.default for key, own in settings().items()}}
 
 
 def _launcher_defaults() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     """Values that a setting may take; its default where they cannot be listed."""
     from degrade.config.groups import experiment_names, group_options
     from degrade.config.launcher import LAUNCHERS
-    from degrade.config.schema import CHOICES
+    from degrade.config.schema import settings
 
     default = known.get(key)
     if key in known and key in ("experiment", "launcher"):
@@ -131,9 +131,8 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
         return ("true", "false")
     if key == "runtime.device":
         return devices("")
-    found = CHOICES.get(key) or group_options().get(key)
-    if found:
-        return found
+    if found := (settings()[key].choices if key in settings() else group_options().get(key)):
+        return [str(value) for value in found]
     return () if default is None else (str(default).replace(" ", ""),)
 
 
@@ -201,9 +200,9 @@ def devices(incomplete: str) -> list[str]:
 
 def precisions(incomplete: str) -> list[str]:
     """Precisions by name."""
-    from degrade.config.schema import CHOICES
+    from degrade.config.schema import settings
 
-    return _beginning(CHOICES["runtime.precision"], incomplete)
+    return _beginning(settings()["runtime.precision"].choices, incomplete)
 
 
 def bands(incomplete: str) -> list[str]:

@@ -209,20 +209,24 @@ def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
 def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> "list[Experiment]":
     """The trainings of a named experiment, at the quick recipe unless it or the settings name another.
 
+    A setting changes the networks in which it takes effect: `model.shortcut=B` the residual ones.
+
     Raises:
-        ConfigError: no such experiment, or a setting is not the user's to change.
+        ConfigError: no such experiment, or a setting is not the user's to change, or takes effect in no network.
     """
-    from degrade.config import compose, network_matrix, variants
+    from degrade.config import compose_where_it_can, network_matrix, variants
+    from degrade.config.groups import USUAL_RECIPE
 
     varied = {key for variant in variants(experiment) for key in variant.changes}
     for setting in settings:
         if setting.partition("=")[0] in {"model", "model.family", "model.depth", "seed", *varied}:
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
-    return [
-        compose(["recipe=quick", *network, f"seed={seed}", *settings])
+    networks = [
+        [f"recipe={USUAL_RECIPE}", *network, f"seed={seed}"]
         for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
         for network in network_matrix(experiment)
     ]
+    return compose_where_it_can(networks, settings)
 
 
 def seconds_of(within: str) -> int:

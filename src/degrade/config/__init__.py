@@ -3,6 +3,7 @@
 from degrade.config.compose import (
     Variant,
     compose,
+    compose_where_it_can,
     load_config,
     network_matrix,
     untrained_matrix,
@@ -32,6 +33,7 @@ __all__ = [
     "RuntimeConfig",
     "Variant",
     "compose",
+    "compose_where_it_can",
     "load_config",
     "network_matrix",
     "untrained_matrix",

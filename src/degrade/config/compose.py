@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from yaml import YAMLError
 
-from degrade.config.groups import config_dir, experiment_names, group_options
+from degrade.config.groups import config_dir, experiment_file, group_options, own_recipes
+from degrade.config.identity import without_effect
 from degrade.config.launcher import LAUNCHERS, Launcher, refuse_former
-from degrade.config.schema import Experiment, flatten
-from degrade.errors import ConfigError, did_you_mean
+from degrade.config.schema import Experiment, settings
+from degrade.errors import ConfigError, NoEffectError, did_you_mean
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -53,7 +54,54 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
-        return _experiment(config)
+        experiment = _experiment(config)
+    refuse_without_effect(experiment, {override.key_or_group for override in parsed})
+    return experiment
+
+
+def compose_cells(overrides: Sequence[str]) -> list[Experiment]:
+    """Compose an experiment for every combination of the values that overrides such as `seed=0,1` name.
+
+    Raises:
+        ConfigError: as `compose` and `expand` do; a cell in which a setting takes no effect is named.
+    """
+    experiments = []
+    for words in expand(overrides):
+        try:
+            experiments.append(compose(words))
+        except NoEffectError as error:
+            raise NoEffectError(error.key, f"the cell {' '.join(words)}: {error}") from error
+    return experiments
+
+
+def compose_where_it_can(cells: Iterable[Sequence[str]], wishes: Sequence[str]) -> list[Experiment]:
+    """Compose many experiments and change settings of those in which they take effect.
+
+    Args:
+        cells: the overrides of each, as for `compose`.
+        wishes: further overrides, such as `model.shortcut=B`, of which plain networks know nothing.
+
+    Raises:
+        NoEffectError: a wish takes effect in none of them.
+        ConfigError: as `compose` does.
+    """
+    experiments, granted = [], set[str]()
+    refusal: NoEffectError | None = None
+    for cell in cells:
+        own = list(wishes)
+        while True:
+            try:
+                experiments.append(compose([*cell, *own]))
+                break
+            except NoEffectError as error:
+                refusal, kept = error, [word for word in own if word.partition("=")[0] != error.key]
+                if kept == own:
+                    raise
+                own = kept
+        granted.update(own)
+    if refusal is not None and not granted.issuperset(wishes):
+        raise refusal
+    return experiments
 
 
 @cache
@@ -151,6 +199,8 @@ def _choices(override: "Override") -> list[str]:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a run's resolved `config.yaml` and change single settings in it.
 
+    What a record holds without effect stays; what loses its effect with another family gets its default.
+
     Raises:
         ConfigError: the file cannot be read, or it or an override holds what no experiment has.
     """
@@ -174,6 +224,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             raise ConfigError(
                 f"{path}: lacks {', '.join(sorted(missing))}; name the config.yaml of a run's directory"
             )
+        held = without_effect(_validated(config))
         for override in parsed:
             key = _check_key(override)
             if key in group_options():
@@ -181,7 +232,34 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
                     f"{key}={override.value()}: with --config change single settings, such as {key}.name"
                 )
             OmegaConf.update(config, key, override.value(), force_add=True)
-        return _validated(config)
+        experiment, typed = _validated(config), {override.key_or_group for override in parsed}
+        refuse_without_effect(experiment, typed)
+        for key in without_effect(experiment).keys() - held.keys():
+            if settings()[key].families:  # which the family had that the network is no more of
+                experiment.put(key, settings()[key].default)
+        return experiment
+
+
+def refuse_without_effect(experiment: Experiment, typed: Collection[str]) -> None:
+    """Refuse settings that somebody asked for and that cannot take effect.
+
+    Raises:
+        NoEffectError: names one of them, and the mend.
+    """
+    for key, message in without_effect(experiment).items():
+        if key in typed:
+            raise NoEffectError(key, message)
+
+
+@cache
+def _recipe_settings(name: str) -> dict[str, Any]:
+    return compose([f"recipe={name}"] if name in group_options()["recipe"] else []).flat()
+
+
+def usual_settings(experiment: Experiment) -> dict[str, Any]:
+    """What goes without saying in a record's name: its recipe's settings, and the recipe that its experiment has."""
+    usual = _recipe_settings(experiment.recipe.name)
+    return usual | {"recipe.name": own_recipes().get(experiment.name, usual["recipe.name"])}
 
 
 @dataclass(frozen=True)
@@ -190,18 +268,15 @@ class Variant:
 
     name: str
     """What figures and tables call it, in words."""
-    settings: tuple[str, ...]
+    settings: tuple[str, ...] = ()
     """Overrides for `compose`."""
-    families: tuple[str, ...]
+    families: tuple[str, ...] = ()
     """Families of networks that are trained in this way; empty: all."""
 
     @property
     def changes(self) -> dict[str, Any]:
         """The settings as a record has them: `{"optim.clip": 1}`."""
-        from omegaconf import OmegaConf
-
-        nested: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(self.settings)))
-        return flatten(nested)
+        return {override.key_or_group: override.value() for override in _parse(self.settings)}
 
 
 def network_matrix(experiment: str) -> list[list[str]]:
@@ -213,14 +288,11 @@ def network_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
-    from omegaconf import OmegaConf
-
-    file = _experiment_file(experiment)
-    shared = [str(setting) for setting in OmegaConf.select(file, "settings", default=[])]
+    file = experiment_file(experiment)
     return [
-        [f"model={family}", f"model.depth={depth}", *shared, *map(str, own), *variant.settings]
-        for variant in variants(experiment) or [Variant("", (), ())]  # first all networks under the first of them
-        for family, depth, *own in OmegaConf.select(file, "networks")
+        [f"model={family}", f"model.depth={depth}", *file.get("settings", ()), *own, *variant.settings]
+        for variant in variants(experiment) or [Variant("")]  # first all networks under the first of them
+        for family, depth, *own in file["networks"]
         if not variant.families or family in variant.families
     ]
 
@@ -233,13 +305,8 @@ def variants(experiment: str) -> list[Variant]:
     Raises:
         ConfigError: no such experiment.
     """
-    from omegaconf import OmegaConf
-
-    listed = OmegaConf.select(_experiment_file(experiment), "variants", default=[])
-    return [
-        Variant(str(own["name"]), *(tuple(map(str, own.get(key, ()))) for key in ("settings", "families")))
-        for own in listed
-    ]
+    listed = experiment_file(experiment).get("variants", ())
+    return [Variant(own["name"], tuple(own.get("settings", ())), tuple(own.get("families", ()))) for own in listed]
 
 
 def untrained_matrix(experiment: str) -> list[list[str]]:
@@ -250,27 +317,14 @@ def untrained_matrix(experiment: str) -> list[list[str]]:
     Raises:
         ConfigError: no such experiment.
     """
-    from omegaconf import OmegaConf
-
-    swept = OmegaConf.select(_experiment_file(experiment), "untrained", default=[])
-    return expand([str(setting) for setting in swept]) if swept else []
+    swept = experiment_file(experiment).get("untrained")
+    return expand(swept) if swept else []
 
 
 def figure_style(experiment: str) -> str | None:
     """The style in which a named experiment's figure is drawn, if its file names one."""
-    from omegaconf import OmegaConf
-
-    style: str | None = OmegaConf.select(_experiment_file(experiment), "figure")
+    style: str | None = experiment_file(experiment).get("figure")
     return style
-
-
-def _experiment_file(experiment: str) -> Any:
-    from omegaconf import OmegaConf
-
-    known = experiment_names()
-    if experiment not in known:
-        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
-    return OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
 
 
 def experiment_of(config: "DictConfig") -> Experiment:
@@ -351,7 +405,7 @@ def _check_key(override: "Override") -> str:
 
 @cache
 def _known_keys() -> frozenset[str]:
-    return frozenset(Experiment().flat())
+    return frozenset(settings())
 
 
 @contextmanager

@@ -2,8 +2,14 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from degrade.errors import ConfigError
+import yaml
+
+from degrade.errors import ConfigError, did_you_mean
+
+#: The recipe of a named experiment, unless it or the command line names another.
+USUAL_RECIPE = "quick"
 
 
 @cache
@@ -28,3 +34,27 @@ def group_options() -> dict[str, tuple[str, ...]]:
 def experiment_names() -> tuple[str, ...]:
     """Named experiments, which `degrade reproduce` trains."""
     return tuple(sorted(f.stem for f in (config_dir() / "experiment").glob("*.yaml")))
+
+
+@cache
+def own_recipes() -> dict[str, str]:
+    """Named experiments whose runs have a folder of their own, by its name, and the recipe that they have there."""
+    found = {}
+    for experiment in experiment_names():
+        settings = dict(word.split("=", 1) for word in experiment_file(experiment).get("settings", ()))
+        if "name" in settings:
+            found[settings["name"]] = settings.get("recipe", USUAL_RECIPE)
+    return found
+
+
+def experiment_file(experiment: str) -> dict[str, Any]:
+    """What the file of a named experiment says.
+
+    Raises:
+        ConfigError: no such experiment.
+    """
+    known = experiment_names()
+    if experiment not in known:
+        raise ConfigError(f"experiment {experiment!r}: {did_you_mean(experiment, known)}")
+    content: dict[str, Any] = yaml.safe_load((config_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    return content

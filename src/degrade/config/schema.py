@@ -1,136 +1,168 @@
 """The settings of an experiment, as dataclasses that validate themselves and name the mend.
 
-They are Hydra's schema as well, so their defaults are the paper's recipe; the files in `configs/` explain each
+Each field says all about itself where it is declared: what it may be, what the paper says of it, what figures call
+it, and when it takes effect (`Setting`). `identity` tells from that alone which runs are the same experiment. The
+dataclasses are Hydra's schema as well, so their defaults are the paper's recipe; the files in `configs/` explain each
 choice to somebody who reads them without this one. No torch here.
 """
 
 import dataclasses
-import math
-import re
-from dataclasses import dataclass, field
-from typing import Any
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, ClassVar
 
-from degrade.errors import ConfigError, did_you_mean
-
-#: Settings of a few words, and the words.
-CHOICES = {
-    "model.family": ("plain", "residual", "vgg"),
-    "model.shortcut": ("A", "B", "C"),
-    "model.norm": ("batch", "none"),
-    "model.init": ("he", "xavier", "gaussian", "dirac"),
-    "data.name": ("cifar10", "synthetic", "folder"),
-    "data.split": ("full", "45k/5k"),
-    "data.mean": ("per_pixel", "per_channel"),
-    "recipe.warmup": ("auto", "on", "off", "linear", "quadratic"),
-    "runtime.precision": ("auto", "fp32", "bf16"),
-    "runtime.engine": ("auto", "eager", "compiled", "graph", "compiled-graph"),
-    "runtime.memory_format": ("channels_last", "contiguous"),
-}
-
-#: Sides of images, in pixels, that `data.pixels` may ask for.
-SIDES = (32, 16, 8)
+from degrade.config import setting as must
+from degrade.config.setting import Kind, Need, Setting, setting, within
+from degrade.errors import ConfigError
 
 #: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
 IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
 
+# When settings take effect
+
+
+def _families(*families: str, why: str) -> Need:
+    return Need(lambda e: e.model.family in families, why, families)
+
+
+def _norm(does: str) -> Need:
+    why = f"it {does} batch norm, and model.norm=none has none; leave it out"
+    return Need(lambda e: e.model.norm != "none", why)
+
+
+_VGG = _families("vgg", why="only model=vgg has a width; plain and residual networks begin with 16")
+_SHORTCUT = _families("residual", why="a {family} network has no shortcuts; write model=residual, or leave it out")
+_SIGNAL = _families(
+    "residual", why="without a shortcut no signal would pass a {family} network; use it with model=residual"
+)
+_WARMING = Need(
+    lambda e: e.recipe.warms_up(e.model.depth),
+    "it belongs to a warm-up that is on, and recipe.warmup={warmup} is none at depth {depth}; "
+    "write recipe.warmup=on, or leave it out",
+)
+_RAMPED = Need(
+    lambda e: e.recipe.ramp[0] > 0,
+    "it belongs to a warm-up whose rate rises, and recipe.warmup={warmup} is none; "
+    "write recipe.warmup=linear or quadratic, or leave it out",
+)
+_GENERATED = Need(
+    lambda e: e.data.name == "synthetic",
+    "it seeds the images of data=synthetic, and data={data} has its own; leave it out",
+)
+
+
+# What figures say, where a name and two values would not do
+
+
+def _family(experiment: "Experiment") -> str:
+    return "network VGG (paper plain or residual)" if experiment.model.family == "vgg" else ""
+
+
+def _start(experiment: "Experiment") -> str:
+    return "" if experiment.model.start is None else f"begins as {experiment.model.start}"
+
+
+def _warm_up(experiment: "Experiment") -> str:
+    recipe, paper = experiment.recipe, "on" if experiment.model.depth >= 110 else "off"
+    if recipe.warmup in ("auto", paper):
+        return ""
+    over = f" over {recipe.warmup_iterations:,} iterations" if recipe.ramp[0] else ""
+    return f"warm-up {recipe.warmup}{over} (paper {paper})"
+
 
 @dataclass
-class ModelConfig:
+class Section:
+    """Settings of one kind; each checks itself."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            about: Setting | None = own.metadata.get("setting")
+            if about is not None:
+                about.validate(f"{self.section}{own.name}", getattr(self, own.name))
+
+
+@dataclass
+class ModelConfig(Section):
     """A plain or residual network (paper, section 4.2), or a VGG to set beside them."""
 
-    family: str = "plain"
+    section = "model."
+
+    family: str = setting("plain", kind=Kind.COMPARED, choices=("plain", "residual", "vgg"), says=_family)
     """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; or `vgg`."""
-    depth: int = 20
+    depth: int = setting(20, kind=Kind.COMPARED)
     """Weighted layers: 6n + 2; of a VGG 11, or 7 + 3k from 13."""
-    width: int = 64
+    width: int = setting(64, "VGG's width", check=within(1, 1024), needs=(_VGG,))
     """VGG only: channels of the first of its five stages."""
-    classes: int = 10
+    classes: int = setting(10, "classes", check=within(2, 10**6))
     """Outputs of the last layer."""
-    shortcut: str = "A"
+    shortcut: str = setting("A", "shortcut", choices=("A", "B", "C"), needs=(_SHORTCUT,))
     """Residual only. `A`: identity, zero-padded; `B`: 1x1 convolution where the shape changes; `C`: everywhere."""
-    norm: str = "batch"
+    norm: str = setting("batch", "norm", choices=("batch", "none"))
     """`batch` or `none`."""
-    init: str = "he"
+    init: str = setting("he", "init", choices=("he", "xavier", "gaussian", "dirac"))
     """Initial weights: `he`, `xavier`, `gaussian` (standard deviation 0.01) or `dirac`: identities where a
     convolution has as many channels before as after, He elsewhere."""
-    start: str | None = None
+    start: str | None = setting(None, says=_start)
     """The run whose trained network this one begins as, in the name that `degrade probe construct` gives it; None:
     the network begins as `init` says."""
-    bn_scale: float = 1.0
+    bn_scale: float = setting(
+        1.0, "initial scale of batch norm", check=must.POSITIVE, needs=(_norm("sets the scale of"),)
+    )
     """Initial scale of every batch norm. The paper's framework begins with 1."""
-    zero_init: bool = False
+    zero_init: bool = setting(False, "blocks begin as their shortcut", needs=(_SIGNAL, _norm("sets the scale of")))
     """Residual only. The last batch norm of each residual block begins with scale 0, the block as its shortcut."""
-    bn_momentum: float = 0.1
+    bn_momentum: float = setting(
+        0.1, "batch norm momentum", kind=Kind.OPEN, check=within(0, 1), needs=(_norm("is a setting of"),)
+    )
     """Share of the newest batch in batch norm's running statistics. Open in the paper."""
-    bn_epsilon: float = 1e-5
+    bn_epsilon: float = setting(
+        1e-5, "batch norm epsilon", kind=Kind.OPEN, check=must.POSITIVE, needs=(_norm("is a setting of"),)
+    )
     """Added to batch norm's variance. Open in the paper."""
 
     def __post_init__(self) -> None:
-        _one_of("model.family", self.family)
-        _one_of("model.shortcut", self.shortcut)
-        _one_of("model.norm", self.norm)
-        _one_of("model.init", self.init)
-        _within("model.classes", self.classes, 2, 10**6)
-        _within("model.bn_momentum", self.bn_momentum, 0, 1)
-        _positive("model.bn_epsilon", self.bn_epsilon)
-        _positive("model.bn_scale", self.bn_scale)
-        if self.norm == "none" and (self.zero_init or self.bn_scale != 1):
-            key = "zero_init=true" if self.zero_init else f"bn_scale={self.bn_scale}"
-            raise ConfigError(
-                f"model.{key}: it sets the scale of batch norm, and model.norm=none has none; leave it out"
-            )
-        if self.zero_init and self.family != "residual":
-            raise ConfigError(
-                f"model.zero_init=true: without a shortcut no signal would pass a {self.family} network; "
-                "use it with model=residual"
-            )
-        if self.family == "vgg":
-            _within("model.width", self.width, 1, 1024)
-            _vgg_depth(self.depth)
-        else:
-            if self.width != ModelConfig.width:
-                raise ConfigError(
-                    f"model.width={self.width}: only model=vgg has a width; plain and residual networks begin with 16"
-                )
-            _resnet_depth(self.depth)
+        super().__post_init__()
+        if self.depth > 10_000:
+            raise ConfigError(f"model.depth={self.depth}: the deepest that is built is 10000; the paper's is 1202")
+        (_vgg_depth if self.family == "vgg" else _resnet_depth)(self.depth)
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Section):
     """Where images come from and how they are fed (paper, section 4.2)."""
 
-    name: str = "cifar10"
+    section = "data."
+
+    name: str = setting("cifar10", "data", choices=("cifar10", "synthetic", "folder"))
     """`cifar10`, `synthetic` or `folder`."""
-    root: str | None = None
-    """Folder with the images. None: environment variable DEGRADE_DATA, else the user's cache directory."""
-    pixels: int = 32
+    root: str | None = setting(None, kind=Kind.INCIDENTAL, counts=lambda e: e.data.name == "folder")
+    """Folder with the images; where CIFAR-10 is kept does not change the result. None: environment variable
+    DEGRADE_DATA, else the user's cache directory."""
+    pixels: int = setting(32, "pixels a side", choices=(32, 16, 8))
     """Side of the images: 32, or 16 or 8, to which they are averaged down."""
-    split: str = "full"
+    split: str = setting("full", "split", choices=tuple(IMAGES))
     """`full`, or `45k/5k`: train on the first nine tenths and test on the rest of the training images."""
-    mean: str = "per_pixel"
+    mean: str = setting("per_pixel", "mean", choices=("per_pixel", "per_channel"))
     """What is subtracted: the `per_pixel` mean image (paper) or `per_channel` means."""
-    augment: bool = True
+    augment: bool = setting(True, "augmentation")
     """Pad by 4 (an eighth of the side), random crop, random flip (paper)."""
-    train_limit: int | None = None
+    train_limit: int | None = setting(None, "training images", check=must.COUNT, null="all")
     """Use only the first so many training images, at most as many as there are."""
-    test_limit: int | None = None
+    test_limit: int | None = setting(None, "test images", check=must.COUNT, null="all")
     """Use only the first so many test images, at most as many as there are."""
-    seed: int = 0
+    seed: int = setting(0, check=within(0, 2**63 - 1), needs=(_GENERATED,))
     """Seeds the generator of `synthetic`; unused otherwise."""
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name)
-        _one_of("data.split", self.split)
-        _one_of("data.mean", self.mean)
-        if self.pixels not in SIDES:
-            raise ConfigError(f"data.pixels={self.pixels}: choose one of {', '.join(map(str, SIDES))}")
-        _within("data.seed", self.seed, 0, 2**63 - 1)
-        for key, limit in (("data.train_limit", self.train_limit), ("data.test_limit", self.test_limit)):
-            if limit is not None:
-                _at_least(key, limit, 1)
+        super().__post_init__()
         if self.name != "folder":  # whose images are counted when they are loaded
             self.check_limits(*IMAGES[self.split], of=f"data={self.name}, data.split={self.split}")
-        if self.name == "folder" and not self.root:
+        elif not self.root:
             raise ConfigError("data=folder needs data.root=DIR, a folder with train/<class>/* and test/<class>/*")
 
     def check_limits(self, train: int, test: int, *, of: str) -> None:
@@ -153,64 +185,58 @@ class DataConfig:
 
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Section):
     """Stochastic gradient descent (paper, section 3.4)."""
 
-    lr: float = 0.1
+    section = "optim."
+
+    lr: float = setting(0.1, "rate", check=must.POSITIVE)
     """Learning rate before the first milestone."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    nesterov: bool = False
+    momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True))
+    """Share of the last update in the next."""
+    weight_decay: float = setting(1e-4, "weight decay", check=must.FINITE)
+    """Share of the weights in their gradient."""
+    nesterov: bool = setting(False, "Nesterov")
     """Nesterov's momentum instead of the paper's classical one."""
-    decay_norm: bool = True
+    decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
     """Weight decay on batch norm's scale and shift too. Open in the paper."""
-    clip: float | None = None
+    clip: float | None = setting(None, "greatest norm of the gradient", check=must.POSITIVE)
     """Greatest Euclidean norm of the gradient of all weights together; a greater one is scaled down. None: any."""
 
     def __post_init__(self) -> None:
-        _positive("optim.lr", self.lr)
-        _within("optim.momentum", self.momentum, 0, 1, below=True)
-        _not_negative("optim.weight_decay", self.weight_decay)
-        if self.clip is not None:
-            _positive("optim.clip", self.clip)
+        super().__post_init__()
         if self.nesterov and self.momentum == 0:
             raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
 
 
 @dataclass
-class RecipeConfig:
+class RecipeConfig(Section):
     """How long and at what rate: counted in iterations, never in epochs (paper, section 4.2)."""
 
-    name: str = "paper"
+    section = "recipe."
+
+    name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
     """Names the recipe in records and figures."""
-    iterations: int = 64000
-    milestones: list[int] = field(default_factory=lambda: [32000, 48000])
+    iterations: int = setting(64000, "iterations", check=within(1, 10**9))
+    """Updates of the weights."""
+    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - each has its own
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
-    batch_size: int = 128
-    warmup: str = "auto"
+    batch_size: int = setting(128, "batch", check=within(1, 10**6))
+    """Images of an update."""
+    warmup: str = setting("auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up)
     """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
     rate rises from 0 over `warmup_iterations`. `off`. `auto`: on for depth 110 and deeper (paper), off below."""
-    warmup_lr: float = 0.01
+    warmup_lr: float = setting(0.01, "warm-up rate", check=must.POSITIVE, needs=(_WARMING,))
     """Learning rate while warming up, where warm-up is `on`."""
-    warmup_error: float = 0.8
+    warmup_error: float = setting(0.8, "warm-up error", check=within(0, 1), needs=(_WARMING,))
     """Training error, a fraction, below which warming up ends, where it is `on`."""
-    warmup_iterations: int = 200
+    warmup_iterations: int = setting(200, check=within(1, 10**9), needs=(_RAMPED,))
     """Updates over which the rate rises, where warm-up is `linear` or `quadratic`."""
 
     def __post_init__(self) -> None:
         # YAML 1.1 reads a bare on/off as a boolean.
         self.warmup = {"true": "on", "false": "off"}.get(self.warmup.lower(), self.warmup)
-        _one_of("recipe.warmup", self.warmup)
-        _path_part("recipe.name", self.name)
-        _within("recipe.iterations", self.iterations, 1, 10**9)
-        _within("recipe.batch_size", self.batch_size, 1, 10**6)
-        _positive("recipe.warmup_lr", self.warmup_lr)
-        _within("recipe.warmup_error", self.warmup_error, 0, 1)
-        _within("recipe.warmup_iterations", self.warmup_iterations, 1, 10**9)
-        if sorted(set(self.milestones)) != list(self.milestones) or any(m < 1 for m in self.milestones):
-            raise ConfigError(
-                f"recipe.milestones={list(self.milestones)}: write rising iterations from 1, such as [32000,48000]"
-            )
+        super().__post_init__()
 
     def warms_up(self, depth: int) -> bool:
         """Whether a network of `depth` starts at the warm-up rate."""
@@ -224,36 +250,30 @@ class RecipeConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(Section):
     """When the network is evaluated, in iterations. There is always an evaluation at the end."""
 
-    every: int | None = None
-    """On the test images. None: once an epoch."""
-    clean_every: int | None = None
-    """On all training images, un-augmented, with running and with batch statistics. None: at the end only."""
-    batch_size: int | None = None
-    """Images a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA device."""
+    section = "eval."
 
-    def __post_init__(self) -> None:
-        _interval("eval.every", self.every)
-        _interval("eval.clean_every", self.clean_every)
-        if self.batch_size is not None:
-            _at_least("eval.batch_size", self.batch_size, 1)
+    every: int | None = setting(None, check=must.INTERVAL)
+    """On the test images. None: once an epoch."""
+    clean_every: int | None = setting(None, check=must.INTERVAL)
+    """On all training images, un-augmented, with running and with batch statistics. None: at the end only."""
+    batch_size: int | None = setting(None, check=must.COUNT)
+    """Images of a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA
+    device."""
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """When a checkpoint is written; interruption writes one too."""
 
-    every: int | None = None
-    """In iterations. None: as often as evaluations."""
-    snapshots: int | None = None
-    """Keep the weights alone of about so many iterations, the first and the last among them. None: of none."""
+    section = "checkpoint."
 
-    def __post_init__(self) -> None:
-        _interval("checkpoint.every", self.every)
-        if self.snapshots is not None:
-            _within("checkpoint.snapshots", self.snapshots, 2, 1000)
+    every: int | None = setting(None, check=must.INTERVAL)
+    """In iterations. None: as often as evaluations."""
+    snapshots: int | None = setting(None, check=within(2, 1000))
+    """Keep the weights alone of about so many iterations, the first and the last among them. None: of none."""
 
     def snapshot_iterations(self, last: int) -> list[int]:
         """Where snapshots are due in a run of `last` iterations: 0, then evenly spaced in the logarithm from 1.
@@ -267,83 +287,98 @@ class CheckpointConfig:
 
 
 @dataclass
-class LogConfig:
+class LogConfig(Section):
     """How fine the training curve is, and who else is told."""
 
-    every: int | None = None
+    section = "log."
+
+    every: int | None = setting(None, check=must.INTERVAL)
     """Iterations between rows of metrics. None: as often as evaluations."""
-    tensorboard: bool = False
+    tensorboard: bool = setting(False)
     """Write the rows for TensorBoard too, into the run's directory."""
 
-    def __post_init__(self) -> None:
-        _interval("log.every", self.every)
-
 
 @dataclass
-class RuntimeConfig:
+class RuntimeConfig(Section):
     """Where and how the arithmetic is done."""
 
-    device: str = "auto"
+    section = "runtime."
+
+    device: str = setting("auto", check=must.DEVICE)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    precision: str = "auto"
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
-    engine: str = "auto"
+    engine: str = setting("auto", choices=("auto", "eager", "compiled", "graph", "compiled-graph"))
     """`eager`, `compiled` (torch.compile), `graph` (a CUDA graph), `compiled-graph` (both), or `auto`."""
-    memory_format: str = "channels_last"
+    memory_format: str = setting("channels_last", choices=("channels_last", "contiguous"))
     """How images lie in memory: `channels_last` or `contiguous` (channels first)."""
-    threads: int | None = None
+    threads: int | None = setting(None, check=within(1, 1024))
     """CPU threads. None: PyTorch's choice."""
-    deterministic: bool = False
+    deterministic: bool = setting(False)
     """Bitwise reproducible on CUDA, more slowly."""
-    recompute: bool = False
+    recompute: bool = setting(False)
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", self.device):
-            raise ConfigError(f"runtime.device={self.device}: choose one of auto, cpu, cuda, cuda:N")
-        _one_of("runtime.precision", self.precision)
-        _one_of("runtime.engine", self.engine)
-        _one_of("runtime.memory_format", self.memory_format)
-        if self.threads is not None:
-            _within("runtime.threads", self.threads, 1, 1024)
+
+_INCIDENTAL = {"kind": Kind.INCIDENTAL}
 
 
 @dataclass
-class Experiment:
+class Experiment(Section):
     """One network trained once: everything that its result is a function of."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-    seed: int = 0
+    eval: EvalConfig = field(default_factory=EvalConfig, metadata=_INCIDENTAL)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=_INCIDENTAL)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig, metadata=_INCIDENTAL)
+    log: LogConfig = field(default_factory=LogConfig, metadata=_INCIDENTAL)
+    seed: int = setting(0, kind=Kind.COMPARED, check=within(0, 2**63 - 1))
     """Seeds initial weights, order of images and augmentation."""
-    output: str = "outputs"
+    output: str = setting("outputs", kind=Kind.INCIDENTAL, check=must.FOLDER)
     """Root folder of all records."""
-    name: str = "paper"
+    name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
     """Experiment: the folder below `output`."""
 
     def __post_init__(self) -> None:
-        _within("seed", self.seed, 0, 2**63 - 1)
-        _path_part("name", self.name)
+        super().__post_init__()
         if self.model.family == "vgg" and self.data.pixels != 32:
             raise ConfigError(
                 f"data.pixels={self.data.pixels}: a VGG halves its images five times, which takes 32 pixels; "
                 "write data.pixels=32"
             )
-        if not self.output or "\0" in self.output:
-            raise ConfigError(f"output={self.output!r}: name a folder")
+
+    @classmethod
+    def read(cls, held: Mapping[str, Any]) -> "Experiment":
+        """The experiment of a record's nested settings, of whatever age.
+
+        What the record does not know has its default, with which it was made; what is not known here is left out. No
+        value is refused that an earlier version may have allowed, but one of a wrong type is.
+
+        Raises:
+            ConfigError: a value is of a wrong type.
+        """
+        experiment, flat = cls(), flatten(held)
+        for key, own in settings().items():
+            if key in flat:
+                if wrong := own.wrong(flat[key]):
+                    raise ConfigError(wrong)
+                experiment.put(key, float(flat[key]) if float in own.types and flat[key] is not None else flat[key])
+        return experiment
+
+    def put(self, key: str, value: Any) -> None:
+        """Change one setting, such as `model.depth`, without a check."""
+        section, _, name = key.rpartition(".")
+        setattr(getattr(self, section) if section else self, name, value)
 
     def flat(self) -> dict[str, Any]:
         """All settings as `{"model.depth": 20, ...}`."""
         return flatten(dataclasses.asdict(self))
 
 
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as `{"model.depth": 20, ...}`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
@@ -354,16 +389,25 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _one_of(key: str, value: str) -> None:
-    choices = CHOICES[key]
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        listed = "" if hint.startswith("choose") else f" (one of {', '.join(choices)})"
-        raise ConfigError(f"{key}={value}: {hint}{listed}")
+@cache
+def settings() -> dict[str, Setting]:
+    """All settings by key, in the order in which they are declared."""
+    return {own.key: own for own in _settings_of(Experiment)}
+
+
+def _settings_of(section: type[Section], **more: Any) -> Iterator[Setting]:
+    hints = typing.get_type_hints(section)
+    for own in fields(section):
+        hint = hints[own.name]
+        if is_dataclass(hint):
+            yield from _settings_of(typing.cast(type[Section], hint), **own.metadata)
+        else:
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            about: Setting = own.metadata["setting"]
+            yield dataclasses.replace(about, key=f"{section.section}{own.name}", types=kinds, **more)
 
 
 def _resnet_depth(depth: int) -> None:
-    _not_absurd(depth)
     if depth < 8 or depth % 6 != 2:
         n = (depth - 2) // 6
         near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
@@ -373,51 +417,11 @@ def _resnet_depth(depth: int) -> None:
         )
 
 
-def _not_absurd(depth: int) -> None:
-    if depth > 10_000:
-        raise ConfigError(f"model.depth={depth}: the deepest that is built is 10000; the paper's is 1202")
-
-
 def _vgg_depth(depth: int) -> None:
-    _not_absurd(depth)
     if depth != 11 and (depth < 13 or depth % 3 != 1):
         below = depth - (depth - 1) % 3
         near = [11] if depth < 11 else [11, 13] if depth == 12 else [below, below + 3]
         raise ConfigError(
             f"model.depth={depth}: a VGG has 11, 13, 16, 19 layers, or deeper by the same rule, 7 + 3k: 22, 25, 28 "
             f"...; nearest: {' or '.join(map(str, near))}"
-        )
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{key}={value}: must be {least} or more")
-
-
-def _interval(key: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ConfigError(f"{key}={value}: must be 1 or more iterations, or null for the default")
-
-
-def _positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{key}={value}: must be a finite number above 0")
-
-
-def _not_negative(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{key}={value}: must be 0 or a finite number above it")
-
-
-def _within(key: str, value: float, low: float, high: float, *, below: bool = False) -> None:
-    inside = low <= value < high if below else low <= value <= high
-    if not inside:
-        raise ConfigError(f"{key}={value}: must lie from {low:,} to {'below ' if below else ''}{high:,}")
-
-
-def _path_part(key: str, value: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value):
-        raise ConfigError(
-            f"{key}={value!r}: it names a folder; use up to 100 letters, digits and . _ + = , - "
-            "beginning with a letter or digit"
         )

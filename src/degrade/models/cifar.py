@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn2 = normalisation(channels_out, config)
         self.residual = config.family == "residual"
-        if config.zero_init:
+        if config.zero_init and self.residual:
             nn.init.zeros_(self.bn2.weight)  # type: ignore[arg-type]
         if self.residual:
             self.shortcut = _shortcut(channels_in, channels_out, stride, config)

@@ -23,11 +23,12 @@ from degrade.analysis.facts import COLOURS, RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.table import as_csv, table
 from degrade.config import Experiment, Variant, variants
-from degrade.config.schema import flatten
+from degrade.config.schema import flatten, settings
+from degrade.config.setting import Kind
 from degrade.errors import RunError
 from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
 from degrade.probes.probe import Row, Shown, looked_at
-from degrade.runs.record import INCIDENTAL, RunRecord
+from degrade.runs import RunRecord
 
 #: The experiment whose variants the remedies are.
 EXPERIMENT = "remedies"
@@ -111,7 +112,8 @@ def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str
     """Family and depth, and what tells networks of these apart beside `keys`, the settings that make remedies."""
     alike = [flatten(c.config) for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
     own = flatten(curve.config)
-    told = (INCIDENTAL - {"name"}) | {"seed", *keys}
+    told = {key for key, about in settings().items() if about.kind is Kind.INCIDENTAL and key != "name"}
+    told |= {"seed", "data.root", *keys}
     extra = [f"{key}={own[key]}" for key in own if key not in told and any(c.get(key) != own[key] for c in alike)]
     return ", ".join([f"{curve.family}-{curve.depth}", *extra])
 

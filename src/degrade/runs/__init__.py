@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from degrade.runs.record import RunRecord, find_records, run_directory
+from degrade.runs.checked import Status
+from degrade.runs.record import Run, RunRecord, Session, find_records, run_directory
 
 if TYPE_CHECKING:
     from degrade.runs.many import run_matrix
     from degrade.runs.train import run
 
-__all__ = ["RunRecord", "find_records", "run", "run_directory", "run_matrix"]
+__all__ = ["Run", "RunRecord", "Session", "Status", "find_records", "run", "run_directory", "run_matrix"]
 
 
 def __getattr__(name: str) -> Any:

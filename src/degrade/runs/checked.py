@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,21 @@ from degrade.files import read_bytes
 
 Row = dict[str, Any]
 
-STATUSES = ("running", "interrupted", "diverged", "failed", "complete")
+
+class Status(StrEnum):
+    """What became of a run."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    COMPLETE = "complete"
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self in (Status.COMPLETE, Status.DIVERGED)
+
 
 #: Whole numbers are below this; a larger one is damage, and no array would hold it.
 _LARGEST = 2**63
@@ -39,7 +54,7 @@ def flaw(key: str, value: Any) -> str | None:
     elif key == "seconds":
         good, wanted = _is_number(value), "finite number"
     elif key == "status":
-        good, wanted = value in STATUSES, f"status ({', '.join(STATUSES)})"
+        good, wanted = value in tuple(Status), f"status ({', '.join(Status)})"
     elif key == "synthetic":
         good, wanted = isinstance(value, bool), "true or false"
     elif key in _TEXTS:

@@ -6,56 +6,29 @@ checkpoint.pt and train.log; README.md says what is in each.
 
 import errno
 import hashlib
-import json
-import math
 import os
 import re
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import yaml
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from degrade.config import Experiment, compose
-from degrade.config.groups import group_options
-from degrade.config.schema import flatten
-from degrade.errors import RunConflictError, RunError, RunFileError, RunInUseError
+from degrade.config import Experiment
+from degrade.config.identity import differing, variant
+from degrade.config.schema import flatten, settings
+from degrade.errors import ConfigError, RunConflictError, RunError, RunFileError, RunInUseError
 from degrade.files import append_line, copy_aside, present, read_bytes, reason, replace_text
-from degrade.runs.checked import Measured, Row, read_json, read_metrics, sealed, sealed_line
+from degrade.metrics import Metrics
+from degrade.runs.checked import Measured, Row, Status, read_json, read_metrics, sealed, sealed_line
 
 #: 2: `sessions` of environment.json say all that is known of each. 1: only of the last, outside `sessions`.
 SCHEMA_VERSION = 2
-
-#: Settings that change where a run is written, what is looked at on its way, and how it is computed, but not which
-#: experiment it is. environment.json says how each session computed.
-INCIDENTAL = frozenset(
-    {
-        "checkpoint.every",
-        "checkpoint.snapshots",
-        "eval.batch_size",
-        "eval.clean_every",
-        "eval.every",
-        "log.every",
-        "log.tensorboard",
-        "name",
-        "output",
-        "runtime.deterministic",
-        "runtime.device",
-        "runtime.engine",
-        "runtime.memory_format",
-        "runtime.precision",
-        "runtime.recompute",
-        "runtime.threads",
-    }
-)
 
 #: Settings without which a record cannot be drawn.
 _NEEDED = {"seed", "model.family", "model.depth", "data.name", "recipe.name", "recipe.iterations"}
@@ -71,39 +44,6 @@ def run_directory(experiment: Experiment) -> Path:
     """Where an experiment's record lies: different experiments never share a directory."""
     root = Path(os.path.expanduser(experiment.output))  # noqa: PTH111 - Path's own raises for unknown users
     return root / experiment.name / variant(experiment) / f"seed-{experiment.seed}"
-
-
-def variant(experiment: Experiment) -> str:
-    """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`."""
-    base = _recipe_settings(experiment.recipe.name)
-    parts = [f"{experiment.model.family}-{experiment.model.depth}"]
-    for key, value in sorted(experiment.flat().items()):
-        if value == base[key] or key in INCIDENTAL or key in ("seed", "model.family", "model.depth"):
-            continue
-        if key == "data.root" and experiment.data.name != "folder":
-            continue  # where CIFAR-10 is kept does not change it
-        parts.append(f"{key.removesuffix('.name')}={_plain_text(value)}")
-    return _folder_name(",".join(parts))
-
-
-@cache
-def _recipe_settings(name: str) -> dict[str, Any]:
-    return compose([f"recipe={name}"] if name in group_options()["recipe"] else []).flat()
-
-
-def _plain_text(value: Any) -> str:
-    if isinstance(value, str):
-        # Commas and equal signs separate settings: inside a value they must not look like that.
-        return _folder_name(re.sub(r"[,=\[\]~]", "_", value), value)
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _folder_name(text: str, original: str | None = None) -> str:
-    """`text` as a folder's name; where it must be altered or cut, a hash of the original keeps it unique."""
-    safe = re.sub(r"[^A-Za-z0-9.,=+\[\]~_-]", "_", text)
-    if safe == (original or text) and len(safe) <= 120:
-        return safe
-    return f"{safe[:100]}~{hashlib.sha256((original or text).encode()).hexdigest()[:10]}"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -130,7 +70,25 @@ class Loss(NamedTuple):
         return f"{self.file}: {self.what}"
 
 
-class RunRecord:
+class Session(TypedDict, total=False):
+    """What one process that worked on a run computed with, as far as the record says."""
+
+    started: str
+    first_iteration: int
+    last_iteration: int | None
+    lost_rows: int
+    device: str
+    threads: int
+    precision: str
+    engine: str
+    memory_format: str
+    cpu_capability: str
+    platform: str
+    git: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Run:
     """One run's directory. Every reader raises RunFileError where the system cannot read a file just now.
 
     Args:
@@ -144,7 +102,7 @@ class RunRecord:
         self._place: tuple[int, int] | None = None  # the directory that is locked
 
     def __repr__(self) -> str:
-        return f"RunRecord({str(self.path)!r})"
+        return f"Run({str(self.path)!r})"
 
     @property
     def exists(self) -> bool:
@@ -154,31 +112,38 @@ class RunRecord:
     # Reading
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The resolved settings, nested.
+    def experiment(self) -> Experiment:
+        """What was trained. What the record does not know, being older, has its default.
 
         Raises:
-            RunError: the file is missing or damaged.
+            RunError: config.yaml is missing or damaged.
         """
+        return self._read_config()[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The same as nested settings."""
+        return asdict(self.experiment)
+
+    def _read_config(self) -> tuple[Experiment, dict[str, Any]]:
+        """The experiment, and the settings as the file has them."""
         path = self.path / "config.yaml"
         try:
             content = read_bytes(path)
             if content is None:
                 raise RunError(f"{path} is missing; `--fresh` starts the run over")
-            settings: Any = yaml.load(content.decode(), Loader=_Loader)  # noqa: S506 - it is a safe loader
+            held: Any = yaml.load(content.decode(), Loader=_Loader)  # noqa: S506 - it is a safe loader
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise RunError(f"{path} cannot be read ({reason(error)}); `--fresh` starts the run over") from error
-        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
             raise RunError(f"{path} holds no settings; `--fresh` starts the run over")
-        flat = flatten(settings)
+        flat = flatten(held)
         if missing := _NEEDED - flat.keys():
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; `--fresh` starts the run over")
-        for key, kinds in _kinds().items():
-            if key in flat and not any(_is(flat[key], kind) for kind in kinds):
-                wanted = " or ".join(_WORDS[kind] for kind in kinds if kind is not types.NoneType)
-                raise RunError(f"{path}: {key}: {flat[key]} is no {wanted}; `--fresh` starts the run over")
-        found: dict[str, Any] = settings
-        return found
+        try:
+            return Experiment.read(held), flat
+        except ConfigError as error:
+            raise RunError(f"{path}: {error}; `--fresh` starts the run over") from error
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -188,7 +153,7 @@ class RunRecord:
         return content
 
     @property
-    def sessions(self) -> list[dict[str, Any]]:
+    def sessions(self) -> list[Session]:
         """What each process that worked on the run computed with, and from which iteration to which.
 
         Empty if environment.json is missing or damaged. A record of schema 1 knows of a session before the last only
@@ -212,16 +177,14 @@ class RunRecord:
         return read_json(self.path / "summary.json").content
 
     @property
-    def status(self) -> str:
-        """`complete`, `interrupted`, `diverged`, `failed` or `running`; a run that was killed is `interrupted`."""
+    def status(self) -> Status:
+        """What became of it; a run that was killed is interrupted."""
         return self.status_of(self.summary)
 
-    def status_of(self, summary: Mapping[str, Any]) -> str:
+    def status_of(self, summary: Mapping[str, Any]) -> Status:
         """The same, of a summary that was read already."""
-        status = str(summary.get("status") or "interrupted")
-        if status == "running" and not self.in_use:
-            return "interrupted"
-        return status
+        status = Status(summary.get("status") or Status.INTERRUPTED)
+        return Status.INTERRUPTED if status is Status.RUNNING and not self.in_use else status
 
     @property
     def in_use(self) -> bool:
@@ -239,14 +202,14 @@ class RunRecord:
 
     def rows(self) -> list[Row]:
         """The metrics that can be read, by iteration."""
-        return self._measured().rows
+        return self.measured().rows
 
-    def rows_and_damage(self) -> tuple[list[Row], int]:
-        """The metrics that can be read, by iteration, and the number of lines that cannot."""
-        measured = self._measured()
-        return measured.rows, measured.damaged
+    def metrics(self) -> list[Metrics]:
+        """The same, typed."""
+        return [Metrics.read(row) for row in self.rows()]
 
-    def _measured(self) -> Measured:
+    def measured(self) -> Measured:
+        """metrics.jsonl, with what is known of its damage."""
         return read_metrics(self.path / "metrics.jsonl")
 
     def losses(self) -> list[Loss]:
@@ -271,11 +234,11 @@ class RunRecord:
 
     def row_losses(self) -> list[Loss]:
         """Of metrics.jsonl."""
-        measured, summary = self._measured(), self.summary
+        measured, summary = self.measured(), self.summary
         status = self.status_of(summary)
         there = len(measured.rows) + measured.damaged
-        expected = max(measured.expected, summary.get("rows") or 0 if status in ("complete", "diverged") else 0)
-        reached = summary.get("iteration") if status == "complete" else None
+        expected = max(measured.expected, summary.get("rows") or 0 if status.finished else 0)
+        reached = summary.get("iteration") if status is Status.COMPLETE else None
         last = measured.rows[-1]["iteration"] if measured.rows else 0
         found = []
         if measured.damaged:
@@ -380,18 +343,13 @@ class RunRecord:
         Raises:
             RunConflictError: names the differing keys.
         """
-        # A record older than a setting was made with what is now its default.
-        held, asked = Experiment().flat() | flatten(self.config), experiment.flat()
-        ignored = INCIDENTAL | ({"data.root"} if experiment.data.name != "folder" else frozenset())
-        differing = [
-            f"{key} is {held.get(key)!r} there, {asked.get(key)!r} here"
-            for key in sorted(held.keys() | asked.keys())
-            if key not in ignored and held.get(key) != asked.get(key)
-        ]
-        if differing:
+        held, flat = self._read_config()
+        told = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in differing(held, experiment).items()]
+        told += [f"{key} is {flat[key]!r} there, unknown here" for key in sorted(flat.keys() - settings().keys())]
+        if told:
             changed = "".join(f"; {loss}" for loss in self.file_losses() if loss.file == "config.yaml")
             raise RunConflictError(
-                f"{self.path} holds a run of other settings ({'; '.join(differing)}): "
+                f"{self.path} holds a run of other settings ({'; '.join(told)}): "
                 f"choose another name=... or start over with --fresh{changed}"
             )
 
@@ -412,7 +370,7 @@ class RunRecord:
         """Add a row of metrics and flush it to disk; NaN and infinity become null."""
         self.check_place()
         if self._count is None:
-            self._count = self._measured().expected
+            self._count = self.measured().expected
         append_line(self.path / "metrics.jsonl", sealed_line(row, self._count + 1))
         self._count += 1
 
@@ -425,7 +383,7 @@ class RunRecord:
         Returns:
             The number of damaged lines, and of lost rows.
         """
-        path, measured = self.path / "metrics.jsonl", self._measured()
+        path, measured = self.path / "metrics.jsonl", self.measured()
         lost = measured.lost_before(up_to)
         if (lost or measured.damaged > 1) and present(path):  # one torn line is what a kill leaves
             copy_aside(path)
@@ -443,7 +401,11 @@ class RunRecord:
         replace_text(self.path / "summary.json", sealed(fields))
 
 
-def settle_precision(matrix: Iterable[tuple[Experiment, RunRecord]]) -> None:
+#: The name that records had before they were typed.
+RunRecord = Run
+
+
+def settle_precision(matrix: Iterable[tuple[Experiment, Run]]) -> None:
     """Let `runtime.precision=auto` mean fp32 in a whole matrix of which a network was trained in fp32 already.
 
     Args:
@@ -456,10 +418,10 @@ def settle_precision(matrix: Iterable[tuple[Experiment, RunRecord]]) -> None:
                 experiment.runtime.precision = "fp32"
 
 
-def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`RunRecord.sessions`, of files that were read already."""
+def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Session]:
+    """`Run.sessions`, of files that were read already."""
     found = environment.get("sessions")
-    sessions = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
+    sessions: list[Any] = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
     if environment.get("schema_version") == 1:
         sessions = sessions or [{}]
         firsts = [session.pop("iteration", None) for session in sessions]
@@ -473,14 +435,14 @@ def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> l
     return sessions
 
 
-def find_records(paths: Iterable[Path]) -> list[RunRecord]:
+def find_records(paths: Iterable[Path]) -> list[Run]:
     """Records at or below each path, in the order of their paths, each once.
 
     Raises:
         RunError: a path does not exist, or holds no record.
         RunFileError: a folder cannot be read just now.
     """
-    found: dict[Path, RunRecord] = {}
+    found: dict[Path, Run] = {}
     for path in paths:
         if not present(path):
             raise RunError(
@@ -489,7 +451,7 @@ def find_records(paths: Iterable[Path]) -> list[RunRecord]:
         below = sorted(folder for folder in _folders_with_config(path) if _is_record(folder))
         if not below:
             raise RunError(f"{path}: holds no run; `degrade train` makes one")
-        found.update({folder.resolve(): RunRecord(folder) for folder in below})
+        found.update({folder.resolve(): Run(folder) for folder in below})
     return list(found.values())
 
 
@@ -511,40 +473,3 @@ def _is_record(folder: Path) -> bool:
 def now() -> str:
     """The present moment in ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# Types of settings, for records that hold no checksums
-
-
-@cache
-def _kinds() -> dict[str, tuple[Any, ...]]:
-    """The types that each setting may have."""
-    return dict(_kinds_of(Experiment, ""))
-
-
-def _kinds_of(part: type, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    for name, hint in typing.get_type_hints(part).items():
-        if is_dataclass(hint):
-            yield from _kinds_of(typing.cast(type, hint), f"{prefix}{name}.")
-        else:
-            yield prefix + name, typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-_WORDS = {
-    int: "whole number",
-    float: "number",
-    bool: "true or false",
-    str: "text",
-    list[int]: "list of whole numbers",
-}
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value that was read from YAML is of a type."""
-    if kind == list[int]:
-        return isinstance(value, list) and all(_is(own, int) for own in value)
-    if kind is int:
-        return type(value) is int and abs(value) < 2**63
-    if kind is float:
-        return _is(value, int) or (type(value) is float and math.isfinite(value))
-    return isinstance(value, kind)

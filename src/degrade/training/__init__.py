@@ -1,8 +1,9 @@
 """From batches and a network to metrics; knows nothing of records or progress bars."""
 
+from degrade.metrics import Metrics
 from degrade.training.device import choose_device, choose_engine, choose_precision, device_name, has_bf16
 from degrade.training.engine import Engine
-from degrade.training.fit import Evaluation, Metrics, Training, fit
+from degrade.training.fit import Evaluation, Training, fit
 from degrade.training.schedule import learning_rate
 
 __all__ = [

@@ -12,37 +12,12 @@ from torch import Tensor
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet
 from degrade.errors import ConfigError
+from degrade.metrics import Metrics
 from degrade.models import build_model
 from degrade.training.device import choose_device, choose_engine, choose_precision
 from degrade.training.engine import Engine, Sums
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One row of metrics. Errors are fractions; None where not measured."""
-
-    iteration: int
-    """Updates made."""
-    epoch: float
-    """Passes over the training images."""
-    lr: float
-    """Rate of the last update."""
-    train_loss: float
-    """Mean cross-entropy in train mode on augmented batches, each before its update, since the row before."""
-    train_error: float
-    """Error measured as `train_loss` is."""
-    train_error_clean: float | None
-    """Error in eval mode, with running statistics, on all training images, un-augmented."""
-    train_error_batch: float | None
-    """The same with each batch's own statistics in batch norm, over the shuffled batches of the first epoch."""
-    test_loss: float | None
-    test_error: float | None
-    images_per_second: float
-    """Training throughput since the row before, without evaluation."""
-    seconds: float
-    """Time since the start of training, evaluation included, interruptions not."""
 
 
 @dataclass(frozen=True)

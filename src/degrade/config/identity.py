@@ -1,0 +1,175 @@
+"""Which experiments are the same, told from what each setting says about itself. No torch and no Hydra.
+
+Everything here leaves incidental settings out, and takes a setting without effect for its default.
+"""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from degrade.config import schema
+from degrade.config.schema import Experiment, settings
+from degrade.config.setting import TYPES, Kind, Setting
+
+#: The order in which figures name settings, by key or by section; others follow.
+_ORDER = ("model.family", "recipe.iterations", "recipe.milestones", "recipe.batch_size", "optim", "model", "data")
+
+
+def result_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that the result is a function of; those that take no effect have their defaults."""
+    flat = experiment.flat()
+    return {
+        key: own.default if own.unmet(experiment) else flat[key]
+        for key, own in settings().items()
+        if own.changes_result(experiment)
+    }
+
+
+def differing(held: Experiment, asked: Experiment) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two experiments are not the same, and both values."""
+    one, other = result_settings(held), result_settings(asked)
+    usual = {key: own.default for key, own in settings().items()}
+    pairs = {key: (one.get(key, usual[key]), other.get(key, usual[key])) for key in sorted(one.keys() | other.keys())}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def without_effect(experiment: Experiment) -> dict[str, str]:
+    """Settings that differ from their defaults and cannot take effect, and what to say of each."""
+    model, recipe, flat = experiment.model, experiment.recipe, experiment.flat()
+    facts = {"family": model.family, "depth": model.depth, "data": experiment.data.name, "warmup": recipe.warmup}
+    return {
+        key: f"{key}={_plain_text(flat[key])}: {need.why.format(**facts)}"
+        for key, own in settings().items()
+        if flat[key] != own.default and (need := own.unmet(experiment))
+    }
+
+
+# What a verdict compares
+
+
+def shared_settings(experiment: Experiment) -> dict[str, Any]:
+    """What networks of different families and depths must have in common to be compared."""
+    return {
+        key: value
+        for key, value in result_settings(experiment).items()
+        if settings()[key].kind is not Kind.COMPARED and not settings()[key].families
+    }
+
+
+def family_settings(experiment: Experiment) -> dict[str, Any]:
+    """What only networks of its family have, and so must be the same in all of them."""
+    found = result_settings(experiment)
+    return {key: found[key] for key, own in settings().items() if experiment.model.family in own.families}
+
+
+# What figures say
+
+
+def departures(held: Experiment | Mapping[str, Any]) -> list[str]:
+    """How an experiment, or a record's nested settings, departs from the paper's: `batch 32 (paper 128)`."""
+    experiment = held if isinstance(held, Experiment) else Experiment.read(held)
+    return [
+        own.says(experiment) if own.says else f"{own.name} {own.words(value)} (paper {own.words(own.default)})"
+        for own, value in _changed(experiment, Kind.FIXED, Kind.COMPARED)
+        if (own.says(experiment) if own.says else own.name)
+    ]
+
+
+def open_choices(held: Experiment | Mapping[str, Any]) -> list[str]:
+    """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
+    experiment = held if isinstance(held, Experiment) else Experiment.read(held)
+    return [
+        f"{own.name} {own.words(value)} (default {own.words(own.default)})"
+        for own, value in _changed(experiment, Kind.OPEN)
+    ]
+
+
+def follows_paper(held: Experiment | Mapping[str, Any]) -> bool:
+    """Whether the recipe is the paper's, so that final errors can be compared with the paper's."""
+    return not departures(held)
+
+
+def _changed(experiment: Experiment, *kinds: Kind) -> Iterator[tuple[Setting, Any]]:
+    """Settings of these kinds that are not the default, in the order in which figures name them."""
+    found = result_settings(experiment)
+    for own in sorted(settings().values(), key=_place):
+        if own.kind in kinds and own.key in found and found[own.key] != own.default:
+            yield own, found[own.key]
+
+
+def _place(own: Setting) -> int:
+    if own.says is not None and own.key not in _ORDER:
+        return len(_ORDER) + 1
+    return next((k for k, key in enumerate(_ORDER) if key in (own.key, own.key.partition(".")[0])), len(_ORDER))
+
+
+# Where a record lies
+
+
+def variant(experiment: Experiment) -> str:
+    """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`.
+
+    The recipe goes without saying, but in a named experiment that has another one of its own.
+    """
+    from degrade.config.compose import usual_settings  # Hydra composes them
+
+    usual = usual_settings(experiment)
+    parts = [f"{experiment.model.family}-{experiment.model.depth}"]
+    for key, value in sorted(experiment.flat().items()):
+        own = settings()[key]
+        told = key == "recipe.name" or (own.kind is not Kind.COMPARED and own.changes_result(experiment))
+        if told and value != usual[key]:
+            parts.append(f"{key.removesuffix('.name')}={_plain_text(value)}")
+    return _folder_name(",".join(parts))
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, str):
+        # Commas and equal signs separate settings: inside a value they must not look like that.
+        return _folder_name(re.sub(r"[,=\[\]~]", "_", value), value)
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _folder_name(text: str, original: str | None = None) -> str:
+    """`text` as a folder's name; where it must be altered or cut, a hash of the original keeps it unique."""
+    safe = re.sub(r"[^A-Za-z0-9.,=+\[\]~_-]", "_", text)
+    if safe == (original or text) and len(safe) <= 120:
+        return safe
+    return f"{safe[:100]}~{hashlib.sha256((original or text).encode()).hexdigest()[:10]}"
+
+
+# For readers
+
+
+class Reference(NamedTuple):
+    """A setting as a page of the documentation describes it."""
+
+    key: str
+    type: str
+    default: Any
+    choices: tuple[Any, ...]
+    doc: str
+    kind: str
+    families: tuple[str, ...]
+
+
+def settings_reference() -> Iterator[Reference]:
+    """All settings, in the order in which they are declared."""
+    docs = dict(_descriptions())
+    for key, own in settings().items():
+        kind = " or ".join(TYPES[each] for each in own.types)
+        yield Reference(key, kind, own.default, own.choices, docs.get(key, ""), str(own.kind), own.families)
+
+
+def _descriptions() -> Iterable[tuple[str, str]]:
+    """Each setting and the text below its declaration, which Python does not keep."""
+    for section in ast.parse(Path(schema.__file__).read_text()).body:
+        if isinstance(section, ast.ClassDef):
+            prefix: str = getattr(schema, section.name).section
+            for own, below in zip(section.body, section.body[1:], strict=False):
+                if isinstance(own, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    yield f"{prefix}{ast.unparse(own.target)}", " ".join(ast.literal_eval(below.value).split())

@@ -1,0 +1,175 @@
+"""What a setting says about itself, and the words to say it with, for the fields of `schema`. No torch."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from degrade.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from degrade.config.schema import Experiment
+
+
+class Must(NamedTuple):
+    """What a value must be."""
+
+    holds: Callable[[Any], Any]
+    words: str
+    """What is said of a value for which it does not hold."""
+    quoted: bool = False
+    """Whether the value is said in quotes."""
+
+
+class Kind(StrEnum):
+    """What a setting is to the experiment."""
+
+    FIXED = "fixed by the paper"
+    """It changes the result, and its default is the paper's value: another one is a departure from the paper."""
+    OPEN = "left open by the paper"
+    """It changes the result, and the paper does not say: another value than the default is an open choice."""
+    COMPARED = "compared"
+    """It tells apart the runs that are set beside each other: family, depth and seed."""
+    INCIDENTAL = "incidental"
+    """It changes where a run is written, what is looked at on its way, or how it is computed, but not which
+    experiment it is. environment.json says how each session computed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What must hold in an experiment for a setting to take effect."""
+
+    holds: "Callable[[Experiment], bool]"
+    why: str
+    """What is wrong where it does not hold, and the mend; it may hold `{family}`, `{depth}`, `{data}`, `{warmup}`."""
+    families: tuple[str, ...] = ()
+    """The only families that have the setting; empty where that does not depend on the family."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting says about itself; `schema.settings` lists all of them by key."""
+
+    default: Any
+    """Its value in the paper, where the paper has one."""
+    name: str = ""
+    """What figures call it where it departs from the paper; empty: they do not name it."""
+    kind: Kind = Kind.FIXED
+    choices: tuple[Any, ...] = ()
+    """The values that it may have, where they are few."""
+    check: Must | None = None
+    """What other values must be."""
+    needs: tuple[Need, ...] = ()
+    """What must hold for it to take effect."""
+    null: str = "none"
+    """What figures call None."""
+    says: "Callable[[Experiment], str] | None" = None
+    """A figure's whole remark, empty for none, where a name and two values would not do."""
+    counts: "Callable[[Experiment], bool] | None" = None
+    """Where the result depends on it, though it is incidental elsewhere."""
+    key: str = ""
+    """Such as `model.depth`."""
+    types: tuple[Any, ...] = ()
+    """Of its values."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The only families of networks that have it; empty: all have it."""
+        return next((need.families for need in self.needs if need.families), ())
+
+    def unmet(self, experiment: "Experiment") -> Need | None:
+        """Why it takes no effect in an experiment; None if it does."""
+        return next((need for need in self.needs if not need.holds(experiment)), None)
+
+    def changes_result(self, experiment: "Experiment") -> bool:
+        """Whether the result depends on it, where it takes effect."""
+        return self.kind is not Kind.INCIDENTAL or (self.counts is not None and self.counts(experiment))
+
+    def validate(self, key: str, value: Any) -> None:
+        """Refuse a value that it must not have.
+
+        Raises:
+            ConfigError: names the value and the mend.
+        """
+        if self.choices and value not in self.choices:
+            listed = ", ".join(map(str, self.choices))
+            hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
+            raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
+        if self.check is not None and value is not None and not self.check.holds(value):
+            raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")
+
+    def wrong(self, value: Any) -> str | None:
+        """What is wrong with the type of a value that was read from YAML; None if nothing is."""
+        if any(_is(value, own) for own in self.types):
+            return None
+        return f"{self.key}: {value} is no {' or '.join(TYPES[own] for own in self.types if own is not type(None))}"
+
+    def words(self, value: Any) -> str:
+        """A value as figures write it."""
+        if value is None:
+            return self.null
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, list):
+            return "/".join(map(self.words, value)) or "none"
+        if isinstance(value, int) and value >= 1000:
+            return f"{value // 1000}k" if value % 1000 == 0 else f"{value:,}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+#: Types of settings, in words.
+TYPES = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    list[int]: "list of whole numbers",
+    type(None): "null",
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind == list[int]:
+        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    if kind is float:
+        return _is(value, int) or (type(value) is float and math.isfinite(value))
+    return isinstance(value, kind)
+
+
+def setting(default: Any, name: str = "", **more: Any) -> Any:
+    """A field of a dataclass that says all about itself; its arguments are attributes of `Setting`."""
+    metadata = {"setting": Setting(default, name, **more)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# What values may be: `Must`, which `Setting.validate` asks
+
+FINITE = Must(lambda value: math.isfinite(value) and value >= 0, "must be 0 or a finite number above it")
+POSITIVE = Must(lambda value: math.isfinite(value) and value > 0, "must be a finite number above 0")
+COUNT = Must(lambda value: value >= 1, "must be 1 or more")
+INTERVAL = Must(lambda value: value >= 1, "must be 1 or more iterations, or null for the default")
+RISING = Must(
+    lambda value: sorted(set(value)) == list(value) and all(iteration >= 1 for iteration in value),
+    "write rising iterations from 1, such as [32000,48000]",
+)
+PATH_PART = Must(
+    lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value),
+    "it names a folder; use up to 100 letters, digits and . _ + = , - beginning with a letter or digit",
+    quoted=True,
+)
+FOLDER = Must(lambda value: value and "\0" not in value, "name a folder", quoted=True)
+DEVICE = Must(
+    lambda value: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", value), "choose one of auto, cpu, cuda, cuda:N"
+)
+
+
+def within(low: float, high: float, *, below: bool = False) -> Must:
+    """A number from one to another, which may be excluded."""
+    words = f"must lie from {low:,} to {'below ' if below else ''}{high:,}"
+    return Must(lambda value: low <= value < high if below else low <= value <= high, words)

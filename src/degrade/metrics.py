@@ -1,0 +1,44 @@
+"""What is measured along training: a row of metrics.jsonl. No torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One row of metrics. Errors are fractions; None where not measured."""
+
+    iteration: int
+    """Updates made."""
+    epoch: float
+    """Passes over the training images."""
+    lr: float
+    """Rate of the last update."""
+    train_loss: float
+    """Mean cross-entropy in train mode on augmented batches, each before its update, since the row before."""
+    train_error: float
+    """Error measured as `train_loss` is."""
+    train_error_clean: float | None
+    """Error in eval mode, with running statistics, on all training images, un-augmented."""
+    train_error_batch: float | None
+    """The same with each batch's own statistics in batch norm, over the shuffled batches of the first epoch."""
+    test_loss: float | None
+    test_error: float | None
+    images_per_second: float
+    """Training throughput since the row before, without evaluation."""
+    seconds: float
+    """Time since the start of training, evaluation included, interruptions not."""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> "Metrics":
+        """A record's row, of whatever age: NaN, which a record holds as null, where a value is always measured."""
+        values: dict[str, Any] = {own.name: row.get(own.name) for own in fields(cls)}
+        lost = {own.name: math.nan for own in fields(cls) if own.type is float and values[own.name] is None}
+        return cls(**values | lost)
+
+    def finite(self, name: str) -> float | None:
+        """A value by its name; None where it was not measured or is no finite number."""
+        value: float | None = getattr(self, name)
+        return value if value is not None and math.isfinite(value) else None
