@@ -246,13 +246,13 @@ def test_the_footer_says_recipe_data_seeds_and_departures(tmp_path: Path) -> Non
 
 def test_departures_are_named_and_effectless_settings_are_not() -> None:
     def of(*overrides: str) -> list[str]:
-        return departures(asdict(compose(list(overrides))))
+        return departures(compose(list(overrides)))
 
     def held(**without_effect: Any) -> list[str]:  # by records of versions that did not refuse it
         experiment = compose()
         for name, value in without_effect.items():
             experiment.put(name.replace("__", "."), value)
-        return departures(asdict(experiment))
+        return departures(experiment)
 
     assert of() == of("seed=7", "runtime.device=cpu", "model=residual") == []
     assert held(model__shortcut="B") == held(model__width=16) == []
@@ -261,7 +261,7 @@ def test_departures_are_named_and_effectless_settings_are_not() -> None:
     assert of("model.depth=110", "recipe.warmup=off") == ["warm-up off (paper on)"]
     assert held(recipe__warmup_lr=0.02) == []
     assert of("model.bn_momentum=0.2", "optim.decay_norm=false", "runtime.precision=bf16") == []
-    assert open_choices(asdict(compose(["model.bn_momentum=0.2"]))) == ["batch norm momentum 0.2 (default 0.1)"]
+    assert open_choices(compose(["model.bn_momentum=0.2"])) == ["batch norm momentum 0.2 (default 0.1)"]
     assert held(recipe__warmup="linear", recipe__warmup_error=0.5) == of("recipe.warmup=linear")
     assert of("recipe.warmup=linear") == ["warm-up linear over 200 iterations (paper off)"]
     assert of("data.pixels=16", "optim.clip=1") == [
@@ -269,7 +269,7 @@ def test_departures_are_named_and_effectless_settings_are_not() -> None:
         "pixels a side 16 (paper 32)",
     ]
     assert of("model.depth=110", "recipe.warmup_lr=0.02") == ["warm-up rate 0.02 (paper 0.01)"]
-    assert follows_paper(asdict(compose(["model=residual", "model.depth=110"])))
+    assert follows_paper(compose(["model=residual", "model.depth=110"]))
 
 
 def test_the_papers_numbers() -> None:

@@ -210,7 +210,7 @@ def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cl
         "plain-14 from scratch",
     ]
     built, control = (RunRecord(Path(line[8:])) for line in lines if line.startswith("record: "))
-    assert (built.config["model"]["depth"], control.config["model"]["depth"]) == (14, 8)
+    assert (built.experiment.model.depth, control.experiment.model.depth) == (14, 8)
     figure = tmp_path / "outputs/smoke-construct/construct.png"
     drawn = figure.read_bytes()
     for path in tmp_path.rglob("checkpoint*.pt"):

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import pytest
 from degrade.analysis import error_curves
 from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
-from degrade.config.schema import flatten
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, find_records
 from tests.conftest import Outcome
@@ -73,7 +73,7 @@ def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
     data, cells = data_of(text), Elements(text).cells
     by_label = {network["label"]: network for network in data["networks"]}
     for record in records:
-        config, rows = record.config, record.rows()
+        config, rows = asdict(record.experiment), record.rows()
         network = by_label[f"{config['model']['family']}-{config['model']['depth']}"]
         own = network["seeds"][config["seed"]]
         for which, key, unit in (
@@ -114,7 +114,7 @@ def test_departures_differences_and_commands_are_on_the_page(tmp_path: Path) -> 
     for curve, command in zip(curves, commands, strict=True):
         *words, seeds = shlex.split(command)[2:]
         assert seeds == "seed=" + ",".join(map(str, curve.paths))
-        assert compose([*words, "seed=0"]).flat() == flatten(curve.config)
+        assert compose([*words, "seed=0"]).flat() == curve.experiment.flat()
     # What a seed alone has is not in the command, and is no reason to name a file.
     config = records[1].path / "config.yaml"
     config.write_text(config.read_text().replace("threads: null", "threads: 7"))
@@ -370,7 +370,7 @@ def test_in_a_browser_the_page_draws_the_records_without_an_error(
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     drawn = traces(opened)
     for record in records_in_browser:
-        config = record.config
+        config = asdict(record.experiment)
         network = f"{config['model']['family']}-{config['model']['depth']}"
         for which, key in (("running training", "train_error"), ("test", "test_error")):
             _, _, percent = drawn[f"{network}, {which} error, seed {config['seed']}"]

@@ -11,7 +11,7 @@ import pytest
 
 from degrade.analysis import error_curves
 from degrade.cli.options import networks_of
-from degrade.config import Variant, network_matrix, variants
+from degrade.config import Experiment, ModelConfig, OptimConfig, Variant, network_matrix, variants
 from degrade.probes.probe import Row, numbers_path, read, write
 from degrade.probes.remedies import draw_remedies, remedy, remedy_fields, remedy_table, summaries, treated
 from degrade.runs import RunRecord
@@ -78,10 +78,11 @@ def test_every_network_is_trained_under_every_remedy_that_it_can_have() -> None:
 def test_settings_have_the_name_of_their_remedy() -> None:
     known = [Variant("none", (), ()), Variant("both", ("optim.clip=1", "model.init=dirac"), ())]
     assert known[1].changes == {"optim.clip": 1, "model.init": "dirac"}
-    assert remedy({"optim": {"clip": None, "lr": 7.0}}, known) == "none"
-    assert remedy({"model": {"init": "he"}}, known) == "none"  # of a version without clipping
-    assert remedy({"optim": {"clip": 1.0}, "model": {"init": "dirac"}}, known) == "both"
-    assert remedy({"optim": {"clip": 2.0}, "model": {"init": "dirac"}}, known) == "model.init=dirac, optim.clip=2.0"
+    assert remedy(Experiment(optim=OptimConfig(lr=7.0)), known) == "none"
+    both = Experiment(optim=OptimConfig(clip=1.0), model=ModelConfig(init="dirac"))
+    assert remedy(both, known) == "both"
+    both.optim.clip = 2.0
+    assert remedy(both, known) == "model.init=dirac, optim.clip=2.0"
 
 
 def test_a_run_comes_to_its_greatest_layer_and_to_the_mean_of_its_first() -> None:

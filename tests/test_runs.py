@@ -436,12 +436,14 @@ def test_settings_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
         record.path.mkdir(parents=True)
         record.begin(experiment, {}, {"first_iteration": 0}, resumed=False)
         assert (
-            record.config == OmegaConf.to_container(OmegaConf.load(record.path / "config.yaml")) == asdict(experiment)
+            asdict(record.experiment)
+            == OmegaConf.to_container(OmegaConf.load(record.path / "config.yaml"))
+            == asdict(experiment)
         )
     # By hand, a number may lack its dot.
     path = record.path / "config.yaml"
     path.write_text(path.read_text().replace("lr: 1000000000000.0", "lr: 1e12"))
-    assert record.config["optim"]["lr"] == 1e12
+    assert record.experiment.optim.lr == 1e12
 
 
 def test_damaged_json_and_yaml_are_survived_or_named(small: Make) -> None:
@@ -454,7 +456,7 @@ def test_damaged_json_and_yaml_are_survived_or_named(small: Make) -> None:
     for bad in ("null", "[8]", "banana", "8.5"):
         path.write_text(good.replace("depth: 8", f"depth: {bad}"))
         with pytest.raises(RunError, match=r"config\.yaml: model\.depth: .* no whole number; .*--fresh"):
-            _ = record.config
+            _ = record.experiment
     path.write_text("a: [1,\n")
     with pytest.raises(RunError, match=r"config\.yaml cannot be read .*--fresh"):
         run(small())
@@ -554,3 +556,15 @@ def test_killed_at_any_moment_the_record_resumes_to_the_same_result(tmp_path: Pa
     assert record.status == "complete"
     assert rows(record) == rows(whole)
     assert equal(weights(record), weights(whole))
+
+
+def test_a_new_network_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Training] = []
+
+    def build(*arguments: Any, **more: Any) -> Training:
+        built.append(Training(*arguments, **more))
+        return built[-1]
+
+    monkeypatch.setattr(train, "Training", build)
+    run(compose([*SMALL, f"output={tmp_path}"]))
+    assert len(built) == 1

@@ -84,7 +84,7 @@ def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
     assert re.search(r"^0/2 cells(, 1/2 running)?.*: 0%, an unknown time left$", outcome.out, re.MULTILINE)
     assert "24/24  training error" in outcome.out  # what the cells' logs say is told here
     records = find_records([tmp_path / "outputs"])
-    assert [(r.config["model"]["family"], r.status) for r in records] == [
+    assert [(r.experiment.model.family, r.status) for r in records] == [
         ("plain", "complete"),
         ("residual", "complete"),
     ]

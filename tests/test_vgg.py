@@ -78,7 +78,7 @@ def test_a_vgg_trains_into_its_record_and_recomputing_changes_nothing(small: Cal
 
 def test_departures_name_it(tmp_path: Path) -> None:
     made = finished(tmp_path, "vgg-11", 0, 0.1, 0.2, "model.width=16", parameters=1)
-    assert departures(made.config)[:2] == ["network VGG (paper plain or residual)", "VGG's width 16 (paper 64)"]
+    assert departures(made.experiment)[:2] == ["network VGG (paper plain or residual)", "VGG's width 16 (paper 64)"]
 
 
 def test_the_wall_is_drawn_by_depth(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,6 @@ class Curve:
     chance: float
     data_hashes: frozenset[str]
     band: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The settings of its first seed, nested."""
-        return asdict(self.experiment)
 
     @property
     def built(self) -> bool:

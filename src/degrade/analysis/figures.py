@@ -231,7 +231,7 @@ def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
     """A short horizontal line at the paper's final error at the right, where the recipe is the paper's."""
     value = facts.papers(curve, which)
-    if value is None or not follows_paper(curve.config):
+    if value is None or not follows_paper(curve.experiment):
         return None
     return axes.axhline(100 * value, 0.75, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
 

@@ -108,7 +108,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "axis": facts.PAPER_AXIS.capitalize() if facts.has_paper_axis(curves) else "",
         "networks": networks,
         "several_seeds": len(runs) > len(curves),
-        "follows_paper": all(follows_paper(curve.config) for curve in curves),
+        "follows_paper": all(follows_paper(curve.experiment) for curve in curves),
         "thinned": lines.thinned and f"{lines.thinned} of {lines.drawn} curves were thinned to {lines.most} points",
         "runs": _without_empty([_run(record, below) for *_, record in runs]),
         "departures": facts.told_apart(curves, departures),
@@ -190,7 +190,7 @@ def _network(curve: Curve, shade: str, lines: _Lines) -> dict[str, Any]:
             }
             for seed, own in rows.items()
         ],
-        "rate": _rate(first, curve.config, lines),
+        "rate": _rate(first, curve.experiment.recipe.milestones, lines),
         "clean": _rounded(100 * float(np.mean(curve.clean_train))) if curve.clean_train else None,
         "paper": {w: _rounded(100 * e) for w in ("train", "test") if (e := facts.papers(curve, w)) is not None},
     }
@@ -202,10 +202,10 @@ def _line(rows: list[dict[str, Any]], key: str, unit: float, lines: _Lines) -> d
     return lines.line([x for x, _ in points], values=[y for _, y in points])
 
 
-def _rate(rows: list[dict[str, Any]], config: Mapping[str, Any], lines: _Lines) -> dict[str, Any]:
+def _rate(rows: list[dict[str, Any]], milestones: Sequence[int], lines: _Lines) -> dict[str, Any]:
     """The learning rate of the rows, and at each milestone between two of them, where it still was the one before."""
     points = {row["iteration"]: row["lr"] for row in rows if _is_number(row.get("lr"))}
-    for milestone in config["recipe"].get("milestones") or ():
+    for milestone in milestones:
         before = [iteration for iteration in points if iteration < milestone]
         if before and milestone < max(points):
             points.setdefault(milestone, points[max(before)])
@@ -354,7 +354,7 @@ def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Se
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
     words = _overrides(shared)
     if curve.built:
-        alike = [own for own in curves if own.config["model"].get("start") == curve.config["model"]["start"]]
+        alike = [own for own in curves if own.experiment.model.start == curve.experiment.model.start]
         return _building_command(curve, words or [], max(own.depth for own in alike))
     if words is None:
         return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
@@ -367,12 +367,12 @@ def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
 
     The depth is the greatest of the networks that began as that one; of them this is the built one or its control.
     """
-    network, _, rest = str(curve.config["model"]["start"]).rpartition(".seed-")
+    network, _, rest = str(curve.experiment.model.start).rpartition(".seed-")
     if network.split(",")[0] == f"{curve.family}-{depth}":
         depth += 6  # the control alone is left: a network of whatever greater depth is built beside it
     folder = curve.folder.with_name(curve.folder.name.removesuffix("-construct"))
     run = os.path.relpath(folder / network / f"seed-{rest.split('.')[0]}")
-    further = ["--depth", str(depth), "--continue", str(curve.config["recipe"]["iterations"])]
+    further = ["--depth", str(depth), "--continue", str(curve.experiment.recipe.iterations)]
     # The network, its recipe, its precision and its place are those of the trained one.
     taken = ("recipe", "model.", "name=", "output=", "runtime.precision=")
     own = [word for word in words if not word.startswith(taken)]

@@ -76,7 +76,7 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
         "network": curve.label,
         "family": curve.family,
         "depth": curve.depth,
-        "recipe": curve.config["recipe"]["name"],
+        "recipe": curve.experiment.recipe.name,
         "synthetic": curve.synthetic,
         "seeds": len(curve.seeds),
         "finished": len(curve.final_test),

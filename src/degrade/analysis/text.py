@@ -72,7 +72,7 @@ def notes(verdict: Verdict) -> list[str]:
 
 def _report(verdict: Verdict) -> str:
     parts = [title(verdict), _networks(verdict), *notes(verdict)]
-    different = departures(verdict.curves[0].config)
+    different = departures(verdict.curves[0].experiment)
     if different:
         parts.append(f"Not the paper's recipe: {'; '.join(different)}.")
     blocks = ["\n".join(_wrapped(part) if "\n" not in part else part for part in parts)]
@@ -197,17 +197,17 @@ def _mean(errors: Sequence[float]) -> float | None:
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
-    config = verdict.curves[0].config
+    experiment = verdict.curves[0].experiment
     return {
         "experiment": verdict.folder,
         "setting": verdict.extra,
         "outcome": verdict.outcome,
         "judged": verdict.judged,
         "qualifiers": verdict.qualifiers,
-        "recipe": config["recipe"]["name"],
-        "iterations": config["recipe"]["iterations"],
-        "departures": departures(config),
-        "data": config["data"]["name"],
+        "recipe": experiment.recipe.name,
+        "iterations": experiment.recipe.iterations,
+        "departures": departures(experiment),
+        "data": experiment.data.name,
         "kind": "wall" if verdict.wall else "degradation",
         "margin": verdict.rules.margin,
         "one_seed_allowed": verdict.rules.allow_one_seed,

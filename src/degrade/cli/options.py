@@ -255,7 +255,7 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
     records = []
     for record in find_records(paths):
         try:
-            _ = record.config
+            _ = record.experiment
             records.append(record)
         except RunFileError:
             raise

@@ -7,7 +7,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,9 +69,8 @@ def family_settings(experiment: Experiment) -> dict[str, Any]:
 # What figures say
 
 
-def departures(held: Experiment | Mapping[str, Any]) -> list[str]:
-    """How an experiment, or a record's nested settings, departs from the paper's: `batch 32 (paper 128)`."""
-    experiment = held if isinstance(held, Experiment) else Experiment.read(held)
+def departures(experiment: Experiment) -> list[str]:
+    """How an experiment departs from the paper's: `batch 32 (paper 128)`."""
     return [
         own.says(experiment) if own.says else f"{own.name} {own.words(value)} (paper {own.words(own.default)})"
         for own, value in _changed(experiment, Kind.FIXED, Kind.COMPARED)
@@ -79,18 +78,17 @@ def departures(held: Experiment | Mapping[str, Any]) -> list[str]:
     ]
 
 
-def open_choices(held: Experiment | Mapping[str, Any]) -> list[str]:
+def open_choices(experiment: Experiment) -> list[str]:
     """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
-    experiment = held if isinstance(held, Experiment) else Experiment.read(held)
     return [
         f"{own.name} {own.words(value)} (default {own.words(own.default)})"
         for own, value in _changed(experiment, Kind.OPEN)
     ]
 
 
-def follows_paper(held: Experiment | Mapping[str, Any]) -> bool:
+def follows_paper(experiment: Experiment) -> bool:
     """Whether the recipe is the paper's, so that final errors can be compared with the paper's."""
-    return not departures(held)
+    return not departures(experiment)
 
 
 def _changed(experiment: Experiment, *kinds: Kind) -> Iterator[tuple[Setting, Any]]:

@@ -118,8 +118,8 @@ def comparison(record: RunRecord, depth: int, rows: Sequence[Row]) -> str:
     for row in rows:
         both = (f"{row[key]:.2%}" for key in ("shallow_error", "deep_error"))
         cells.append([str(row["set"]), f"{row['count']:,}", *both, f"{row['largest_difference']:g}"])
-    held = record.config["model"]
-    heads = [f"{held['family']}-{held['depth']}", f"{held['family']}-{depth} built"]
+    model = record.experiment.model
+    heads = [f"{model.family}-{model.depth}", f"{model.family}-{depth} built"]
     return aligned(["images", "number", *heads, "largest difference of a logit"], cells)
 
 
@@ -216,11 +216,11 @@ def deeper(record: RunRecord, depth: int) -> Experiment:
         ConfigError: the depth is not greater, or not 6n + 2.
         RunError: the network is neither plain nor residual.
     """
-    held = record.config["model"]
-    if held["family"] not in ("plain", "residual"):
-        raise RunError(f"{record.path}: family {held['family']}; only plain and residual networks are made deeper")
-    if depth <= int(held["depth"]):
-        raise ConfigError(f"--depth {depth}: {record.path} has depth {held['depth']}; give a greater one")
+    model = record.experiment.model
+    if model.family not in ("plain", "residual"):
+        raise RunError(f"{record.path}: family {model.family}; only plain and residual networks are made deeper")
+    if depth <= model.depth:
+        raise ConfigError(f"--depth {depth}: {record.path} has depth {model.depth}; give a greater one")
     experiment = record.path.resolve().parents[1]
     settings = [f"model.depth={depth}", f"name={experiment.name}"]
     return replace(load_config(record.path / "config.yaml", settings), output=_short(experiment.parent))

@@ -348,7 +348,7 @@ class Profile(NamedTuple):
 def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure:
     """`draw_profiles` of trained networks, each of one seed, at their last checkpoint: the rows of `gradients`."""
     profiles = [
-        Profile(_panel(c.family, c.config["model"]["norm"]), c.label, c.extra, c.depth, stages(rows)[1][-1])
+        Profile(_panel(c.family, c.experiment.model.norm), c.label, c.extra, c.depth, stages(rows)[1][-1])
         for c, rows in zip(curves, found, strict=True)
     ]
     text = f"{what(found)}\n{footer(curves, banded=False)}"

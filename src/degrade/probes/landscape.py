@@ -7,7 +7,7 @@ which belong to the weights in the middle and to no others, or with statistics m
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def look(
 ) -> Shown:
     """The loss around some networks, around the first seed of each; all else as in `landscape`."""
     curves = [first_seed(curve) for curve in networks(records, "landscape", complain=complain)]
-    bare = [curve.label for curve in curves if not _has_statistics(curve.config)]
+    bare = [curve.label for curve in curves if curve.experiment.model.norm != "batch"]
     if recalibrate and bare:
         complain(f"{', '.join(bare)}: no batch norm, for which --recalibrate changes nothing")
     how |= {"seed": seed, "limit": limit, "recalibrate": recalibrate and len(bare) < len(curves)}
@@ -65,10 +65,6 @@ def look(
     figure = draw_landscape(curves, found, seed=seed, limit=limit, recalibrate=how["recalibrate"])
     name = f"landscape{'-recalibrated' * how['recalibrate']}.png"
     return Shown(aligned(["network", "loss", "least", "greatest"], cells), figure, name)
-
-
-def _has_statistics(config: Mapping[str, Any]) -> bool:
-    return str(config["model"].get("norm", "batch")) == "batch"
 
 
 def _seed_of(curve: Curve) -> str:
@@ -111,7 +107,7 @@ def landscape(
         raise ConfigError(f"--span {span}: must be a number above 0")
     within("--seed", seed, 0, 2**63 - 1)
     within("--limit", limit, 1, MOST)
-    recalibrate = recalibrate and _has_statistics(record.config)
+    recalibrate = recalibrate and record.experiment.model.norm == "batch"
     name = f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}{'-recalibrated' * recalibrate}"
     steps = np.linspace(-span, span, grid).tolist()
     places = [(a, b) for a in steps for b in steps]

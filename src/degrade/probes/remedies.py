@@ -23,7 +23,7 @@ from degrade.analysis.facts import COLOURS, RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.table import as_csv, table
 from degrade.config import Experiment, Variant, variants
-from degrade.config.schema import flatten, settings
+from degrade.config.schema import settings
 from degrade.config.setting import Kind
 from degrade.errors import RunError
 from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
@@ -98,7 +98,7 @@ def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = prin
                 along[seed] = summaries(gradients(RunRecord(path)))
             except RunError as error:
                 complain(f"left out: {error}")
-        found.append(Treated(_network(curve, curves, keys), remedy(curve.config, known), curve, along))
+        found.append(Treated(_network(curve, curves, keys), remedy(curve.experiment, known), curve, along))
     return sorted(found, key=lambda t: (t.curve.family, t.curve.depth, t.network, *_place(t.remedy)))
 
 
@@ -110,24 +110,24 @@ def _place(name: str) -> tuple[int, str]:
 
 def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str:
     """Family and depth, and what tells networks of these apart beside `keys`, the settings that make remedies."""
-    alike = [flatten(c.config) for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
-    own = flatten(curve.config)
+    alike = [c.experiment.flat() for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
+    own = curve.experiment.flat()
     told = {key for key, about in settings().items() if about.kind is Kind.INCIDENTAL and key != "name"}
     told |= {"seed", "data.root", *keys}
-    extra = [f"{key}={own[key]}" for key in own if key not in told and any(c.get(key) != own[key] for c in alike)]
+    extra = [f"{key}={own[key]}" for key in own if key not in told and any(c[key] != own[key] for c in alike)]
     return ", ".join([f"{curve.family}-{curve.depth}", *extra])
 
 
-def remedy(config: Mapping[str, Any], known: Sequence[Variant]) -> str:
+def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
     """What settings do against degradation: the name of the variant that they are, or the settings themselves.
 
     Args:
-        config: a record's nested settings.
+        experiment: the settings.
         known: the variants; only what one of them sets is looked at.
     """
-    usual, ours = Experiment().flat(), flatten(dict(config))
+    usual, ours = Experiment().flat(), experiment.flat()
     keys = sorted({key for variant in known for key in variant.changes})
-    changed = {key: ours[key] for key in keys if ours.get(key, usual[key]) != usual[key]}
+    changed = {key: ours[key] for key in keys if ours[key] != usual[key]}
     named = (variant.name for variant in known if variant.changes == changed)
     return next(named, ", ".join(f"{key}={value}" for key, value in changed.items()))
 
@@ -263,7 +263,7 @@ def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
     rows = []
     for own in networks:
         row: dict[str, Any] = {"network": own.network, "remedy": own.remedy}
-        row |= {"recipe": own.curve.config["recipe"]["name"], "synthetic": own.curve.synthetic}
+        row |= {"recipe": own.curve.experiment.recipe.name, "synthetic": own.curve.synthetic}
         row |= {"seeds": len(own.curve.seeds), "finished": len(_last(own.curve, "iteration"))}
         for name, key in _ERRORS.items():
             row |= _over_seeds(name, [*_last(own.curve, key).values()])

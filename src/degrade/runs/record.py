@@ -120,11 +120,6 @@ class Run:
         """
         return self._read_config()[0]
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The same as nested settings."""
-        return asdict(self.experiment)
-
     def _read_config(self) -> tuple[Experiment, dict[str, Any]]:
         """The experiment, and the settings as the file has them."""
         path = self.path / "config.yaml"

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from degrade.config import Experiment, RuntimeConfig
-from degrade.config.schema import flatten
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
 from degrade.files import copy_aside, reason, regular
@@ -203,11 +202,13 @@ class _Session:
     def _resume(self) -> bool:
         """Take up the newest checkpoint that can be read; report damage. True if there was one."""
         folder, device = self.record.path, self.training.engine.device
-        if checkpoint.candidates(folder):
+        found = checkpoint.candidates(folder)
+        if found:
             self.record.check_images(self.images.content_hash)
         used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.error)
         if used is None:
-            self.training = self._new_training()
+            if found:  # of which one may have been applied in part
+                self.training = self._new_training()
             self._check_that_nothing_is_lost()
         for path in checkpoint.set_aside_before(folder, used):  # or the next save would keep it as the one before
             log.error("%s: kept as %s", folder, path.name)
@@ -234,8 +235,8 @@ class _Session:
         if not rows:
             return
         folder, last = self.record.path, rows[-1]["iteration"]
-        held = flatten(self.record.config)
-        every = held.get("checkpoint.every") or held.get("eval.every") or self.training.batches.per_epoch
+        held = self.record.experiment
+        every = held.checkpoint.every or held.eval.every or self.training.batches.per_epoch
         had_one = last >= every or self.record.summary.get("status") == "interrupted"
         if had_one or checkpoint.candidates(folder):
             raise RunFailed(
