@@ -9,6 +9,7 @@ from degrade.analysis.reference import departures, follows_paper, open_choices, 
 from degrade.config import Experiment
 from degrade.errors import ConfigError, RunError
 from degrade.files import regular
+from degrade.runs import Status
 
 #: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
@@ -43,7 +44,7 @@ def colour(place: int) -> str:
 def ended(curve: Curve) -> str:
     """What became of a curve that no seed finished: `diverged` or `unfinished`; empty where a seed is complete."""
     statuses = set(curve.seeds.values())
-    if "complete" in statuses or not statuses:
+    if Status.COMPLETE in statuses or not statuses:
         return ""
     return "diverged" if "diverged" in statuses else "unfinished"
 

@@ -27,7 +27,7 @@ from degrade.analysis.text import headline, interval_in_words, notes, said, titl
 from degrade.analysis.verdict import Claim, Verdict, verdicts
 from degrade.config import compose
 from degrade.errors import ConfigError
-from degrade.runs.record import RunRecord
+from degrade.runs import RunRecord, Status
 
 #: Bytes of a page: pictures that would exceed them are named and left out. plotly's script takes 4.7 million.
 LIMIT = 6_000_000
@@ -259,7 +259,7 @@ def _error_cells(curve: Curve) -> dict[str, str]:
 
 def _run(record: RunRecord, below: Path) -> dict[str, str]:
     fields = run_fields(record, below)
-    error = record.summary.get("error") if fields["status"] in ("failed", "diverged") else None
+    error = record.summary.get("error") if fields["status"] in (Status.FAILED, Status.DIVERGED) else None
     long = {**ERROR_HEAD, "iters": "iterations"}
     cells = dict(zip((long.get(name, name) for name in RUN_HEAD), run_cells(fields), strict=True))
     return {**cells, "remark": str(error or "")}

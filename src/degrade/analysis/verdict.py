@@ -25,6 +25,7 @@ from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, w
 from degrade.analysis.reference import departures, paper_error, reproduced_gap, reproduced_training_gap
 from degrade.config import Experiment
 from degrade.config.identity import family_settings, shared_settings
+from degrade.runs import Status
 
 SCHEMA_VERSION = 2
 
@@ -349,7 +350,7 @@ def _standing(curve: Curve, *, clean: bool) -> str:
 def _untold(curve: Curve, *, clean: bool) -> list[str]:
     """What became of seeds that a mean over the finished ones would hide."""
     told, total = [], len(curve.seeds)
-    diverged = sum(status == "diverged" for status in curve.seeds.values())
+    diverged = sum(status == Status.DIVERGED for status in curve.seeds.values())
     if diverged:
         told.append(f"{diverged} of {total} seeds of {name(curve)} diverged, and the mean is of the others")
     stuck, finished = at_chance(curve, clean=clean), len(errors_of(curve, clean=clean))
@@ -387,7 +388,7 @@ def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
     A depth all of whose runs diverged has nothing to compare, and never will have: the next one stands in for it,
     since a missing result is not evidence.
     """
-    by_name = {(c.family, c.depth): c for c in curves if set(c.seeds.values()) != {"diverged"}}
+    by_name = {(c.family, c.depth): c for c in curves if set(c.seeds.values()) != {Status.DIVERGED}}
     depths = {family: {d for f, d in by_name if f == family} for family in ("plain", "residual")}
     common = depths["plain"] & depths["residual"]
     plain, residual = (common if len(common) > 1 else depths[family] for family in ("plain", "residual"))
@@ -405,7 +406,7 @@ def _wall_roles(curves: Sequence[Curve], *, clean: bool) -> tuple[dict[str, Curv
     roles: dict[str, Curve] = {}
     tries: dict[str, int] = {}
     for family, shallow, deep in (("vgg", "v", "V"), ("residual", "s", "S")):
-        own = [c for c in curves if c.family == family and set(c.seeds.values()) != {"diverged"}]
+        own = [c for c in curves if c.family == family and set(c.seeds.values()) != {Status.DIVERGED}]
         own.sort(key=lambda curve: curve.depth)
         if own:
             roles[deep] = own.pop()
@@ -543,18 +544,18 @@ def _paper_contrast(present: Sequence[tuple[int, Curve]], error: str) -> float |
 def _left_out(curve: Curve) -> list[Want]:
     """For each status but complete: which seeds, and the command that goes on with the first of them."""
     found = []
-    for status in sorted(set(curve.seeds.values()) - {"complete"}):
+    for status in sorted(set(curve.seeds.values()) - {Status.COMPLETE}):
         seeds = [seed for seed, own in curve.seeds.items() if own == status]
         listed = ", ".join(map(str, seeds[:5])) + (f" and {len(seeds) - 5} more" if len(seeds) > 5 else "")
-        note = ", counts neither for nor against a claim" if status == "diverged" else ""
-        command = _command(curve, seed=seeds[0]) if status in ("interrupted", "failed") else ""
+        note = ", counts neither for nor against a claim" if status == Status.DIVERGED else ""
+        command = _command(curve, seed=seeds[0]) if status in (Status.INTERRUPTED, Status.FAILED) else ""
         found.append(Want(f"{name(curve)}, seed {listed}: {status}{note}", command))
     return found
 
 
 def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[Want]:
     """What no run was begun of: two depths, plain and residual."""
-    begun = {(c.family, c.depth) for c in curves if set(c.seeds.values()) != {"diverged"}}
+    begun = {(c.family, c.depth) for c in curves if set(c.seeds.values()) != {Status.DIVERGED}}
     depth = min((depth for _, depth in begun), default=20)
     pair = [depth, 56 if depth < 56 else 20]
     for shallow, deep in ("pP", "rR"):

@@ -18,7 +18,6 @@ from degrade.cli.options import (
     DONE,
     FILES,
     RUN,
-    RUN_FAILED,
     Band,
     Depth,
     Device,
@@ -36,6 +35,7 @@ from degrade.cli.options import (
     check_suffix,
     check_word,
     chosen,
+    exit_code,
     name_losses,
     networks_of,
     one_run,
@@ -149,7 +149,7 @@ def train(
     _print_outcome(record)
     print(f"record: {run_directory(experiment)}")
     print(f"next:   degrade plot {run_directory(experiment).parents[1]}")
-    return DONE if record.status == "complete" else RUN_FAILED
+    return exit_code([record.status])
 
 
 @app.command()
@@ -262,7 +262,7 @@ def reproduce(
     with aside(form):
         after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
         print(f"records: {folder}\nnext:    degrade {after} {folder} --output figure.pdf")
-    return DONE if all(record.status == "complete" for record in records) else RUN_FAILED
+    return exit_code(record.status for record in records)
 
 
 @app.command()
@@ -313,7 +313,7 @@ def sweep(
         raise
     _to_board([(cell.experiment, cell.record) for cell in cells])
     _print_cells(cells)
-    return DONE if all(cell.outcome == "complete" for cell in cells) else RUN_FAILED
+    return exit_code(cell.outcome for cell in cells)
 
 
 @app.command()
@@ -843,7 +843,7 @@ def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
     And the final figure; here, since runs know nothing of drawing.
     """
     for experiment, record in runs:
-        if experiment.log.tensorboard and record.status in ("complete", "diverged") and record.rows():
+        if experiment.log.tensorboard and record.status.finished and record.rows():
             from degrade.analysis import draw, error_curves
             from degrade.runs.board import add_figure, write_board
 
@@ -869,19 +869,20 @@ def _print_outcome(record: "RunRecord") -> None:
 def _print_cells(cells: "Sequence[Cell]") -> None:
     """What became of cells, by their records."""
     from degrade.analysis import runs_table
+    from degrade.runs import Status
     from degrade.runs.many import OUTCOMES
 
     outcomes = [cell.outcome for cell in cells]
     for cell, outcome in zip(cells, outcomes, strict=True):
-        if outcome in ("complete", "diverged"):
+        if outcome in (Status.COMPLETE, Status.DIVERGED):
             name_losses(cell.record.path, cell.record.losses())
     print(runs_table([cell.record for cell in cells], below=Path(), statuses=outcomes))
     for cell, outcome in zip(cells, outcomes, strict=True):
-        if outcome == "failed":
+        if outcome == Status.FAILED:
             print(f"{cell.record.path}: {cell.record.summary.get('error', 'no message')}")
     counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in OUTCOMES if kind in outcomes)
     print(f"{len(outcomes)} cells: {counts}")
-    if any(outcome not in ("complete", "diverged") for outcome in outcomes):
+    if any(outcome not in (Status.COMPLETE, Status.DIVERGED) for outcome in outcomes):
         print("the same command again goes on with what is not finished")
     print(f"next:   degrade plot {cells[0].record.path.parents[1]}")
 

@@ -109,6 +109,13 @@ def output_option(words: str, *, figure: bool = False) -> Any:
     return typer.Option("--output", "-o", autocompletion=completion.files, callback=check, help=words)
 
 
+def exit_code(outcomes: Iterable[str]) -> int:
+    """The exit code of a command that trained: whether all runs are complete."""
+    from degrade.runs import Status
+
+    return DONE if all(outcome == Status.COMPLETE for outcome in outcomes) else RUN_FAILED
+
+
 def check_word(option: str, word: str, known: Iterable[str]) -> None:
     """Refuse an option's value that is none of the known ones, naming the nearest."""
     if word not in known:

@@ -9,12 +9,12 @@ import typer
 from degrade.cli import completion
 from degrade.cli.options import (
     DONE,
-    RUN_FAILED,
     Device,
     FigureFile,
     Fresh,
     Runs,
     chosen,
+    exit_code,
     networks_of,
     one_run,
     settings_of,
@@ -129,7 +129,7 @@ def probe_gradients(
     if not words:
         for shown in looked_at_first(folder):
             _show(replace(shown, text=""), folder, beside)
-    return RUN_FAILED if names and any(record.status != "complete" for record in records) else DONE
+    return exit_code(record.status for record in records if names)
 
 
 def _before_training(settings: list[str], limit: int | None, *networks: list[str], name: str) -> "tuple[Shown, Path]":
@@ -209,7 +209,7 @@ def probe_construct(
     trained = [train_on(record, experiment, fresh=fresh) for experiment in planned]
     shown = look(record, depth, rows, trained, one_run(scratch) if scratch else None)
     _show(shown, (trained[0] if trained else record).path.parents[1], output)
-    return RUN_FAILED if any(continued.status != "complete" for continued in trained) else DONE
+    return exit_code(continued.status for continued in trained)
 
 
 @probe_app.command("landscape")

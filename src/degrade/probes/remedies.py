@@ -28,7 +28,7 @@ from degrade.config.setting import Kind
 from degrade.errors import RunError
 from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
 from degrade.probes.probe import Row, Shown, looked_at
-from degrade.runs import RunRecord
+from degrade.runs import RunRecord, Status
 
 #: The experiment whose variants the remedies are.
 EXPERIMENT = "remedies"
@@ -281,7 +281,9 @@ def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
 
 def _last(curve: Curve, key: str) -> dict[int, float]:
     """What the last row of metrics of each finished seed has under a key."""
-    rows = {seed: RunRecord(path).rows() for seed, path in curve.paths.items() if curve.seeds[seed] == "complete"}
+    rows = {
+        seed: RunRecord(path).rows() for seed, path in curve.paths.items() if curve.seeds[seed] == Status.COMPLETE
+    }
     return {seed: float(own[-1][key]) for seed, own in rows.items() if own and own[-1].get(key) is not None}
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet, load_images
 from degrade.errors import RunError
+from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord
 from degrade.training import Evaluation, Training, checkpoint
 
@@ -67,7 +68,9 @@ def _test_batches(images: ImageSet, experiment: Experiment, device: torch.device
 def divergence(record: RunRecord) -> str:
     """Of a diverged run, a few words that say at which iteration; empty of any other."""
     summary = record.summary
-    return f"diverged at iteration {summary.get('iteration', 0):,}" if summary.get("status") == "diverged" else ""
+    return (
+        f"diverged at iteration {summary.get('iteration', 0):,}" if summary.get("status") == Status.DIVERGED else ""
+    )
 
 
 def heading(record: RunRecord, iteration: int, *, synthetic: bool) -> str:

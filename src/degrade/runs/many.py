@@ -14,6 +14,7 @@ from degrade.config.launcher import Launcher, Local
 from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
 from degrade.extras import require
 from degrade.runs.board import check_board
+from degrade.runs.checked import Status
 from degrade.runs.launchers import AGAIN, launch, share
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory, settle_precision
@@ -34,14 +35,14 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.record.exists and self.record.summary.get("status") in ("complete", "diverged")
+        return self.record.exists and self.record.summary.get("status") in (Status.COMPLETE, Status.DIVERGED)
 
     @property
     def outcome(self) -> str:
         """One of OUTCOMES, by its record."""
         written, status = self.record.summary.get("status"), self.record.status
         # A record takes a run that was killed for an interrupted one; here the two are told apart.
-        return status if status in OUTCOMES and status in (written, "running") else "lost"
+        return status if status in OUTCOMES and status in (written, Status.RUNNING) else "lost"
 
 
 def finished(experiment: Experiment) -> RunRecord | None:
@@ -56,7 +57,7 @@ def finished(experiment: Experiment) -> RunRecord | None:
     if not record.exists:
         return None
     record.check_same(experiment)
-    if (status := record.status) not in ("complete", "diverged"):
+    if (status := record.status) not in (Status.COMPLETE, Status.DIVERGED):
         return None
     _name_damage(record)
     log.info("%s: already %s, skipped (--fresh starts over)", record.path, status)

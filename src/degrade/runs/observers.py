@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from degrade.config import Experiment
 from degrade.errors import RunFileError
+from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord
 
 log = logging.getLogger("degrade.run")
@@ -110,15 +111,15 @@ class Watch:
         self._next = time.monotonic() + self._seconds
         for cell in self._cells:
             if cell.look() and cell.status in ENDED:
-                level = logging.ERROR if cell.status == "failed" else logging.INFO
+                level = logging.ERROR if cell.status == Status.FAILED else logging.INFO
                 log.log(level, "%d/%d  %s", self.count()["ended"], len(self._cells), cell.describe())
             if cell.done > cell.counted:  # one that resumes at an earlier checkpoint makes up for it first
                 self._progress.advance(cell.done - cell.counted)
                 cell.counted = cell.done
         counts = self.count()
         parts = [f"{counts['ended']}/{len(self._cells)} cells"]
-        parts += [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
-        running = [cell for cell in self._cells if cell.status == "running"]
+        parts += [f"{counts[status]} {status}" for status in (Status.FAILED, Status.DIVERGED) if counts[status]]
+        running = [cell for cell in self._cells if cell.status == Status.RUNNING]
         parts += [cell.describe() for cell in running] if len(running) <= 2 else [f"{len(running)} running"]
         self._progress.tell(", ".join(parts))
 
@@ -135,7 +136,7 @@ class Watch:
 
 
 #: Statuses of a cell of which nothing more is to be expected.
-ENDED = ("complete", "diverged", "failed")
+ENDED = (Status.COMPLETE, Status.DIVERGED, Status.FAILED)
 
 
 class _WatchedCell:
@@ -155,7 +156,7 @@ class _WatchedCell:
         before = self.status
         try:
             summary = self.record.summary
-            if summary != self._seen or before == "running":
+            if summary != self._seen or before == Status.RUNNING:
                 self._seen, self.status = summary, self.record.status_of(summary)
         except RunFileError:  # the next look may tell
             return False
@@ -169,9 +170,9 @@ class _WatchedCell:
         """What became of it, or how far it is, for a line."""
         model = self.experiment.model
         name = f"{model.family}-{model.depth} seed {self.experiment.seed}"
-        if self.status == "failed":
+        if self.status == Status.FAILED:
             return f"{name}: failed: {self._seen.get('error', '')}"
-        far = f"{share_done(self.experiment, self._seen):.0%}" if self.status == "running" else self.status
+        far = f"{share_done(self.experiment, self._seen):.0%}" if self.status == Status.RUNNING else self.status
         return f"{name}: {far}  {errors_in_words(self._seen)}".rstrip()
 
 

@@ -22,6 +22,7 @@ from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, R
 from degrade.files import copy_aside, reason, regular
 from degrade.models import count_parameters
 from degrade.runs import board
+from degrade.runs.checked import Status
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.many import finished
 from degrade.runs.observers import EVALUATION_COST, Progress, about, errors_in_words, image_work, planned_work
@@ -162,7 +163,7 @@ class _Session:
             session["lost_rows"] = self.lost_rows
         self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)
         self._begun = True
-        self._summarise("running")
+        self._summarise(Status.RUNNING)
         self._announce()
         if self.experiment.log.tensorboard:
             self.board = board.Board(self.record.path, self.record.rows())
@@ -177,7 +178,7 @@ class _Session:
                     self.board.add(dataclasses.asdict(row))
         except RunInterrupted:
             self._save()
-            self._end("interrupted")
+            self._end(Status.INTERRUPTED)
             raise RunInterrupted(
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"
@@ -186,7 +187,7 @@ class _Session:
         self._save()
         if self.board is not None:
             self.board.finish(self.experiment, self.latest)
-        self._end("diverged" if self.training.diverged else "complete")
+        self._end(Status.DIVERGED if self.training.diverged else Status.COMPLETE)
         if self.training.diverged:
             at = self.training.iteration
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
@@ -194,7 +195,7 @@ class _Session:
     def failed(self, error: Exception) -> None:
         """Leave word of a failure in the record, if it can be written at all."""
         with contextlib.suppress(OSError, RunFileError):
-            self._end("failed", error=f"{type(error).__name__}: {error}"[:2000])
+            self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000])
 
     def _new_training(self) -> Training:
         return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
@@ -237,7 +238,7 @@ class _Session:
         folder, last = self.record.path, rows[-1]["iteration"]
         held = self.record.experiment
         every = held.checkpoint.every or held.eval.every or self.training.batches.per_epoch
-        had_one = last >= every or self.record.summary.get("status") == "interrupted"
+        had_one = last >= every or self.record.summary.get("status") == Status.INTERRUPTED
         if had_one or checkpoint.candidates(folder):
             raise RunFailed(
                 f"{folder} holds {len(rows)} rows of metrics, the last of iteration {last:,}, but no checkpoint that "
@@ -305,14 +306,14 @@ class _Session:
             numbers.append(f"{self.latest['images_per_second']:,.0f} img/s")
         self.bar.tell(self.name, "  ".join(filter(None, numbers)))
         if time.monotonic() - self._summarised > LIVELY:
-            self._summarise("running")
+            self._summarise(Status.RUNNING)
 
     def _note(self, row: dict[str, Any]) -> None:
         """Remember the last measured values."""
         self.latest.update({key: row[key] for key in self.latest if row.get(key) is not None})
 
     def _tell(self, row: Metrics) -> None:
-        self._summarise("running")
+        self._summarise(Status.RUNNING)
         parts = [
             f"{self.name}  {row.iteration:,}/{self.experiment.recipe.iterations:,}",
             errors_in_words(dataclasses.asdict(row)),

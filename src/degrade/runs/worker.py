@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from degrade.config import Experiment
 from degrade.config.compose import experiment_of
 from degrade.errors import RunError, RunFileError, RunInterrupted, RunInUseError, raise_stopped
+from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord, run_directory
 
 log = logging.getLogger("degrade.run")
@@ -72,8 +73,8 @@ class Worker:
         """Let it train a cell; what becomes of it is in its record."""
         record = RunRecord(self.folder / run_directory(experiment))
         with contextlib.suppress(RunFileError):
-            if record.summary.get("status") == "failed" and not record.in_use:
-                record.summarise(**{**record.summary, "status": "running"})  # it is no failure of this attempt
+            if record.summary.get("status") == Status.FAILED and not record.in_use:
+                record.summarise(**{**record.summary, "status": Status.RUNNING})  # it is no failure of this attempt
         if self.process is not None and self.process.poll() is not None:  # killed between two cells
             self.close()
         if self.process is None:
@@ -110,10 +111,10 @@ class Worker:
 
     def _ended(self, error: str | None) -> None:
         record, self._record = self._record, None
-        if error and record and record.summary.get("status") != "failed":  # it could not say so itself
+        if error and record and record.summary.get("status") != Status.FAILED:  # it could not say so itself
             try:
                 with record.lock():
-                    record.summarise(**{**record.summary, "status": "failed", "error": error[:2000]})
+                    record.summarise(**{**record.summary, "status": Status.FAILED, "error": error[:2000]})
             except RunError:  # nor can we, as where there can be no such folder
                 log.error("%s: %s", record.path, error)
 
