@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -55,7 +55,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
         experiment = _experiment(config)
-    refuse_without_effect(experiment, {override.key_or_group for override in parsed})
+    refuse_without_effect(experiment, parsed)
     return experiment
 
 
@@ -232,23 +232,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
                     f"{key}={override.value()}: with --config change single settings, such as {key}.name"
                 )
             OmegaConf.update(config, key, override.value(), force_add=True)
-        experiment, typed = _validated(config), {override.key_or_group for override in parsed}
-        refuse_without_effect(experiment, typed)
+        experiment = _validated(config)
+        refuse_without_effect(experiment, parsed)
         for key in without_effect(experiment).keys() - held.keys():
             if settings()[key].families:  # which the family had that the network is no more of
                 experiment.put(key, settings()[key].default)
         return experiment
 
 
-def refuse_without_effect(experiment: Experiment, typed: Collection[str]) -> None:
+def refuse_without_effect(experiment: Experiment, overrides: "Sequence[Override]") -> None:
     """Refuse settings that somebody asked for and that cannot take effect.
 
     Raises:
-        NoEffectError: names one of them, and the mend.
+        NoEffectError: names one of them as it was typed, and the mend.
     """
+    typed = {override.key_or_group: str(override.input_line) for override in overrides}
     for key, message in without_effect(experiment).items():
         if key in typed:
-            raise NoEffectError(key, message)
+            raise NoEffectError(key, f"{typed[key]}: {message.split(': ', 1)[1]}")
 
 
 @cache
