@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from degrade.analysis import error_curves
 from degrade.config import Experiment, ModelConfig
-from degrade.errors import ConfigError
-from degrade.models import CifarNet, build_model
-from degrade.probes.construct import compare, constructed, continuations, exact_scale, train_on
+from degrade.errors import ConfigError, RunError
+from degrade.models import BasicBlock, CifarNet, build_model
+from degrade.probes.construct import _become_identity, compare, constructed, continuations, exact_scale, train_on
 from degrade.probes.probe import subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
@@ -236,3 +237,10 @@ def test_identity_initialisation_passes_a_normalised_image_on() -> None:
     first = model.layer2[0].conv1
     assert isinstance(first, torch.nn.Conv2d)
     assert first.weight.std().item() == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
+
+
+def test_a_norm_that_knows_no_identity_is_refused() -> None:
+    block = BasicBlock(16, 16, 1, ModelConfig())
+    block.bn2 = nn.GroupNorm(4, 16)
+    with pytest.raises(RunError, match="GroupNorm"):
+        _become_identity(block, torch.zeros(16), torch.ones(16))

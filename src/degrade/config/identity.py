@@ -40,7 +40,13 @@ def differing(held: Experiment, asked: Experiment) -> dict[str, tuple[Any, Any]]
 def without_effect(experiment: Experiment) -> dict[str, str]:
     """Settings that differ from their defaults and cannot take effect, and what to say of each."""
     model, recipe, flat = experiment.model, experiment.recipe, experiment.flat()
-    facts = {"family": model.family, "depth": model.depth, "data": experiment.data.name, "warmup": recipe.warmup}
+    facts = {
+        "family": model.family,
+        "depth": model.depth,
+        "norm": model.norm,
+        "data": experiment.data.name,
+        "warmup": recipe.warmup,
+    }
     return {
         key: f"{key}={_plain_text(flat[key])}: {need.why.format(**facts)}"
         for key, own in settings().items()

@@ -29,8 +29,8 @@ def _families(*families: str, why: str) -> Need:
 
 
 def _norm(does: str) -> Need:
-    why = f"it {does} batch norm, and model.norm=none has none; leave it out"
-    return Need(lambda e: e.model.norm != "none", why)
+    why = f"it {does} batch norm, and model.norm={{norm}} has none; leave it out"
+    return Need(lambda e: e.model.norm == "batch", why)
 
 
 _VGG = _families("vgg", why="only model=vgg has a width; plain and residual networks begin with 16")

@@ -161,6 +161,11 @@ def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
             near, scale = exact_scale(variance, module.eps)
             held = {"running_mean": mean, "running_var": near, "weight": scale, "bias": mean}
             module.load_state_dict(held, strict=False)
+        elif not isinstance(module, nn.Identity):
+            name = type(module).__name__
+            raise RunError(
+                f"{name}: no layer before it can be made the identity; only batch norm or none can be built on"
+            )
 
 
 def exact_scale(variance: Tensor, epsilon: float) -> Statistics:

@@ -44,7 +44,7 @@ def evaluate(
 
     training = restored(record, experiment, images, tick=tick)
     with bar:
-        batch_statistics = batch_statistics and experiment.model.norm != "none"
+        batch_statistics = batch_statistics and experiment.model.norm == "batch"
         if batch_statistics or augmented:
             train = training.evaluate_batches(batch_statistics=batch_statistics, augmented=augmented)
         else:

@@ -144,7 +144,7 @@ class Training:
             self.diverged = not math.isfinite(test_loss)  # the last update may be the one
         if cleans and not self.diverged:
             clean_error = batch_error = self.evaluate(self.batches.pixels, self.batches.labels).error
-            if self.experiment.model.norm != "none":  # else there are no statistics in which they would differ
+            if self.experiment.model.norm == "batch":  # else there are no statistics in which they would differ
                 batch_error = self.evaluate_batches(batch_statistics=True).error
         self._seconds += time.perf_counter() - started
         row = Metrics(
