@@ -193,18 +193,19 @@ class Job:
         os.environ.update(self.environment)
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, raise_stopped) if main else None
-        self.worker = Worker(self.folder)
+        # A signal may come at any moment, upon which `checkpoint` has stopped it already.
+        worker = self.worker = Worker(self.folder)
         try:
             record = RunRecord(self.folder / run_directory(experiment))
             deadline = time.monotonic() + PATIENCE
             while record.in_use and time.monotonic() < deadline:
                 time.sleep(0.2)
             if not self.stop_file.exists():
-                self.worker.give(experiment)
-            while self.worker.busy and not self.stop_file.exists():
-                hear([self.worker], 0.2)
+                worker.give(experiment)
+            while worker.busy and not self.stop_file.exists():
+                hear([worker], 0.2)
         finally:
-            stop([self.worker])
+            stop([worker])
             if main:
                 signal.signal(signal.SIGTERM, before)
 
@@ -214,5 +215,4 @@ class Job:
 
         if self.worker is not None:
             stop([self.worker])
-            self.worker = None
         return DelayedSubmission(self, experiment)

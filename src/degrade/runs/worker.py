@@ -165,6 +165,11 @@ def stop(workers: Sequence[Worker]) -> None:
 def main() -> None:
     """Train each experiment that is a line of JSON on stdin; answer in lines of JSON on what was stdout."""
     signal.signal(signal.SIGTERM, raise_stopped)
+    for number in (
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):  # Slurm sends them to all processes of a job; the parent heeds them
+        signal.signal(number, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints is an answer
     log.addHandler(_Relay(answers))
