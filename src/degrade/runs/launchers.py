@@ -215,4 +215,5 @@ class Job:
 
         if self.worker is not None:
             stop([self.worker])
+            self.worker = None  # which could not be pickled
         return DelayedSubmission(self, experiment)
