@@ -46,7 +46,7 @@ def ended(curve: Curve) -> str:
     statuses = set(curve.seeds.values())
     if Status.COMPLETE in statuses or not statuses:
         return ""
-    return "diverged" if "diverged" in statuses else "unfinished"
+    return "diverged" if Status.DIVERGED in statuses else "unfinished"
 
 
 def plural(count: int, noun: str) -> str:

@@ -106,7 +106,7 @@ def compose_where_it_can(cells: Iterable[Sequence[str]], wishes: Sequence[str]) 
 
 @cache
 def _of_groups(choices: tuple[str, ...]) -> bytes:
-    """What Hydra composes of groups, with the schema's types, pickled: single settings are then set within 5 ms.
+    """What Hydra composes of groups, with the schema's types, pickled: composing is slow, a copy is not.
 
     Hydra keeps its state in globals: a caller's own Hydra application is left as it was.
     """

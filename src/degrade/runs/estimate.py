@@ -17,7 +17,6 @@ from tqdm import tqdm
 from degrade.config import Experiment, compose
 from degrade.config.groups import group_options
 from degrade.data.synthetic import noise
-from degrade.runs.checked import Status
 from degrade.runs.observers import about, image_work, planned_work, share_done
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.train import set_up
@@ -80,7 +79,7 @@ def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False)
             record.check_same(experiment)
             begun.append(record)
             summary = record.summary
-            ended = record.status_of(summary) in (Status.COMPLETE, Status.DIVERGED)
+            ended = record.status_of(summary).finished
             made = left if ended else left * min(1.0, share_done(experiment, summary))
             left, done, seconds = left - made, done + made, seconds + float(summary.get("seconds") or 0)
         if left:

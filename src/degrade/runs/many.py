@@ -22,7 +22,7 @@ from degrade.runs.record import RunRecord, run_directory, settle_precision
 log = logging.getLogger("degrade.run")
 
 #: What becomes of a cell. `interrupted`: stopped, with a checkpoint. `lost`: killed, or never begun.
-OUTCOMES = ("complete", "diverged", "failed", "running", "interrupted", "lost")
+OUTCOMES = (Status.COMPLETE, Status.DIVERGED, Status.FAILED, Status.RUNNING, Status.INTERRUPTED, "lost")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.record.exists and self.record.summary.get("status") in (Status.COMPLETE, Status.DIVERGED)
+        return self.record.exists and self.record.status.finished
 
     @property
     def outcome(self) -> str:
@@ -57,7 +57,7 @@ def finished(experiment: Experiment) -> RunRecord | None:
     if not record.exists:
         return None
     record.check_same(experiment)
-    if (status := record.status) not in (Status.COMPLETE, Status.DIVERGED):
+    if not (status := record.status).finished:
         return None
     _name_damage(record)
     log.info("%s: already %s, skipped (--fresh starts over)", record.path, status)
