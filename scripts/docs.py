@@ -1,0 +1,86 @@
+"""What mkdocs calls while it builds the documentation: pages made from the code, and pictures from outputs/reference."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from degrade.config import schema
+from degrade.config.setting import Kind, Setting
+
+TOP = Path(__file__).resolve().parents[1]
+
+#: What each kind of setting means, for the page of settings.
+KINDS = {
+    Kind.FIXED: "The paper fixes it: another value is named on figures as a departure.",
+    Kind.OPEN: "The paper leaves it open: another value is named on figures as an open choice.",
+    Kind.COMPARED: "It tells apart the runs that are set beside each other.",
+    Kind.INCIDENTAL: "It does not change which experiment a run is.",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages, and the pictures that the pages show."""
+    for uri, page in {"reference/commands.md": commands(), "reference/settings.md": settings()}.items():
+        files.append(File.generated(config, uri, content=page))
+    for picture in sorted([*TOP.glob("outputs/reference/**/*.png"), *TOP.glob("outputs/reference/**/*.svg")]):
+        files.append(File.generated(config, str(picture.relative_to(TOP)), abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Pictures lie beside docs/ in the repository and below it in the site."""
+    return re.sub(r"\]\(\.\./((?:\.\./)*outputs/)", r"](\1", markdown)
+
+
+def commands() -> str:
+    """Every command with its options, as Typer writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "commands.md"
+        typer = [sys.executable, "-m", "typer", "degrade.cli.commands", "utils", "docs", "--name", "degrade"]
+        subprocess.run([*typer, "--title", "Commands", "--output", str(page)], check=True, capture_output=True)
+        return page.read_text()
+
+
+def settings() -> str:
+    """Every setting, with what it says about itself where it is declared."""
+    told = griffe.load("degrade.config.schema", search_paths=[str(TOP / "src")])
+    groups = {
+        cls.section: name for name, cls in inspect.getmembers(schema, inspect.isclass) if "section" in vars(cls)
+    }
+    groups[""] = "Experiment"
+    page = [
+        "# Settings\n",
+        "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`. The defaults are "
+        "the paper's. `degrade train --dry-run` prints all of them as they stand after your command.\n",
+    ]
+    section = None
+    for key, own in schema.settings().items():
+        group, name = re.fullmatch(r"(\w+\.)?(\w+)", key).groups(default="")  # type: ignore[union-attr]
+        if group != section:
+            section = group
+            page.append(f"## {group}*\n" if group else "## The experiment\n")
+        page.append(f"### `{key}`\n")
+        page.append(_about(own, told[groups[group]].members[name].docstring.value))
+    return "\n".join(page)
+
+
+def _about(own: Setting, description: str) -> str:
+    lines = [f"{inspect.cleandoc(description)}\n", f"- Default: `{_yaml(own.default)}`"]
+    if own.choices:
+        lines.append(f"- Choices: {', '.join(f'`{choice}`' for choice in own.choices)}")
+    if own.families:
+        lines.append(f"- Families: {', '.join(own.families)}")
+    return "\n".join([*lines, f"- {KINDS[own.kind]}\n"])
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
