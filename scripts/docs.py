@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the documentation: pages made from the code, and pictures from outputs/reference."""
+"""What mkdocs calls as it builds the documentation: pages made from the code, pictures from outputs/reference."""
 
 import inspect
 import json
@@ -59,8 +59,8 @@ def settings() -> str:
     groups[""] = "Experiment"
     page = [
         "# Settings\n",
-        "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`. The defaults are "
-        "the paper's. `degrade train --dry-run` prints all of them as they stand after your command.\n",
+        "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`. The defaults "
+        "are the paper's. `degrade train --dry-run` prints all of them as they stand after your command.\n",
     ]
     section = None
     for key, own in schema.settings().items():

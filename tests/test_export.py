@@ -146,10 +146,9 @@ def test_the_frame_is_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
         frame(records)
 
 
-#: README's, which knows nothing of degrade.
-SCRIPT = (
-    (Path(__file__).parents[1] / "README.md").read_text().split("<!-- weights -->\n```python\n")[1].split("```")[0]
-)
+#: The documentation's, which knows nothing of degrade.
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "export.md"
+SCRIPT = PAGE.read_text().split("<!-- weights -->\n```python\n")[1].split("```")[0]
 
 SCORE = """
 assert "degrade" not in sys.modules

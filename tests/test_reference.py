@@ -1,13 +1,17 @@
-"""README's figures are what the product draws from the records in the repository."""
+"""The figures of README and docs/ are what the product draws from the records in the repository."""
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from degrade.cli import main
+from degrade.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path("outputs/reference")
@@ -16,7 +20,6 @@ DEEP = (f"{QUICK}/plain-56/seed-1", f"{QUICK}/residual-56/seed-1")
 
 #: Figure, and the command that draws it; checkpoints are not in the repository, so probes draw from their numbers.
 FIGURES = {
-    "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
     "quick/responses.png": ["probe", "responses", QUICK],
     "quick/landscape.png": ["probe", "landscape", *DEEP],
@@ -51,10 +54,44 @@ def test_a_figure_of_the_readme_is_drawn_again(name: str, tmp_path: Path, monkey
     assert np.abs(ours - theirs).mean() < 0.5
 
 
-def test_every_picture_of_the_readme_is_there_and_drawn_by_a_command_that_is_tested() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
-    assert pictures
-    for picture in pictures:
-        assert (ROOT / picture).is_file(), picture
-    drawn = {str(REFERENCE / name) for name in FIGURES}
-    assert {p for p in pictures if p.endswith(".png")} <= drawn
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_every_picture_is_there_and_drawn_by_a_command_that_is_tested() -> None:
+    pictures = {
+        (page.parent / picture).resolve()
+        for page in PAGES
+        for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
+    }
+    drawn = {ROOT / REFERENCE / name for name in FIGURES}
+    assert {picture for picture in pictures if picture.suffix == ".png"} == drawn
+    assert all(picture.is_file() for picture in pictures)
+
+
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip().removeprefix("$ ")
+        for page in PAGES
+        for block in re.findall(r"```(?:sh)?\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if line.removeprefix("$ ").startswith("degrade ")
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_pages_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command.split(" > ")[0])[1:]
+    monkeypatch.chdir(tmp_path)
+    if words[0] in ("train", "reproduce", "sweep") and "--config" not in words and "..." not in words:
+        wrong = "model.dpth" in command
+        assert main([*words, *([] if "--dry-run" in words else ["--dry-run"])]) == (2 if wrong else 0), (
+            capsys.readouterr().err
+        )
+        return
+    own: Any = get_command(app)
+    while words and words[0] in getattr(own, "commands", {}):
+        own, words = own.commands[words[0]], words[1:]
+    own.make_context("degrade", words)  # refuses options that the command does not have

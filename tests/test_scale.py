@@ -1,4 +1,4 @@
-"""A thousand records; README.md says how long each command takes on them."""
+"""A thousand records; docs/speed.md says how long each command takes on them."""
 
 import csv
 import io

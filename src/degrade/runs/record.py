@@ -1,7 +1,7 @@
 """A run's directory: write, read, list. No torch.
 
 `<output>/<experiment>/<variant>/seed-<k>/` holds config.yaml, environment.json, metrics.jsonl, summary.json,
-checkpoint.pt and train.log; README.md says what is in each.
+checkpoint.pt and train.log; docs/reference/record.md says what is in each.
 """
 
 import errno

@@ -87,7 +87,7 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
 
 @functools.cache
 def _cpu_is_fast_at_bf16() -> bool:
-    """Timed once, since a CPU may have the instructions and be slower with them (README, Speed)."""
+    """Timed once, since a CPU may have the instructions and be slower with them (docs/speed.md)."""
     key = f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
     file = platformdirs.user_cache_path("degrade") / "precision.json"
     try:

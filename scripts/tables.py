@@ -1,7 +1,8 @@
-"""Writes the README's tables from the records in outputs/reference, between its `<!-- name -->` marks."""
+"""Writes the tables of README and docs/ from the records in outputs/reference, between `<!-- name -->` marks."""
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,12 @@ from degrade.runs import Session, find_records
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
 
+#: What was tried, by the recipe that it was tried for.
+TRIED = {
+    "quick": [folder for folder in REFERENCE.glob("tried/*") if not folder.name.startswith("short-")],
+    "short": list(REFERENCE.glob("tried/short-*")),
+}
+
 
 def errors(recipe: str) -> str:
     """The table of errors that `degrade reproduce` ends in, and where, when and from which commit its records are."""
@@ -33,37 +40,43 @@ def _told(session: Session) -> str:
     return f"{str(session['started'])[:10]}, {place}, {f'commit {commit[:7]}' if commit else 'commit not recorded'}"
 
 
-def tried() -> str:
-    """Last clean training errors, in percent, of what was tried for the quick recipe."""
+def tried(recipe: str) -> str:
+    """Last clean training errors, in percent, of what was tried for a recipe."""
     families, depths = ("plain", "residual"), (20, 56)
     rows: dict[tuple[str, ...], dict[tuple[str, int], list[float]]] = {}
-    for record in find_records([REFERENCE / "tried"]):
+    for record in find_records(TRIED[recipe]):
         own = record.experiment
-        model, recipe = own.model, own.recipe
-        ramp = f"linear, {recipe.warmup_iterations}" if recipe.warmup == "linear" else "none"
+        model, schedule = own.model, own.recipe
+        ramp = f"linear, {schedule.warmup_iterations}" if schedule.warmup == "linear" else "none"
         setting = (
-            f"{own.data.train_limit:,}",
-            f"{recipe.iterations:,}",
-            "/".join(f"{milestone:,}" for milestone in recipe.milestones),
+            f"{own.data.pixels}",
+            f"{own.data.train_limit or 50_000:,}",
+            f"{schedule.batch_size}",
+            f"{schedule.iterations:,}",
+            "/".join(f"{milestone:,}" for milestone in schedule.milestones),
             f"{own.optim.lr:g}",
             "zero init" if model.zero_init else ramp,
+            f"{own.optim.weight_decay:g}",
+            "none" if own.optim.clip is None else f"{own.optim.clip:g}",
         )
-        network = (model.family, model.depth)
-        rows.setdefault(setting, {}).setdefault(network, []).append(record.summary["train_error_clean"])
+        error = record.summary["train_error_clean"]
+        errors = rows.setdefault(setting, {}).setdefault((model.family, model.depth), [])
+        errors.append(math.nan if error is None else error)
     networks = [(family, depth) for family in families for depth in depths]
-    head = [
-        "images",
-        "updates",
-        "milestones",
-        "rate",
-        "warm-up",
-        *(f"{family}-{depth}" for family, depth in networks),
-    ]
+    head = ["pixels", "images", "batch", "updates", "milestones", "rate", "warm-up", "decay", "clip"]
+    head += [f"{family}-{depth}" for family, depth in networks]
     cells = [
-        [*setting, *(f"{100 * np.mean(found[own]):.1f}" if own in found else "-" for own in networks)]
-        for setting, found in sorted(rows.items(), key=lambda row: int(row[0][0].replace(",", "")), reverse=True)
+        [*setting, *(_percent(found.get(network)) for network in networks)] for setting, found in sorted(rows.items())
     ]
-    return aligned(head, cells)
+    kept = [k for k in range(len(head)) if len({row[k] for row in cells}) > 1]  # what they all share is said in words
+    return aligned([head[k] for k in kept], [[row[k] for k in kept] for row in cells])
+
+
+def _percent(errors: list[float] | None) -> str:
+    if errors is None:
+        return "-"
+    mean = float(np.mean(errors))
+    return "stopped" if math.isnan(mean) else f"{100 * mean:.1f}"
 
 
 def verdict() -> str:
@@ -104,9 +117,9 @@ def cost(machine: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "short": partial(errors, "short"),
     "quick": partial(errors, "quick"),
-    "tried": tried,
+    "tried-quick": partial(tried, "quick"),
+    "tried-short": partial(tried, "short"),
     "verdict": verdict,
     "cost": partial(cost, "epyc"),
     "bench": partial(bench, "epyc"),
@@ -114,26 +127,27 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(text: str) -> str:
-    """The README with every marked block made anew."""
-    for name, table in TABLES.items():
+def filled(text: str) -> tuple[str, set[str]]:
+    """A page with every marked block made anew, and the marks that it has."""
+    found = set(re.findall(r"<!-- ([\w-]+) -->\n```\n", text))
+    for name in found:
         head, mark, rest = text.partition(f"<!-- {name} -->\n```\n")
-        if not mark:
-            raise SystemExit(f"README.md: no block marked <!-- {name} -->")
-        _, fence, tail = rest.partition("```\n")
-        text = head + mark + table() + "\n" + fence + tail
-    return text
+        text = head + mark + TABLES[name]() + "\n```\n" + rest.partition("```\n")[2]
+    return text, found
 
 
 if __name__ == "__main__":
     os.chdir(TOP)
-    readme = TOP / "README.md"
-    before = readme.read_text()
-    after = filled(before)
-    if before == after:
-        print("README.md: its tables are those of outputs/reference")
-    elif "--check" in sys.argv:
-        raise SystemExit("README.md: its tables differ from outputs/reference; run scripts/readme")
-    else:
-        readme.write_text(after)
-        print("README.md: tables written")
+    missing = set(TABLES)
+    for page in [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]:
+        before = page.read_text()
+        after, found = filled(before)
+        missing -= found
+        if before != after and "--check" in sys.argv:
+            raise SystemExit(f"{page}: its tables differ from outputs/reference; run scripts/tables")
+        if before != after:
+            page.write_text(after)
+            print(f"{page}: tables written")
+    if missing:
+        raise SystemExit(f"no page has a block marked {', '.join(sorted(missing))}")
+    print("The tables of README.md and docs/ are those of outputs/reference")
