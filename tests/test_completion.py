@@ -42,7 +42,9 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 def test_what_is_completed_exists() -> None:
     assert settings().keys() == Experiment().flat().keys()
-    assert (completion.statistics(""), completion.statistics("b")) == (["running", "batch"], ["batch"])
+    statistics = completion.words_of("degrade.cli.commands:STATISTICS")
+    assert (statistics(""), statistics("b")) == (["running", "batch"], ["batch"])
+    assert completion.values_of("recipe")("qu") == ["quick"]
 
 
 def test_runs_are_completed_below_what_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

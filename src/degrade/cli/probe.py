@@ -56,9 +56,7 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     Examples:
 
     - `degrade probe responses`
-
     - `degrade probe responses outputs/paper --output figure7.pdf`
-
     - `degrade probe responses outputs/quick/plain-56 outputs/quick/residual-56 --limit 1000`
     """
     records, folder = chosen(runs)
@@ -96,9 +94,7 @@ def probe_gradients(
     Examples:
 
     - `degrade probe gradients experiment=gradients`
-
     - `degrade probe gradients outputs/gradients --output gradients.pdf`
-
     - `degrade probe gradients model=plain,residual model.depth=20,56 model.norm=batch,none`
     """
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
@@ -190,9 +186,7 @@ def probe_construct(
     Examples:
 
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --limit 1000`
-
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300`
-
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300 optim.lr=0.01 eval.every=50`
     """
     if overrides and iterations is None:
@@ -238,11 +232,8 @@ def probe_landscape(
     Examples:
 
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56`
-
     - `degrade probe landscape outputs/quick/plain-56/seed-0 --grid 7 --limit 100`
-
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56 --recalibrate`
-
     - `degrade probe landscape outputs/paper/residual-56 --grid 51 --limit 5000 --device cuda --output landscape.pdf`
     """
     records, folder = chosen(runs)
