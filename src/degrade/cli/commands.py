@@ -78,7 +78,7 @@ app.add_typer(probe_app, name="probe")
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    quiet: Annotated[  # noqa: ARG001 - main heeds them, wherever in the command line they stand
+    quiet: Annotated[  # noqa: ARG001 - main reads both, wherever they stand
         bool,
         typer.Option(
             "--quiet", help="Print answers and errors only, no log lines, no bars; it may stand behind a command too."
@@ -164,15 +164,7 @@ def reproduce(
             "follow it, and perhaps a launcher.",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.values_of("recipe"),
-            help="The recipe says how long and at what rate to train: quick, short or paper. [default: quick; of "
-            "vgg_wall: wall]",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    recipe: Recipe = None,
     within: Annotated[
         str | None,
         typer.Option(
@@ -194,11 +186,11 @@ def reproduce(
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Train an experiment's networks, draw figure and page, print a table beside the paper's errors, and the verdict.
+    """Train an experiment's networks, draw figure and page, and print verdict and table beside the paper's errors.
 
-    Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
-    Before it trains, it times each network for a moment and says what every recipe would take on this machine.
-    launcher=local trains launcher.jobs networks at once; submitit_local, slurm and ray are the others.
+    Finished runs are skipped and interrupted ones resumed: the same command again goes on where it stopped.
+    Before it trains, it times each network for a moment and prints how long every recipe would take on this machine.
+    launcher=local trains launcher.jobs networks at once; the other launchers are submitit_local, slurm and ray.
 
     Examples:
 
@@ -270,13 +262,11 @@ def sweep(
         ),
     ],
     fresh: Fresh = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and what is to be done; train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> int:
-    """Train every combination of settings, each into its own record, here or on a cluster.
+    """Train every combination of settings into its own record, on this machine or on a cluster.
 
-    Finished cells are skipped, interrupted ones resumed: the same command again goes on where it stopped.
+    Finished cells are skipped and interrupted ones resumed: the same command again goes on where it stopped.
     The launcher is local (launcher.jobs cells at once), submitit_local, slurm or ray.
 
     Examples:
@@ -347,7 +337,7 @@ def verify(
     allow_one_seed: Annotated[
         bool,
         typer.Option(
-            "--allow-one-seed", help="Let the sign of a gap decide where there is one seed, and no interval."
+            "--allow-one-seed", help="Let the sign of a gap decide where there is only one seed and so no interval."
         ),
     ] = False,
     margin: Annotated[
@@ -355,19 +345,21 @@ def verify(
         typer.Option(
             min=0,
             max=100,
-            help="Points of training error that a deeper residual network may have more, and be no worse.",
+            help="A deeper residual network is no worse if its training error is at most so many points higher.",
         ),
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was judged, as JSON.")] = False,
 ) -> int:
-    """Judge whether the degradation problem appeared and the shortcuts mended it: each claim, its interval, outcome.
+    """Judge, claim by claim, whether the degradation problem appeared and the shortcuts mended it.
 
-    A claim decides only where the better network of those that it compares is trained: it passed its last milestone,
-    and its training error is below half of chance level. In a recipe shorter than the paper's none may be within 5
-    points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict inconclusive.
+    A claim decides only where the better of the networks that it compares is trained: that network passed its last
+    milestone, and its training error is below half of chance level. In a recipe shorter than the paper's, no network
+    may be within 5 points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict
+    inconclusive.
 
-    Exit codes: 0 reproduced, 3 not reproduced, 4 inconclusive or too early. Runs of several experiments or settings
-    are judged each for themselves; the exit code is that of the worst. VGGs are judged by the wall's claims.
+    The exit code is 0 for reproduced, 3 for not reproduced, and 4 for inconclusive or too early. Runs of several
+    experiments or settings are judged separately, and the worst decides the exit code. VGGs are judged by the claims
+    about their wall.
 
     Examples:
 
@@ -397,7 +389,7 @@ def evaluate(
         word_option(
             "--statistics",
             "degrade.cli.commands:STATISTICS",
-            "What batch norm normalises by: running (statistics) or batch (each batch's own).",
+            "Batch norm normalises by its running statistics or by those of each batch.",
         ),
     ] = "running",
     augmented: Annotated[
@@ -405,10 +397,10 @@ def evaluate(
     ] = False,
     device: Device = None,
 ) -> int:
-    """Print training and test error of a run's checkpoint, and its errors by class.
+    """Print the training and test errors of a run's checkpoint, also by class.
 
     Weights and statistics stay as they are. The default is the record's clean training error and its test error;
-    `--statistics batch` gives the batch-statistics training error, and the test error measured in that way.
+    `--statistics batch` gives the batch-statistics training error, and the test error measured in the same way.
 
     Examples:
 
@@ -464,7 +456,7 @@ def bench(
         ),
     ] = None,
 ) -> int:
-    """Measure training speed: the usual scripts' loop against degrade's engine at each setting, side by side.
+    """Measure the training speed of the usual scripts' loop and of degrade's engine at each setting, side by side.
 
     Examples:
 
@@ -503,7 +495,7 @@ def report(
     ] = None,
     band: Band = "std",
 ) -> int:
-    """Write one HTML page that needs no network: curves to explore, verdict, tables, settings, pictures, commands.
+    """Write one HTML page that needs no network, with interactive curves, verdict, tables, settings and commands.
 
     Examples:
 
@@ -543,7 +535,7 @@ def export(
         bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
     ] = False,
 ) -> int:
-    """Write what runs measured as one long table, one row per measurement; or write one run's weights.
+    """Write what runs measured as one long table with one row per measurement, or write one run's weights.
 
     Errors are fractions. Parquet needs `pip install '.[parquet]'`, weights `pip install '.[safetensors]'`.
 
@@ -632,7 +624,7 @@ def inspect(
 ) -> int:
     """List a network's layers with their output, parameters, multiply-adds and receptive field; train nothing.
 
-    The receptive field is how many pixels a side a layer's value depends on, were the image large enough.
+    The receptive field is the side, in pixels, of the square that a layer's value depends on in a large enough image.
 
     Examples:
 
@@ -696,7 +688,7 @@ def list_runs(
     ] = False,
     form: Format = "text",
 ) -> int:
-    """List runs: what became of each, how far it came, its last errors.
+    """List runs with the status, the iterations and the last errors of each.
 
     Examples:
 
@@ -902,7 +894,7 @@ def _estimated(
         return experiments
     found, plans = {}, []
     for name in recipes(asked):
-        with contextlib.suppress(ConfigError, RunError):  # these networks or their folders may have no place for it
+        with contextlib.suppress(ConfigError, RunError):  # a recipe may not fit these networks or records
             same = name == asked
             own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
             plans.append(plan(name, own, fresh=fresh))
@@ -911,4 +903,4 @@ def _estimated(
         return found[choose(plans, within).recipe]
     if plans:
         tell(plans)
-    return experiments  # where there is no plan, whoever trains them says why
+    return experiments  # without a plan, training names the reason

@@ -53,7 +53,7 @@ Recipe = Annotated[
     typer.Option(
         autocompletion=completion.values_of("recipe"),
         help="The recipe says how long and at what rate to train: paper, short, quick, wall or smoke. "
-        "[default: paper]",
+        "[default: paper; of reproduce: quick, and wall for vgg_wall]",
         rich_help_panel=RUN,
     ),
 ]
@@ -83,7 +83,9 @@ Precision = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever the record holds.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
+    typer.Option(
+        "--dry-run", help="Print the settings, and the directory of each run; train nothing.", rich_help_panel=RUN
+    ),
 ]
 
 
