@@ -11,8 +11,10 @@ import pytest
 from degrade.cli import commands, options
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
+from tests.records import finished
 
 Cli = Callable[..., Outcome]
+Trained = Callable[..., RunRecord]
 
 BAD_INPUTS = [
     # commands and options
@@ -365,9 +367,8 @@ def test_from_training_to_figure_on_synthetic_data(cli: Cli, tmp_path: Path) -> 
     assert [r["test_error"] for r in metrics[0]] == [r["test_error"] for r in metrics[1]]
 
 
-def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, tmp_path: Path) -> None:
-    assert cli("train", *SMALL).code == 0
-    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, trained: Trained) -> None:
+    record = trained()
     run, summary = str(record.path), record.summary
     found = {}
     for words in ([], ["--statistics", "batch"], ["--augmented"], ["--statistics", "batch", "--augmented"]):
@@ -393,9 +394,8 @@ def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, tmp_p
     assert (refused.code, refused.err) == (2, "degrade: --statistics bath: did you mean batch?\n")
 
 
-def test_without_batch_norm_evaluate_gives_the_same_by_either_statistics(cli: Cli, tmp_path: Path) -> None:
-    assert cli("train", *SMALL, "model.norm=none").code == 0
-    run = str(next((tmp_path / "outputs").rglob("seed-0")))
+def test_without_batch_norm_evaluate_gives_the_same_by_either_statistics(cli: Cli, trained: Trained) -> None:
+    run = str(trained("model.norm=none").path)
     running, batch = (cli("evaluate", run, "--statistics", word).out for word in ("running", "batch"))
     assert "the network has no batch norm" in batch
     assert [line.split()[-1] for line in running.splitlines()[1:3]] == [
@@ -427,9 +427,18 @@ def test_reproduce_ends_with_figure_table_and_exit_code(cli: Cli, tmp_path: Path
     as_csv = cli(*arguments, "recipe.iterations=4", "eval.every=2", "--format", "csv")
     assert [line.partition(",")[0] for line in as_csv.out.splitlines()] == ["network", "plain-20", "plain-56"]
     assert "verdict: " in as_csv.err
-    again = cli(*arguments, "recipe.iterations=4", "eval.every=2")
-    assert "2 of 2 finished already, skipped" in again.out
-    assert again.code == 0
+    assert "2 of 2 finished already, skipped" in as_csv.err
+    assert as_csv.code == 0
+
+
+def test_reproduce_says_once_that_there_are_no_images(cli: Cli, tmp_path: Path) -> None:
+    words = ["reproduce", "--recipe", "quick", "data=folder", "data.root=nowhere"]
+    outcome = cli(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("degrade: ") == outcome.err.count("\n") == 1
+    assert "nowhere" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+    assert cli(*words, "--dry-run").code == 0
 
 
 def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path: Path) -> None:
@@ -443,10 +452,9 @@ def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path
     assert cli("plot").code == 1 or (tmp_path / "outputs/smoke/figure.png").exists()
 
 
-def test_a_damaged_record_does_not_stop_the_others_from_being_drawn(cli: Cli, tmp_path: Path) -> None:
-    for seed in ("0", "1"):
-        assert cli("train", *SMALL, "--seed", seed).code == 0
-    damaged = next((tmp_path / "outputs").rglob("seed-1"))
+def test_a_damaged_record_does_not_stop_the_others_from_being_drawn(cli: Cli, trained: Trained) -> None:
+    trained()
+    damaged = trained("seed=1").path
     (damaged / "config.yaml").write_text("[broken")
     (damaged / "summary.json").write_text('{"status": 3, "test_error": "low", "iteration": "x", "iterations": 4}')
     outcome = cli("plot")
@@ -461,14 +469,17 @@ def test_data_info_says_where_and_what(cli: Cli, tmp_path: Path) -> None:
     assert "not there yet" in outcome.out
 
 
-def test_without_torch_plot_runs_and_help_answer(cli: Cli, tmp_path: Path) -> None:
-    cli("train", *SMALL)
-    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')\n")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    for arguments in (["--help"], ["runs"], ["plot"], ["train", "--dry-run"]):
-        command = [sys.executable, "-m", "degrade", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_without_torch_plot_runs_and_help_answer(tmp_path: Path) -> None:
+    finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
+    code = """if True:
+        import sys
+        sys.modules["torch"] = None  # so that importing it raises
+        from degrade.cli import main
+        sys.exit(any([main(words) for words in (["--help"], ["runs"], ["plot"], ["train", "--dry-run"])]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "outputs/paper/figure.png").exists()
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -480,9 +491,9 @@ def test_a_closed_pipe_is_no_error(unbuffered: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_odd_but_valid_input_is_no_error(cli: Cli) -> None:
+def test_odd_but_valid_input_is_no_error(cli: Cli, tmp_path: Path) -> None:
     assert cli("data", "info", "--root", "~nosuch-user/x").code == 0
-    assert cli("train", *SMALL).code == 0
+    finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
     assert cli("plot", "--title", "$x^$", "--output", "f.png").code == 0
 
 

@@ -42,7 +42,9 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 def test_what_is_completed_exists() -> None:
     assert settings().keys() == Experiment().flat().keys()
-    assert (completion.statistics(""), completion.statistics("b")) == (["running", "batch"], ["batch"])
+    statistics = completion.words_of("degrade.cli.commands:STATISTICS")
+    assert (statistics(""), statistics("b")) == (["running", "batch"], ["batch"])
+    assert completion.values_of("recipe")("qu") == ["quick"]
 
 
 def test_runs_are_completed_below_what_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +148,16 @@ def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
         (f"{begin}source {tmp_path}/script{end}", ended),
         ("degrade train model=re\t", "sidual"),
         (f" --dry-run > one 2>&1{end}", ended),
-        ("degrade plot outputs/paper/pl\t", "ain-20/"),
-        (f"seed-0 --output f.png > two 2>&1{end}", ended),
-        ("degrade ins\t", "pect"),
-        (f" --depth 8 > three 2>&1{end}", ended),
+        ("degrade runs outputs/paper/pl\t", "ain-20/"),
+        (f"seed-0 > two 2>&1{end}", ended),
+        ("degrade expo\t", "rt"),
+        (f" outputs > three 2>&1{end}", ended),
         ("exit\n", ""),
     ]
     seen = typed_into([shell, *SHELLS[shell]], turns, tmp_path, environment)
     assert "family: residual" in (tmp_path / "one").read_text(), seen
-    assert "plain-20" in (tmp_path / "two").read_text(), seen
-    assert "linear" in (tmp_path / "three").read_text(), seen
+    assert "complete" in (tmp_path / "two").read_text(), seen
+    assert "test_error" in (tmp_path / "three").read_text(), seen
 
 
 def typed_into(command: list[str], turns: list[tuple[str, str]], folder: Path, environment: dict[str, str]) -> str:
@@ -217,14 +219,13 @@ def test_colours_are_for_terminals_without_no_color(terminal: bool, tmp_path: Pa
     assert not any(f"\x1b[{n}" in typed_into(command, [], tmp_path, environment | {"NO_COLOR": "1"}) for n in (3, 9))
 
 
-def test_commands_work_from_any_directory(tmp_path: Path) -> None:
+def test_commands_work_from_any_directory(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
     elsewhere = tmp_path / "deep" / "down"
     elsewhere.mkdir(parents=True)
-    for arguments in (["plot", "../../outputs"], ["export", "../../outputs"], ["train", "recipe=quick", "--dry-run"]):
-        command = [sys.executable, "-m", "degrade", *arguments]
-        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(elsewhere)
+    for words in (["plot", "../../outputs"], ["export", "../../outputs"], ["train", "recipe=quick", "--dry-run"]):
+        assert cli(*words).code == 0
     assert (tmp_path / "outputs/paper/figure.png").exists()
-    absolute = [sys.executable, "-m", "degrade", "runs", str(tmp_path / "outputs")]
-    assert "complete" in subprocess.run(absolute, cwd="/", capture_output=True, text=True).stdout
+    monkeypatch.chdir("/")
+    assert "complete" in cli("runs", str(tmp_path / "outputs")).out

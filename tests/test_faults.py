@@ -93,8 +93,9 @@ def folder_of(root: Path, *more: str) -> Path:
     [*((name, errno.EIO) for name in FILES), ("checkpoint.pt", errno.EACCES), ("checkpoint.pt", errno.ESTALE)],
 )
 def test_a_file_that_cannot_be_read_is_one_line_and_nothing_is_touched(
-    name: str, number: int, here: Path, cli: Cli
+    name: str, number: int, here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("degrade.analysis.figures.save", lambda *_: None)  # drawn all the same
     folder = folder_of(here, "name=parts")
     before = content(folder)
     for command in (
@@ -547,13 +548,15 @@ def answers(capsys: pytest.CaptureFixture[str], folder: Path) -> Iterator[tuple[
         yield words[0], code, *capsys.readouterr()
 
 
+#: What `answers` are where nothing is damaged, once they were asked for.
+_right: list[tuple[str, int, str, str]] = []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_random_mutation_never_becomes_another_answer_without_a_word(
     name: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "degrade.analysis.figures.save", lambda *_: None
-    )  # it is drawn; writing it takes most of the time
+    monkeypatch.setattr("degrade.analysis.figures.save", lambda *_: None)  # drawn all the same
     monkeypatch.chdir(tmp_path)
     where = folder_of(Path())
 
@@ -562,7 +565,9 @@ def test_a_random_mutation_never_becomes_another_answer_without_a_word(
         shutil.copytree(kept / where, where)
 
     fresh()
-    right = list(answers(capsys, where))
+    if not _right:
+        _right.extend(answers(capsys, where))
+    right = _right
     whole, expected = (where / name).read_bytes(), rows(RunRecord(where))
     assert [code for _, code, _, _ in right] == [0, 0, 4, 0, 0, 0]
     chance = random.Random(name)

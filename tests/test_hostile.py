@@ -262,7 +262,7 @@ def test_a_hostile_value_is_taken_or_refused_in_one_line_that_repeats_it(place: 
     named = [shown(piece, [*words, piece]) for piece in pieces if piece.strip() or piece == value]
     with contextlib.suppress(ValueError):
         named.append(str(int(value)))  # as an option of whole numbers reads 007
-    others = [word for word in place if "{}" not in word]
+    others = [part for word in place for part in word.split(",") if "{}" not in part]
     assert any(piece in outcome.err for piece in [*named, *others]), (words, outcome)
 
 

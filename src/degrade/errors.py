@@ -5,10 +5,10 @@ DegradeError
 │   └── NoEffectError      a setting that takes no effect
 ├── DatasetError       images that are missing, damaged or cannot be fetched
 └── RunError           a run's record that cannot be used
-    ├── RunFileError       a file of it cannot be read or written just now
+    ├── RunFileError       one of its files cannot be read or written just now
     ├── RunInUseError      another process is writing it
     ├── RunConflictError   it holds other settings
-    ├── RunInterrupted     stopped by the user, checkpoint written
+    ├── RunInterrupted     the user stopped the run, and its checkpoint is written
     └── RunFailed          training ended without a result
 """
 
@@ -28,8 +28,8 @@ class NoEffectError(ConfigError):
     """A setting that takes no effect beside the others.
 
     Args:
-        key: of the setting.
-        message: names its value and the mend.
+        key: the key of the setting.
+        message: the message, which names the value and the mend.
     """
 
     def __init__(self, key: str, message: str) -> None:
@@ -57,19 +57,19 @@ class RunConflictError(RunError):
     """The record holds a run of other settings."""
 
 
-class RunInterrupted(RunError):  # noqa: N818 - an event, not an error of anybody's
+class RunInterrupted(RunError):  # noqa: N818 - it is an event, not an error
     """The user stopped the run; its checkpoint is written."""
 
 
-class RunFailed(RunError):  # noqa: N818 - reads as what happened
+class RunFailed(RunError):  # noqa: N818 - it says what happened
     """Training ended without a result."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, raised by a signal handler; not an error, and caught as KeyboardInterrupt.
+    """A signal handler's exception on Ctrl-C or SIGTERM, which is no error and is caught as KeyboardInterrupt.
 
-    Not KeyboardInterrupt itself: where that passes through an `exec` on its way, as in torch's imports, CPython
-    remembers it and dies of SIGINT at its end, whatever the exit code.
+    KeyboardInterrupt itself would not do: where it passes through an `exec`, as in torch's imports, CPython remembers
+    it and dies of SIGINT at its end, whatever the exit code.
     """
 
 
@@ -81,8 +81,7 @@ def raise_stopped(*_: object) -> None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest of `known`, or lists them when none is near."""
     candidates = sorted(known)
-    near = difflib.get_close_matches(word, candidates, n=3, cutoff=0.5)
-    if near:
+    if near := difflib.get_close_matches(word, candidates, n=3, cutoff=0.5):
         return f"did you mean {' or '.join(near)}?"
     if len(candidates) > 12:
         return "`degrade train --dry-run` shows them all"

@@ -1,4 +1,4 @@
-"""Packages that only some settings need: one that is missing is named, with what installs it, before any work."""
+"""Packages that only some settings need: a missing one is named before any work, with the way to install it."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ def installed(module: str) -> bool:
     """Whether a module can be imported; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that holds it is there
+    except ModuleNotFoundError:  # The package that would hold the module is missing too.
         return False
 
 
@@ -17,8 +17,8 @@ def require(package: str, *, extra: str, what: str) -> None:
     """Refuse a wish whose package is missing.
 
     Args:
-        package: the distribution, and the module that it brings.
-        extra: degrade's, that installs it.
+        package: the name of the distribution, which is that of its module.
+        extra: the extra of degrade that installs the package.
         what: the wish, as the user wrote it.
 
     Raises:

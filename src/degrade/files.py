@@ -1,7 +1,7 @@
-"""Files read so that trouble with the disk is not taken for damage, and written so that a crash leaves them whole.
+"""Reading that does not take trouble with the disk for damage, and writing that a crash leaves whole.
 
-A file that is not there is one thing, a file that cannot be read just now another: a hiccup of a network disk must
-never lead to starting over. What is proven to be damaged is kept beside, as `NAME.damaged`.
+A file that is not there differs from one that cannot be read just now: a hiccup of a network disk must never lead to
+starting over. A file that is proven to be damaged is kept beside its successor, as `NAME.damaged`.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from degrade.errors import RunFileError
 
-#: A path that cannot lead to a file, whatever the disk does: there is none.
+#: Errors of a path that leads to no file, whatever state the disk is in.
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -35,10 +35,10 @@ def present(path: Path) -> bool:
 
 
 def regular(path: Path) -> Path:
-    """The path, unless what is there is a named pipe, which would be waited for, a socket or a device.
+    """The path, if there is a regular file, a folder or nothing.
 
     Raises:
-        RunFileError: it is one.
+        RunFileError: there is a named pipe, for which reading would wait, a socket or a device.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise RunFileError(f"{path} is not a regular file, but a pipe, a socket or a device; move it away")
@@ -46,7 +46,7 @@ def regular(path: Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """A file's content; None where there is no such file.
+    """The content of a file; None where there is no such file.
 
     Raises:
         RunFileError: the file cannot be read just now.
@@ -71,7 +71,7 @@ def _trouble_named(path: Path) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically and durably; where that fails, the file is as it was."""
+    """Replace the text of a file atomically and durably; where that fails, the file stays as it was."""
     fresh = regular(path.with_name(path.name + ".tmp"))
     with gone_on_failure(fresh):
         with fresh.open("w") as file:
@@ -82,7 +82,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, durably; where that fails, no part of it stays."""
+    """Add a line to a file durably; where that fails, no part of the line stays."""
     data = (line + "\n").encode()
     with regular(path).open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -98,7 +98,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def gone_on_failure(path: Path) -> Iterator[None]:
-    """Remove a half-written file when what is inside raises: on a full disk it would take the room of others."""
+    """Remove a half-written file when the block raises, because on a full disk it would take the room of others."""
     try:
         yield
     except BaseException:
@@ -115,7 +115,7 @@ def set_aside(path: Path) -> Path:
 
 
 def copy_aside(path: Path) -> Path:
-    """Copy a damaged file to `NAME.damaged`, as `set_aside` names it, for one that is about to be replaced."""
+    """Copy a damaged file that is about to be replaced to the name that `set_aside` would give it."""
     target = _free(path)
     with gone_on_failure(target):
         shutil.copyfile(path, target)
@@ -131,9 +131,8 @@ def _free(path: Path) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line: of an error of the system, its words and the file where it has one."""
-    strerror = getattr(error, "strerror", None)
-    if isinstance(error, OSError) and strerror:
-        return str(strerror)
+    """What went wrong, in one line: the words of the system, or the first line of the message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

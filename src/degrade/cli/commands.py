@@ -1,4 +1,7 @@
-"""The commands: thin. torch and matplotlib take seconds to import, so each imports what it needs when it runs."""
+"""The commands, each of which parses, calls and prints.
+
+torch and matplotlib take seconds to import, so a command imports what it needs when it runs.
+"""
 
 import contextlib
 import logging
@@ -32,8 +35,6 @@ from degrade.cli.options import (
     Runs,
     Seed,
     aside,
-    check_suffix,
-    check_word,
     chosen,
     exit_code,
     name_losses,
@@ -41,7 +42,6 @@ from degrade.cli.options import (
     one_run,
     output_option,
     readable,
-    refuse_conflicts,
     seconds_of,
     settings_of,
     show_figure,
@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from degrade.runs import RunRecord
     from degrade.runs.many import Cell
 
+#: What `degrade evaluate` lets batch norm normalise by.
+STATISTICS = ("running", "batch")
+
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too early": 4}
 
 app = typer.Typer(
@@ -67,7 +70,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Fetch CIFAR-10, or say where it is.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch CIFAR-10, or print where it is.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(probe_app, name="probe")
 
@@ -75,7 +78,7 @@ app.add_typer(probe_app, name="probe")
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    quiet: Annotated[  # noqa: ARG001 - main heeds them, wherever in the command line they stand
+    quiet: Annotated[  # noqa: ARG001 - main reads both, wherever they stand
         bool,
         typer.Option(
             "--quiet", help="Print answers and errors only, no log lines, no bars; it may stand behind a command too."
@@ -114,9 +117,7 @@ def train(
     Examples:
 
     - `degrade train --depth 56 --plain`
-
     - `degrade train --residual --recipe quick --seed 1`
-
     - `degrade train model.depth=110 model.family=residual optim.lr=0.05`
     """
     from degrade.config import compose, load_config
@@ -163,15 +164,7 @@ def reproduce(
             "follow it, and perhaps a launcher.",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=completion.recipes,
-            help="The recipe says how long and at what rate to train: quick, short or paper. [default: quick; of "
-            "vgg_wall: wall]",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    recipe: Recipe = None,
     within: Annotated[
         str | None,
         typer.Option(
@@ -187,61 +180,41 @@ def reproduce(
     ] = 1,
     device: Device = None,
     precision: Precision = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            autocompletion=completion.files,
-            help="Write the figure into this file; by default figure.png beside the runs.",
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
+    output: FigureFile = None,
     band: Band = "std",
     form: Format = "text",
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Train an experiment's networks, draw figure and page, print a table beside the paper's errors, and the verdict.
+    """Train an experiment's networks, draw figure and page, and print verdict and table beside the paper's errors.
 
-    Finished runs are skipped, interrupted ones resumed: the same command again goes on where it stopped.
-    Before it trains, it times each network for a moment and says what every recipe would take on this machine.
-    launcher=local trains launcher.jobs networks at once; submitit_local, slurm and ray are the others.
+    Finished runs are skipped and interrupted ones resumed: the same command again goes on where it stopped.
+    Before it trains, it times each network for a moment and prints how long every recipe would take on this machine.
+    launcher=local trains launcher.jobs networks at once; the other launchers are submitit_local, slurm and ray.
 
     Examples:
 
     - `degrade reproduce`
-
     - `degrade reproduce --within 20m`
-
     - `degrade reproduce figure1 --recipe paper --device cuda`
-
     - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
-
     - `degrade reproduce vgg_wall`
-
     - `degrade reproduce remedies --seeds 2 launcher.jobs=2`
     """
-    from degrade.analysis.curves import BANDS
-    from degrade.analysis.table import FORMATS
     from degrade.config.compose import compose_launcher, figure_style
 
-    names = [a for a in arguments or [] if "=" not in a]
-    overrides = [a for a in arguments or [] if "=" in a]
+    names = [word for word in arguments or [] if "=" not in word]
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: one experiment at a time; settings are written KEY=VALUE")
     experiment = names[0] if names else "story"
-    refuse_conflicts((text, text) for text in overrides)
-    launcher, overrides = compose_launcher(overrides)
-    common = settings_of(overrides, recipe=recipe, device=device, precision=precision)
+    words = [word for word in arguments or [] if "=" in word]
+    launcher, common = compose_launcher(
+        settings_of(words, recipe=recipe, within=within, device=device, precision=precision)
+    )
     limit = None if within is None else seconds_of(within)
-    if within is not None:
-        settled = [(f"--recipe {recipe}", f"recipe={recipe}")] if recipe is not None else []
-        refuse_conflicts([(f"--within {within}", "recipe=?"), *settled, *((text, text) for text in overrides)])
     experiments = networks_of(experiment, common, seeds=seeds)
-    check_word("--band", band, BANDS)
-    check_word("--format", form, FORMATS)
-    if output is not None:
-        check_suffix(output)
+    if not dry_run and launcher.name in ("local", "submitit_local"):  # other machines have images of their own
+        _fetch_images(experiments, fresh=fresh)
     if limit is not None or not dry_run:
         with contextlib.redirect_stdout(sys.stderr) if dry_run else aside(form):
             experiments = _estimated(experiment, experiments, common, seeds=seeds, within=limit, fresh=fresh)
@@ -249,19 +222,31 @@ def reproduce(
         _print_plan(experiments)
         return DONE
 
+    from degrade.analysis import error_curves
+    from degrade.analysis.page import save_page
     from degrade.runs import run_directory, run_matrix
 
     with aside(form):
         records = run_matrix(experiments, launcher, fresh=fresh)
     _to_board(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
-    style = figure_style(experiment)
-    if any(record.rows() for record in records):
+    measured = any(record.rows() for record in records)
+    if measured:
+        curves = error_curves((record for record in records if record.exists), band=band)
+        style = figure_style(experiment)
+        target = output or folder / _figure_name(style)
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
-        _show(records, output or folder / _figure_name(style), style=style, title=title, band=band, form=form)
+        with aside(form):
+            print()
+        _show(curves, target, style=style, title=title, form=form, judged=True)
+        with aside(form):
+            save_page(curves, page := target.with_name("report.html"))
+            print(f"page: {page}")
     with aside(form):
-        after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
-        print(f"records: {folder}\nnext:    degrade {after} {folder} --output figure.pdf")
+        print(f"records: {folder}")
+        if measured:
+            after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
+            print(f"next:    degrade {after} {folder} --output figure.pdf")
     return exit_code(record.status for record in records)
 
 
@@ -277,28 +262,23 @@ def sweep(
         ),
     ],
     fresh: Fresh = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and what is to be done; train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> int:
-    """Train every combination of settings, each into its own record, here or on a cluster.
+    """Train every combination of settings into its own record, on this machine or on a cluster.
 
-    Finished cells are skipped, interrupted ones resumed: the same command again goes on where it stopped.
+    Finished cells are skipped and interrupted ones resumed: the same command again goes on where it stopped.
     The launcher is local (launcher.jobs cells at once), submitit_local, slurm or ray.
 
     Examples:
 
     - `degrade sweep model=plain,residual model.depth=20,56 seed=0,1,2`
-
     - `degrade sweep seed='range(5)' recipe=quick launcher.jobs=2`
-
     - `degrade sweep optim.lr=0.05,0.1 seed=0,1 launcher=slurm launcher.partition=gpu`
     """
     from degrade.config.compose import compose_cells, compose_launcher
     from degrade.runs.many import plan, train_all
 
-    refuse_conflicts((text, text) for text in overrides)
-    launcher, settings = compose_launcher(overrides)
+    launcher, settings = compose_launcher(settings_of(overrides))
     cells = plan(compose_cells(settings), launcher, fresh=fresh)
     if dry_run:
         for cell in cells:
@@ -324,7 +304,7 @@ def plot(
         str | None,
         word_option(
             "--style",
-            completion.styles,
+            "degrade.analysis.curves:STYLES",
             "The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
             "remedies (what each remedy does along training); by default the families decide.",
         ),
@@ -338,26 +318,16 @@ def plot(
     Examples:
 
     - `degrade plot`
-
     - `degrade plot outputs/paper --style figure1 --band minmax --output figure1.pdf`
-
     - `degrade plot outputs/quick/plain-20 outputs/quick/plain-56`
-
     - `degrade plot outputs/remedies --style remedies`
-
     - `degrade plot --format csv > errors.csv`
     """
-    from degrade.analysis import error_curves, error_table
+    from degrade.analysis import error_curves
 
     records, folder = chosen(runs)
     curves = error_curves(records, band=band)
-    target = output or folder / _figure_name(style)
-    if style == "remedies":
-        _show_remedies(curves, target, title=title, form=form)
-        return DONE
-    with aside(form):
-        _draw(curves, target, style=style, title=title)
-    print(error_table(curves, form=form))
+    _show(curves, output or folder / _figure_name(style), style=style, title=title, form=form)
     return DONE
 
 
@@ -367,7 +337,7 @@ def verify(
     allow_one_seed: Annotated[
         bool,
         typer.Option(
-            "--allow-one-seed", help="Let the sign of a gap decide where there is one seed, and no interval."
+            "--allow-one-seed", help="Let the sign of a gap decide where there is only one seed and so no interval."
         ),
     ] = False,
     margin: Annotated[
@@ -375,28 +345,27 @@ def verify(
         typer.Option(
             min=0,
             max=100,
-            help="Points of training error that a deeper residual network may have more, and be no worse.",
+            help="A deeper residual network is no worse if its training error is at most so many points higher.",
         ),
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was judged, as JSON.")] = False,
 ) -> int:
-    """Judge whether the degradation problem appeared and the shortcuts mended it: each claim, its interval, outcome.
+    """Judge, claim by claim, whether the degradation problem appeared and the shortcuts mended it.
 
-    A claim decides only where the better network of those that it compares is trained: it passed its last milestone,
-    and its training error is below half of chance level. In a recipe shorter than the paper's none may be within 5
-    points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict inconclusive.
+    A claim decides only where the better of the networks that it compares is trained: that network passed its last
+    milestone, and its training error is below half of chance level. In a recipe shorter than the paper's, no network
+    may be within 5 points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict
+    inconclusive.
 
-    Exit codes: 0 reproduced, 3 not reproduced, 4 inconclusive or too early. Runs of several experiments or settings
-    are judged each for themselves; the exit code is that of the worst. VGGs are judged by the wall's claims.
+    The exit code is 0 for reproduced, 3 for not reproduced, and 4 for inconclusive or too early. Runs of several
+    experiments or settings are judged separately, and the worst decides the exit code. VGGs are judged by the claims
+    about their wall.
 
     Examples:
 
     - `degrade verify`
-
     - `degrade verify outputs/paper`
-
     - `degrade verify outputs/paper --allow-one-seed`
-
     - `degrade verify outputs/paper outputs/quick --json`
     """
     from degrade.analysis import error_curves, verdict_json, verdict_text, verdicts
@@ -419,8 +388,8 @@ def evaluate(
         str,
         word_option(
             "--statistics",
-            completion.statistics,
-            "What batch norm normalises by: running (statistics) or batch (each batch's own).",
+            "degrade.cli.commands:STATISTICS",
+            "Batch norm normalises by its running statistics or by those of each batch.",
         ),
     ] = "running",
     augmented: Annotated[
@@ -428,15 +397,14 @@ def evaluate(
     ] = False,
     device: Device = None,
 ) -> int:
-    """Print training and test error of a run's checkpoint, and its errors by class.
+    """Print the training and test errors of a run's checkpoint, also by class.
 
     Weights and statistics stay as they are. The default is the record's clean training error and its test error;
-    `--statistics batch` gives the batch-statistics training error, and the test error measured in that way.
+    `--statistics batch` gives the batch-statistics training error, and the test error measured in the same way.
 
     Examples:
 
     - `degrade evaluate outputs/quick/plain-56/seed-0`
-
     - `degrade evaluate outputs/quick/plain-56/seed-0 --statistics batch --augmented`
     """
     from degrade.analysis.text import evaluation_text
@@ -488,14 +456,12 @@ def bench(
         ),
     ] = None,
 ) -> int:
-    """Measure training speed: the usual scripts' loop against degrade's engine at each setting, side by side.
+    """Measure the training speed of the usual scripts' loop and of degrade's engine at each setting, side by side.
 
     Examples:
 
     - `degrade bench`
-
     - `degrade bench --depths 110 --no-compiled --json`
-
     - `degrade bench --profile trace.json`
     """
     from degrade.config import compose
@@ -529,14 +495,12 @@ def report(
     ] = None,
     band: Band = "std",
 ) -> int:
-    """Write one HTML page that needs no network: curves to explore, verdict, tables, settings, pictures, commands.
+    """Write one HTML page that needs no network, with interactive curves, verdict, tables, settings and commands.
 
     Examples:
 
     - `degrade report`
-
     - `degrade report outputs/paper --band ci95`
-
     - `degrade report outputs/quick --output quick.html`
     """
     if output is not None and output.suffix.lower() != ".html":
@@ -557,7 +521,7 @@ def export(
         str | None,
         word_option(
             "--format",
-            completion.export_formats,
+            "degrade.analysis.export:FORMATS",
             "The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
         ),
     ] = None,
@@ -571,16 +535,14 @@ def export(
         bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
     ] = False,
 ) -> int:
-    """Write what runs measured as one long table, one row per measurement; or write one run's weights.
+    """Write what runs measured as one long table with one row per measurement, or write one run's weights.
 
     Errors are fractions. Parquet needs `pip install '.[parquet]'`, weights `pip install '.[safetensors]'`.
 
     Examples:
 
     - `degrade export > measurements.csv`
-
     - `degrade export outputs/quick outputs/short --output measurements.parquet`
-
     - `degrade export --weights outputs/quick/residual-20/seed-0 --output residual-20.safetensors`
     """
     if weights:
@@ -662,20 +624,18 @@ def inspect(
 ) -> int:
     """List a network's layers with their output, parameters, multiply-adds and receptive field; train nothing.
 
-    The receptive field is how many pixels a side a layer's value depends on, were the image large enough.
+    The receptive field is the side, in pixels, of the square that a layer's value depends on in a large enough image.
 
     Examples:
 
     - `degrade inspect --depth 56 --residual`
-
     - `degrade inspect model=vgg --depth 19 --format markdown`
-
     - `degrade inspect --compare 3x3,5x5,7x7 --channels 128 --output compare.pdf`
     """
     if compare is not None:
         if network := settings_of(overrides, depth=depth, plain=plain):
             raise ConfigError(f"--compare {compare} {network[0]}: it compares no network; leave one of them out")
-        return _compare(compare, channels, output, form)
+        return _compare(compare, channels, output or Path("compare.png"), form)
     if output is not None:
         raise ConfigError(f"--output {output}: a figure is drawn with --compare only")
     from degrade.analysis.table import layers_note, layers_table
@@ -690,8 +650,7 @@ def inspect(
     return DONE
 
 
-def _compare(sizes: str, channels: int, output: Path | None, form: str) -> int:
-    target = output or Path("compare.png")
+def _compare(sizes: str, channels: int, target: Path, form: str) -> int:
     wanted = [_odd(size) for size in sizes.split(",")]
     from degrade.analysis.figures import draw_stacks
     from degrade.analysis.table import stacks_table
@@ -729,14 +688,12 @@ def list_runs(
     ] = False,
     form: Format = "text",
 ) -> int:
-    """List runs: what became of each, how far it came, its last errors.
+    """List runs with the status, the iterations and the last errors of each.
 
     Examples:
 
     - `degrade runs`
-
     - `degrade runs outputs/paper --mean --format markdown`
-
     - `degrade runs --format csv > runs.csv`
     """
     from degrade.analysis import error_curves, error_table, runs_table
@@ -753,12 +710,14 @@ def list_runs(
     return DONE
 
 
+Root = Annotated[
+    Path | None,
+    typer.Option(autocompletion=completion.files, help="CIFAR-10 lies in this folder.", show_default=False),
+]
+
+
 @data_app.command("fetch")
-def data_fetch(
-    root: Annotated[
-        Path | None, typer.Option(autocompletion=completion.files, help="Keep it in this folder.", show_default=False)
-    ] = None,
-) -> int:
+def data_fetch(root: Root = None) -> int:
     """Fetch CIFAR-10 from the first source that has it, and check its content."""
     from degrade.config import DataConfig
     from degrade.data.sources import data_root, fetch_cifar10
@@ -770,12 +729,8 @@ def data_fetch(
 
 
 @data_app.command("info")
-def data_info(
-    root: Annotated[
-        Path | None, typer.Option(autocompletion=completion.files, help="Look in this folder.", show_default=False)
-    ] = None,
-) -> int:
-    """Say where CIFAR-10 is looked for, and what is there."""
+def data_info(root: Root = None) -> int:
+    """Print where CIFAR-10 is looked for, and what is there."""
     from degrade.config import DataConfig
     from degrade.data.sources import HASHES, data_root, prepared_cifar10
 
@@ -792,62 +747,60 @@ def data_info(
     return DONE
 
 
-def _draw(curves: "Sequence[Curve]", output: Path, *, style: str | None = None, title: str | None) -> None:
-    from degrade.analysis.facts import refuse_unmeasured
-    from degrade.analysis.figures import draw
-
-    show_figure(draw(refuse_unmeasured(curves), style=style, title=title), output)
-
-
 def _figure_name(style: str | None) -> str:
     return "remedies.png" if style == "remedies" else "figure.png"
 
 
-def _show_remedies(curves: "Sequence[Curve]", output: Path, *, title: str | None, form: str) -> None:
-    """The table and the figure of remedies; snapshots are measured first, where that was not done."""
-    from degrade.probes.remedies import look
-
-    shown = look(curves, title=title, form=form, complain=tell)
-    print(shown.text)
-    with aside(form):
-        show_figure(shown.figure, output)
-
-
 def _show(
-    records: "Sequence[RunRecord]", output: Path, *, style: str | None, title: str, band: str, form: str
+    curves: "Sequence[Curve]", target: Path, *, style: str | None, title: str | None, form: str, judged: bool = False
 ) -> None:
-    """The table, the verdict, the figure, and the page beside it."""
-    from degrade.analysis import error_curves, error_table, verdict_text, verdicts
-    from degrade.analysis.page import save_page
-
-    curves = error_curves((record for record in records if record.exists), band=band)
-    with aside(form):
-        print()
+    """Print the table, and the verdict if asked for, and write the figure; remedies have a table of their own."""
+    text = ""
     if style == "remedies":
-        _show_remedies(curves, output, title=title, form=form)
+        from degrade.probes.remedies import look
+
+        shown = look(curves, title=title, form=form, complain=tell)  # measures snapshots that were not measured yet
+        table, figure = shown.text, shown.figure
     else:
-        print(error_table(curves, form=form))
-        with aside(form):
-            print()
-            if found := verdicts(curves):
-                print(verdict_text(found) + "\n")
-            _draw(curves, output, style=style, title=title)
+        from degrade.analysis import draw, error_table, verdict_text, verdicts
+        from degrade.analysis.facts import refuse_unmeasured
+
+        figure = draw(refuse_unmeasured(curves), style=style, title=title)
+        table = error_table(curves, form=form)
+        if judged and (found := verdicts(curves)):
+            text = f"\n{verdict_text(found)}\n"
+    print(table)
     with aside(form):
-        save_page(curves, target := output.with_name("report.html"))
-        print(f"page: {target}")
+        if text:
+            print(text)
+        show_figure(figure, target)
+
+
+def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
+    """Load the images of what is to be trained once, so that a lack of them is told before any network starts.
+
+    Raises:
+        DatasetError: they cannot be had.
+    """
+    from degrade.data import load_images
+    from degrade.runs.estimate import plan
+
+    todo = [own.data for own, _ in plan("", experiments, fresh=fresh).todo if own.data.name != "synthetic"]
+    for data in {repr(data): data for data in todo}.values():
+        load_images(data, say=logging.getLogger("degrade.run").info)
 
 
 def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
-    """Complete what TensorBoard has of each finished run that is to write for it: rows, if it was trained without.
+    """Complete the TensorBoard files of finished runs that are to have some.
 
-    And the final figure; here, since runs know nothing of drawing.
+    The final figure is added here, since `runs` lies below what draws, and the rows of a run trained without them.
     """
     for experiment, record in runs:
-        if experiment.log.tensorboard and record.status.finished and record.rows():
+        if experiment.log.tensorboard and record.status.finished and (rows := record.rows()):
             from degrade.analysis import draw, error_curves
             from degrade.runs.board import add_figure, write_board
 
-            write_board(record.path, experiment, record.rows())
+            write_board(record.path, experiment, rows)
             figure = draw(error_curves([record]), title=None)
             add_figure(record.path, figure, int(record.summary["iteration"]))
 
@@ -867,7 +820,7 @@ def _print_outcome(record: "RunRecord") -> None:
 
 
 def _print_cells(cells: "Sequence[Cell]") -> None:
-    """What became of cells, by their records."""
+    """Print what became of cells, as their records tell."""
     from degrade.analysis import runs_table
     from degrade.runs import Status
     from degrade.runs.many import OUTCOMES
@@ -900,7 +853,7 @@ def _print_plan(experiments: "Sequence[Experiment]") -> None:
 
 
 def _advise(experiment: "Experiment") -> None:
-    """Before a long training on a CPU, say so and name the short one."""
+    """Before a long training on a CPU, point out how long it takes and that there is a short recipe."""
     from degrade.training import choose_device
 
     if choose_device(experiment.runtime.device).type == "cpu" and experiment.recipe.iterations >= 8000:
@@ -920,18 +873,18 @@ def _estimated(
     within: float | None,
     fresh: bool,
 ) -> "list[Experiment]":
-    """Say what each recipe would take here.
+    """Print how long each recipe would take on this machine, and choose one.
 
     Args:
-        experiment: its name.
-        experiments: its networks at the recipe that was asked for.
-        settings: what was asked for.
-        seeds: the number of trainings of each network.
-        within: seconds in which to train; None leaves the recipe as it is.
-        fresh: whatever is begun starts over.
+        experiment: the name of the experiment.
+        experiments: its networks by the recipe that was asked for.
+        settings: the settings that were asked for.
+        seeds: how often each network is trained.
+        within: the seconds that training may take; None leaves the recipe as it is.
+        fresh: whether what is begun starts over.
 
     Returns:
-        The networks to train: at the most faithful recipe that fits into `within`.
+        The networks to train, by the most faithful recipe that fits into `within`.
     """
     from degrade.runs.estimate import choose, plan, recipes, tell
 
@@ -941,7 +894,7 @@ def _estimated(
         return experiments
     found, plans = {}, []
     for name in recipes(asked):
-        with contextlib.suppress(ConfigError, RunError):  # these networks or their folders may have no place for it
+        with contextlib.suppress(ConfigError, RunError):  # a recipe may not fit these networks or records
             same = name == asked
             own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
             plans.append(plan(name, own, fresh=fresh))
@@ -950,4 +903,4 @@ def _estimated(
         return found[choose(plans, within).recipe]
     if plans:
         tell(plans)
-    return experiments  # where there is no plan, whoever trains them says why
+    return experiments  # without a plan, training names the reason

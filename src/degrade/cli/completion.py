@@ -1,24 +1,22 @@
 """What a shell completes: settings and their values, run directories, the words that options take.
 
-Asked at each press of a key, so neither torch nor Hydra is imported. No answer ends in `=` or `/` alone, since shells
-put a space behind an only one: what can follow is answered with it.
+A shell asks at each press of Tab, so neither torch nor Hydra is imported. No answer ends in `=` or `/` alone, because
+shells put a space after an answer that is the only one: what can follow is answered with it.
 """
 
 import contextlib
 import io
 import os
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Names the shell's question in the environment, as Typer's scripts ask it: `complete_bash`.
+#: The environment variable in which Typer's scripts ask the shell's question: `complete_bash`.
 QUESTION = "_DEGRADE_COMPLETE"
 
-#: What `degrade evaluate` lets batch norm normalise by: its running statistics, or each batch's own.
-STATISTICS = ("running", "batch")
-
-#: Entries of folders that are looked at for runs; where there are more, folders are offered unseen.
+#: At most so many entries of folders are searched for runs; after that, folders are offered without a look inside.
 _PATIENCE = 2000
 
 
@@ -29,12 +27,12 @@ def answer(ask: Callable[[], Any]) -> int:
         ask: lets Typer print its answer, by the environment.
 
     Returns:
-        The exit code; fish asks by it whether there is an answer.
+        The exit code, from which fish learns whether there is an answer.
     """
     bash = os.environ[QUESTION] == "complete_bash" and "COMP_WORDS" in os.environ
     prefix = _join_words() if bash else ""
+    code: Any = 0
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        code: Any = 0
         try:
             ask()
         except SystemExit as end:
@@ -47,10 +45,10 @@ def answer(ask: Callable[[], Any]) -> int:
 
 
 def _join_words() -> str:
-    """Undo what bash does to words: it splits them at `=` and `:`, and replaces the last part only.
+    """Undo what bash does to words: it splits them at `=` and `:`, and replaces only the last part.
 
     Returns:
-        The parts of the word before that, which bash does not want to hear again.
+        The parts of the word before the last one, which bash does not want repeated.
     """
     words = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
     joined: list[str] = []
@@ -67,13 +65,36 @@ def _join_words() -> str:
     return joined[-1].removesuffix(last) if last else joined[-1] * glued
 
 
+def words_of(where: str) -> Callable[[str], list[str]]:
+    """The completion by words that a module lists, such as `degrade.analysis.curves:BANDS`, imported when asked."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _beginning(pkgutil.resolve_name(where), incomplete)
+
+    return complete
+
+
+def values_of(key: str) -> Callable[[str], list[str]]:
+    """The completion by the values of a setting or config group."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _beginning(_values(key, {}), incomplete)
+
+    return complete
+
+
+def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer passes it
+    """No words, upon which the shell completes the names of files."""
+    return []
+
+
 def settings(incomplete: str) -> list[str]:
-    """`KEY=VALUE`: keys of settings and config groups; of the only key, or behind its `=`, the values."""
+    """`KEY=VALUE`: keys of settings and config groups; values after a key's `=`, or if only one key fits."""
     return _settings(incomplete, _defaults())
 
 
 def swept_settings(incomplete: str) -> list[str]:
-    """The same, and a launcher with its settings."""
+    """Settings as above, and a launcher with its settings."""
     return _settings(incomplete, {**_defaults(), **_launcher_defaults()})
 
 
@@ -83,8 +104,7 @@ def experiment_or_settings(incomplete: str) -> list[str]:
 
     fixed = ("model", "model.family", "model.depth", "seed")
     free = {key: value for key, value in _defaults().items() if key not in fixed}
-    free |= _launcher_defaults()
-    return [*_beginning(experiment_names(), incomplete), *_settings(incomplete, free)]
+    return [*_beginning(experiment_names(), incomplete), *_settings(incomplete, free | _launcher_defaults())]
 
 
 def runs_or_settings(incomplete: str) -> list[str]:
@@ -95,15 +115,15 @@ def runs_or_settings(incomplete: str) -> list[str]:
 def _settings(incomplete: str, known: dict[str, Any]) -> list[str]:
     key, equals, value = incomplete.partition("=")
     keys = [key] if equals else _beginning(known, key)
-    if not equals and len(keys) != 1:
+    if len(keys) != 1:
         return [f"{each}=" for each in keys]
-    before = value[: value.rfind(",") + 1]  # of several values in a sweep, those that stand
+    before = value[: value.rfind(",") + 1]  # the values of a sweep that are typed already
     found = [f"{keys[0]}={before}{own}" for own in _values(keys[0], known) if own not in before.split(",")]
     return found if equals else [f"{keys[0]}=", *found]
 
 
 def _defaults() -> dict[str, Any]:
-    """Settings and their defaults; config groups, which have none."""
+    """Settings with their defaults, and config groups, which have none."""
     from degrade.config.groups import group_options
     from degrade.config.schema import settings
 
@@ -111,7 +131,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _launcher_defaults() -> dict[str, Any]:
-    """Launchers' settings and their defaults; `launcher` itself, which has none."""
+    """The settings of launchers with their defaults, and `launcher` itself, which has none."""
     from degrade.config.launcher import LAUNCHERS
 
     own = {f"launcher.{key}": value for kind in LAUNCHERS.values() for key, value in vars(kind()).items()}
@@ -119,7 +139,7 @@ def _launcher_defaults() -> dict[str, Any]:
 
 
 def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
-    """Values that a setting may take; its default where they cannot be listed."""
+    """The values that a setting may take; only its default where they cannot be listed."""
     from degrade.config.groups import experiment_names, group_options
     from degrade.config.launcher import LAUNCHERS
     from degrade.config.schema import settings
@@ -129,15 +149,15 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
         return experiment_names() if key == "experiment" else tuple(LAUNCHERS)
     if isinstance(default, bool):
         return ("true", "false")
-    if key == "runtime.device":
-        return devices("")
+    if key == "runtime.device":  # how many GPUs there are is not known without torch
+        return ("auto", "cpu", "cuda")
     if found := (settings()[key].choices if key in settings() else group_options().get(key)):
         return [str(value) for value in found]
     return () if default is None else (str(default).replace(" ", ""),)
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run directories, and folders that hold some, one level below what is typed; deeper where that is one folder."""
+    """Run directories and folders that hold some, one level below what is typed; deeper where only one fits."""
     typed, _, name = incomplete.rpartition("/")
     typed = f"{typed}/" if "/" in incomplete else ""
     patience = [_PATIENCE]
@@ -174,63 +194,6 @@ def _holds_runs(folder: Path, levels: int, patience: list[int]) -> bool:
         if levels > 1 and not below.name.startswith(".") and _holds_runs(below, levels - 1, patience):
             return True
     return False
-
-
-def statistics(incomplete: str) -> list[str]:
-    """What batch norm normalises by in an evaluation."""
-    return _beginning(STATISTICS, incomplete)
-
-
-def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer gives it
-    """None of degrade's: the shell completes files where there is no answer."""
-    return []
-
-
-def recipes(incomplete: str) -> list[str]:
-    """Recipes by name."""
-    from degrade.config.groups import group_options
-
-    return _beginning(group_options()["recipe"], incomplete)
-
-
-def devices(incomplete: str) -> list[str]:
-    """Devices; of several GPUs the shell does not know."""
-    return _beginning(("auto", "cpu", "cuda"), incomplete)
-
-
-def precisions(incomplete: str) -> list[str]:
-    """Precisions by name."""
-    from degrade.config.schema import settings
-
-    return _beginning(settings()["runtime.precision"].choices, incomplete)
-
-
-def bands(incomplete: str) -> list[str]:
-    """Bands over seeds."""
-    from degrade.analysis.curves import BANDS
-
-    return _beginning(BANDS, incomplete)
-
-
-def styles(incomplete: str) -> list[str]:
-    """Styles of figures."""
-    from degrade.analysis.curves import STYLES
-
-    return _beginning(STYLES, incomplete)
-
-
-def table_formats(incomplete: str) -> list[str]:
-    """Formats of tables."""
-    from degrade.analysis.table import FORMATS
-
-    return _beginning(FORMATS, incomplete)
-
-
-def export_formats(incomplete: str) -> list[str]:
-    """Formats of exported tables."""
-    from degrade.analysis.export import FORMATS
-
-    return _beginning(FORMATS, incomplete)
 
 
 def _beginning(words: Iterable[str], incomplete: str) -> list[str]:

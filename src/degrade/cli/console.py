@@ -1,4 +1,4 @@
-"""From a command line to an exit code: the only place that knows which error is which code.
+"""From a command line to an exit code: only this module knows which error gives which code.
 
 0 done · 1 a run failed or diverged · 2 bad input · 3 verdict "not reproduced" · 4 verdict "inconclusive" or
 "too early" · 130 interrupted, checkpoint written.
@@ -30,36 +30,36 @@ from degrade.errors import (
     raise_stopped,
 )
 
-# typer bundles click in some versions and imports it in others: reach the base class through a public name.
+# Some versions of Typer bundle click and others import it, so the base class is reached through a public name.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-#: Errors of the system that say nothing against the command: a full, failing or read-only disk.
+#: Errors of the system for which the command is not to blame: a full, failing or read-only disk.
 TROUBLE = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE, errno.EROFS)
 
 
 def entry_point() -> None:
     """The console script."""
-    # All three stop as Ctrl-C does, while fetching and between runs too.
+    # Each of these signals stops degrade as Ctrl-C does, while it fetches images and between runs too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell leaves it for a job in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has jobs in the background ignore it
             signal.signal(number, raise_stopped)
     if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
         os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")  # Typer takes a job on GitHub for a terminal
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what it cannot show
     code = main(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # all is done: a late Ctrl-C must not change the exit code
+        signal.signal(number, signal.SIG_IGN)  # a late Ctrl-C must not change the exit code
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader went away, as `head` does: not an error, and nothing more can be written.
+        # The reader went away, as `head` does, which is no error; nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; errors are one line on stderr (DEGRADE_DEBUG=1: a traceback)."""
+    """Run a command line and return its exit code. An error is one line; DEGRADE_DEBUG=1 adds a traceback."""
     if completion.QUESTION in os.environ:
         return completion.answer(lambda: app(args=[], prog_name="degrade", standalone_mode=False))
     manners, words = _manners(arguments)
@@ -73,20 +73,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--quiet` and `--verbose`, which may stand anywhere, and the other words."""
+    """The words `--quiet` and `--verbose`, which may stand anywhere, and the other words."""
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     manners = [word for word in arguments[:end] if word in ("--quiet", "--verbose")]
     return manners, [*(word for word in arguments[:end] if word not in manners), *arguments[end:]]
 
 
 class _NoTerminal:
-    """A stream that says that it is no terminal, so that progress bars hide themselves."""
+    """A stream that claims to be no terminal, so that progress bars hide themselves."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def isatty(self) -> bool:
-        """Never."""
+        """Whether the stream is a terminal: it never is."""
         return False
 
     def __getattr__(self, name: str) -> Any:
@@ -101,11 +101,11 @@ def _run(words: list[str], manners: list[str]) -> int:
         check_words(words)
         refuse_repeated(options_given(command, words))
         code = command.main(args=words, prog_name="degrade", standalone_mode=False)
-        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+        if code == INTERRUPTED:  # Typer answers Ctrl-C so
             return _failed(KeyboardInterrupt(), "interrupted", words, INTERRUPTED)
         return code if isinstance(code, int) else DONE
     except UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands alone asks what there is
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands alone shows its help
             print(error.format_message() if hasattr(error, "format_message") else error)
             return DONE
         return _failed(error, usage_line(error, command, words), words, BAD_INPUT)
@@ -115,7 +115,7 @@ def _run(words: list[str], manners: list[str]) -> int:
         codes = {RunInterrupted: INTERRUPTED, RunFailed: RUN_FAILED, RunFileError: RUN_FAILED}
         code = next((own for kind, own in codes.items() if isinstance(error, kind)), BAD_INPUT)
         return _failed(error, str(error), words, code)
-    except SystemExit:  # typer's answer to a pipe whose reader went away, which is no error
+    except SystemExit:  # Typer answers so where the reader of a pipe went away, which is no error
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -133,7 +133,7 @@ def _failed(error: BaseException, message: str, words: Sequence[str], code: int)
         import traceback
 
         traceback.print_exception(error)
-    lines = isinstance(error, DatasetError)  # whose list of what was tried has lines of its own
+    lines = isinstance(error, DatasetError)  # which lists what was tried in several lines
     with contextlib.suppress(OSError):
         print(f"degrade: {shown(message, words, lines=lines)}", file=sys.stderr)
     return code

@@ -1,11 +1,11 @@
-"""What the commands' options have in common: their declarations, their checks, the runs that they choose."""
+"""What the commands have in common: declarations and checks of their options, and the choice of runs."""
 
 import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,9 +51,9 @@ Family = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.recipes,
+        autocompletion=completion.values_of("recipe"),
         help="The recipe says how long and at what rate to train: paper, short, quick, wall or smoke. "
-        "[default: paper]",
+        "[default: paper; of reproduce: quick, and wall for vgg_wall]",
         rich_help_panel=RUN,
     ),
 ]
@@ -67,7 +67,7 @@ Seed = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.devices,
+        autocompletion=completion.values_of("runtime.device"),
         help="The device is auto, cpu, cuda or cuda:N. [default: auto]",
         rich_help_panel=RUN,
     ),
@@ -75,7 +75,7 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.precisions,
+        autocompletion=completion.values_of("runtime.precision"),
         help="The precision is fp32, bf16, or auto, which is bf16 where that is fast. [default: auto]",
         rich_help_panel=RUN,
     ),
@@ -83,63 +83,50 @@ Precision = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever the record holds.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the settings and the run's directory; train nothing.", rich_help_panel=RUN),
+    typer.Option(
+        "--dry-run", help="Print the settings, and the directory of each run; train nothing.", rich_help_panel=RUN
+    ),
 ]
 
 
-def word_option(name: str, offered: Callable[[str], list[str]], words: str) -> Any:
-    """An option that takes one of the words that the shell is offered, and no other."""
+def word_option(name: str, where: str, words: str) -> Any:
+    """An option that takes one of the words that `where` lists, such as `degrade.analysis.curves:BANDS`."""
+    offered = completion.words_of(where)
 
     def check(value: str | None) -> str | None:
-        if value is not None:
-            check_word(name, value, offered(""))
+        if value is not None and value not in (known := offered("")):
+            raise ConfigError(f"{name} {value}: {did_you_mean(value, known)}")
         return value
 
     return typer.Option(name, autocompletion=offered, callback=check, help=words)
 
 
 def output_option(words: str, *, figure: bool = False) -> Any:
-    """The option that names the file to be written."""
+    """The option that names the file to be written; a figure's suffix is checked before any work is done."""
 
     def check(output: Path | None) -> Path | None:
         if figure and output is not None:
-            check_suffix(output)
+            from degrade.analysis.figures import SUFFIXES
+
+            if output.suffix.lower() not in SUFFIXES:
+                raise ConfigError(
+                    f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
+                )
         return output
 
     return typer.Option("--output", "-o", autocompletion=completion.files, callback=check, help=words)
 
 
-def exit_code(outcomes: Iterable[str]) -> int:
-    """The exit code of a command that trained: whether all runs are complete."""
-    from degrade.runs import Status
-
-    return DONE if all(outcome == Status.COMPLETE for outcome in outcomes) else RUN_FAILED
-
-
-def check_word(option: str, word: str, known: Iterable[str]) -> None:
-    """Refuse an option's value that is none of the known ones, naming the nearest."""
-    if word not in known:
-        raise ConfigError(f"{option} {word}: {did_you_mean(word, known)}")
-
-
-def check_suffix(output: Path) -> None:
-    """Refuse a figure's file of a kind that is not drawn, before any work is done."""
-    from degrade.analysis.figures import SUFFIXES
-
-    if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: figures are written as {', '.join(SUFFIXES)}; use one of these suffixes"
-        )
-
-
 Band = Annotated[
     str,
     word_option(
-        "--band", completion.bands, "The band over seeds is std, minmax or ci95, the t interval of the mean."
+        "--band",
+        "degrade.analysis.curves:BANDS",
+        "The band over seeds is std, minmax or ci95, the t interval of the mean.",
     ),
 ]
 Format = Annotated[
-    str, word_option("--format", completion.table_formats, "The table is written as text, csv or markdown.")
+    str, word_option("--format", "degrade.analysis.table:FORMATS", "The table is written as text, csv or markdown.")
 ]
 FigureFile = Annotated[
     Path | None,
@@ -159,7 +146,7 @@ Runs = Annotated[
     ),
 ]
 
-#: A config group and the setting that its files are named after.
+#: Config groups whose files are named after a setting.
 _SAME = {"model": "model.family", "data": "data.name"}
 
 
@@ -169,15 +156,16 @@ def settings_of(
     depth: int | None = None,
     plain: bool | None = None,
     recipe: str | None = None,
+    within: str | None = None,
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
     from_file: bool = False,
 ) -> list[str]:
-    """Options as the overrides they stand for, and the overrides.
+    """The overrides that options stand for, followed by the overrides themselves.
 
     Raises:
-        ConfigError: a setting is given two values.
+        ConfigError: one setting is given two values, of which the last would win silently.
     """
     if from_file and recipe is not None:
         raise ConfigError(
@@ -193,33 +181,24 @@ def settings_of(
         (f"--precision {precision}", "runtime.precision", precision),
     ]
     given = [(text, f"{key}={value}") for text, key, value in options if value is not None]
-    refuse_conflicts([*given, *((text, text) for text in overrides or [])])
-    return [*(override for _, override in given), *(overrides or [])]
-
-
-def refuse_conflicts(given: Iterable[tuple[str, str]]) -> None:
-    """Refuse a command line that gives one setting two values, of which the last would win silently.
-
-    It is given as what was typed and the override that this stands for.
-
-    Raises:
-        ConfigError: names both.
-    """
+    typed = [*given, *((text, text) for text in overrides or [])]
     first: dict[str, tuple[str, str]] = {}
-    for text, override in given:
+    for text, override in [(f"--within {within}", "recipe=?"), *typed] if within is not None else typed:
         key, _, value = (part.strip() for part in override.partition("="))
         other, before = first.setdefault(_SAME.get(key, key), (text, value))
         if before.strip("'\"") != value.strip("'\""):
             raise ConfigError(f"{other} {text}: they give one setting two values; leave one of them out")
+    return [override for _, override in typed]
 
 
 def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> "list[Experiment]":
-    """The trainings of a named experiment, at the quick recipe unless it or the settings name another.
+    """The trainings of a named experiment, by the quick recipe unless the experiment or the settings name another.
 
-    A setting changes the networks in which it takes effect: `model.shortcut=B` the residual ones.
+    A setting changes the networks in which it takes effect: `model.shortcut=B` changes the residual ones.
 
     Raises:
-        ConfigError: no such experiment, or a setting is not the user's to change, or takes effect in no network.
+        ConfigError: there is no such experiment, or the experiment itself sets one of the settings, or a setting
+            takes effect in no network.
     """
     from degrade.config import compose_where_it_can, network_matrix, variants
     from degrade.config.groups import USUAL_RECIPE
@@ -230,7 +209,7 @@ def networks_of(experiment: str, settings: Sequence[str], *, seeds: int = 1) -> 
             raise ConfigError(f"{setting}: the experiment sets it; for single networks use `degrade train`")
     networks = [
         [f"recipe={USUAL_RECIPE}", *network, f"seed={seed}"]
-        for seed in range(seeds)  # the whole story once, then again: something to look at as early as can be
+        for seed in range(seeds)  # All networks come once before any comes again, so that there is soon a figure.
         for network in network_matrix(experiment)
     ]
     return compose_where_it_can(networks, settings)
@@ -240,22 +219,20 @@ def seconds_of(within: str) -> int:
     """The seconds of a time such as `20m` or `1h30m`.
 
     Raises:
-        ConfigError: it is written otherwise, or it is no time at all.
+        ConfigError: the time is zero or written otherwise.
     """
     found = re.fullmatch("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in "dhms"), within)
-    seconds = (
-        sum(int(n or 0) * size for n, size in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
-    )
-    if not seconds:
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    if not any(parts):
         raise ConfigError(f"--within {within}: write a time such as 90s, 20m, 2h, 1h30m or 1d")
-    return seconds
+    return sum(number * size for number, size in zip(parts, (86400, 3600, 60, 1), strict=True))
 
 
 def readable(paths: Sequence[Path]) -> "list[RunRecord]":
-    """Records at or below the paths; damage is named, and those of which nothing can be made are left out.
+    """The records at or below the paths; damage is named on stderr, and records that cannot be read are left out.
 
     Raises:
-        RunFileError: one cannot be read just now: what is shown without it would be another answer.
+        RunFileError: a record cannot be read just now, and the answer without it would be another one.
     """
     from degrade.runs import find_records
 
@@ -263,25 +240,32 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
     for record in find_records(paths):
         try:
             _ = record.experiment
-            records.append(record)
         except RunFileError:
             raise
         except RunError as error:
             tell(f"left out: {error}")
-            continue
-        name_losses(record.path, record.losses())
+        else:
+            records.append(record)
+            name_losses(record.path, record.losses())
     if not records:
         raise RunError(f"{paths[0]}: holds no run that can be read")
     return records
 
 
+def exit_code(outcomes: Iterable[str]) -> int:
+    """The exit code of a command that trained: DONE if all runs are complete."""
+    from degrade.runs import Status
+
+    return DONE if all(outcome == Status.COMPLETE for outcome in outcomes) else RUN_FAILED
+
+
 def tell(text: str) -> None:
-    """Say on stderr what is no answer."""
+    """Print a remark on stderr, which keeps it apart from the answer."""
     print(text, file=sys.stderr)
 
 
 def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
-    """Say on stderr which files of a record are damaged, a line each."""
+    """Name each damaged file of a record in a line on stderr."""
     for loss in losses:
         tell(f"{folder}/{loss}")
 
@@ -301,7 +285,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
 
 
 def one_run(path: Path) -> "RunRecord":
-    """The record at or below a path; what is damaged of it is named.
+    """The one record at or below a path; its damage is named on stderr.
 
     Raises:
         RunError: there are several, or none.
@@ -317,7 +301,7 @@ def one_run(path: Path) -> "RunRecord":
 
 
 def show_figure(figure: "Figure", target: Path) -> None:
-    """Write a figure and say where it is."""
+    """Write a figure and print the name of its file."""
     from degrade.analysis.figures import save
 
     save(figure, target)
@@ -325,5 +309,5 @@ def show_figure(figure: "Figure", target: Path) -> None:
 
 
 def aside(form: str) -> contextlib.AbstractContextManager[Any]:
-    """What is no table goes to stderr where the table is for a program to read."""
+    """Send what is printed to stderr, unless the table is for people: a program reads nothing but the table."""
     return contextlib.nullcontext() if form == "text" else contextlib.redirect_stdout(sys.stderr)

@@ -1,4 +1,4 @@
-"""`degrade probe`: what a trained network looks like inside."""
+"""The commands of `degrade probe`, which look inside trained networks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the s
 
 
 def _limit(words: str) -> Any:
-    """The option that says how many images are looked at."""
+    """The option that limits how many images are used."""
 
     def check(limit: int | None) -> int | None:
         from degrade.probes.probe import MOST, within
@@ -48,17 +48,15 @@ Limit = Annotated[int | None, _limit("Use only the first so many images. [defaul
 
 @probe_app.command("responses")
 def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit = None, device: Device = None) -> int:
-    """Standard deviation of each layer's response, after batch norm, before ReLU and addition (paper, Figure 7).
+    """Measure the standard deviation of each layer's response, after batch norm, before ReLU (paper, Figure 7).
 
-    Measured over the test images on each run's checkpoint, and kept in RUN/probes/responses.csv. Of several seeds the
-    median is drawn as a line, from the least to the greatest as a band.
+    It is measured over the test images on each run's checkpoint, and kept in RUN/probes/responses.csv. Of several
+    seeds, a line shows the median and a band reaches from the least to the greatest.
 
     Examples:
 
     - `degrade probe responses`
-
     - `degrade probe responses outputs/paper --output figure7.pdf`
-
     - `degrade probe responses outputs/quick/plain-56 outputs/quick/residual-56 --limit 1000`
     """
     records, folder = chosen(runs)
@@ -75,8 +73,8 @@ def probe_gradients(
         typer.Argument(
             metavar="RUNS or KEY=VALUE",
             autocompletion=completion.runs_or_settings,
-            help="Run directories (default: outputs); or networks not trained yet, as for `degrade sweep`; or "
-            "experiment=gradients, to train and draw all.",
+            help="These are run directories (default: outputs), or settings of networks that are not trained yet, as "
+            "for `degrade sweep`, or experiment=gradients, which trains and draws all.",
             show_default=False,
         ),
     ] = None,
@@ -84,21 +82,19 @@ def probe_gradients(
     limit: Annotated[int | None, _limit("Use so many training images. [default: 256]")] = None,
     device: Device = None,
 ) -> int:
-    """Signals forwards and gradients backwards, layer by layer, at initialisation and along training (section 4.1).
+    """Measure signals and gradients layer by layer, at initialisation and along training (paper, section 4.1).
 
-    Measured in train mode on the first training images: gradients of responses and of weights, the latter relative
-    to the weights too, how the weights' norm has grown, how far gradients at neighbouring images resemble each other,
-    and how many ReLUs are zero on every image. Runs trained with checkpoint.snapshots=K are looked at
-    along training and drawn as heat maps, others at their last checkpoint only; RUN/probes/gradients.csv keeps the
-    numbers of all seeds, the first of which is drawn. gradients-initial.csv beside the runs, of networks before their
-    first update, is drawn again too.
+    They are measured in train mode on the first training images: gradients of responses and of weights, the latter
+    also relative to the weights, how the weights' norm has grown, how far gradients at neighbouring images resemble
+    each other, and how many ReLUs are zero on every image. Runs trained with checkpoint.snapshots=K are measured
+    along training and drawn as heat maps, others at their last checkpoint only. RUN/probes/gradients.csv keeps the
+    numbers of all seeds, of which the first is drawn. Where gradients-initial.csv of untrained networks lies beside
+    the runs, it is drawn again too.
 
     Examples:
 
     - `degrade probe gradients experiment=gradients`
-
     - `degrade probe gradients outputs/gradients --output gradients.pdf`
-
     - `degrade probe gradients model=plain,residual model.depth=20,56 model.norm=batch,none`
     """
     runs = [word for word in arguments or [] if "=" not in word or Path(word).exists()]
@@ -120,7 +116,7 @@ def probe_gradients(
         from degrade.config import untrained_matrix
         from degrade.runs import run_directory, run_matrix
 
-        if networks := untrained_matrix(names[-1]):  # first, since that takes seconds
+        if networks := untrained_matrix(names[-1]):  # first, since it takes only seconds
             _show(*_before_training(settings, limit, *networks, name=planned[0].name), beside)
         records, folder = run_matrix(planned), run_directory(planned[0]).parents[1]
     from degrade.probes.gradients import look, looked_at_first
@@ -133,7 +129,7 @@ def probe_gradients(
 
 
 def _before_training(settings: list[str], limit: int | None, *networks: list[str], name: str) -> "tuple[Shown, Path]":
-    """Look at networks before their first update; of none, at those that the settings alone describe."""
+    """Measure networks before their first update; without `networks`, those that the settings alone describe."""
     from degrade.config import compose
     from degrade.config.compose import expand
     from degrade.probes.gradients import look_initial
@@ -150,29 +146,33 @@ def probe_construct(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", autocompletion=completion.runs, help="A trained plain or residual network's directory."
+            metavar="RUN",
+            autocompletion=completion.runs,
+            help="The directory of a trained plain or residual network.",
         ),
     ],
-    depth: Annotated[int, typer.Option(help="Of the network built from it: 6n + 2.")],
+    depth: Annotated[int, typer.Option(help="The depth of the network that is built from it is 6n + 2.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
             autocompletion=completion.settings,
-            help="Settings of --continue, such as optim.lr=0.01; network and images stay.",
+            help="These are settings for --continue, such as optim.lr=0.01; network and images stay.",
         ),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
-            "--continue", metavar="N", help="Train the built network N iterations on, and RUN's beside it as control."
+            "--continue",
+            metavar="N",
+            help="Train the built network for N more iterations, and RUN's network as its control.",
         ),
     ] = None,
     scratch: Annotated[
         Path | None,
         typer.Option(
             autocompletion=completion.runs,
-            help="The same depth from scratch. Default: the run beside RUN, if any.",
+            help="Compare with this run of the same depth from scratch. Default: the run beside RUN, if any.",
             show_default=False,
         ),
     ] = None,
@@ -181,18 +181,16 @@ def probe_construct(
     device: Device = None,
     fresh: Fresh = False,
 ) -> int:
-    """Build the deeper network whose added layers are the identity, and train it on (paper, introduction).
+    """Build the deeper network whose added layers are the identity, and train it further (paper, introduction).
 
-    Both networks are evaluated in eval mode on all images: RUN/probes/construct-M.csv. --continue trains both, the
-    built one and RUN's own as its control, by RUN's settings at the rate at which RUN stopped, into records of their
-    own in <experiment>-construct; the same command again goes on where it was stopped.
+    Both networks are evaluated in eval mode on all images, and RUN/probes/construct-M.csv keeps the numbers.
+    --continue trains both, the built one and RUN's own as its control, by RUN's settings at the rate at which RUN
+    stopped, into records of their own in <experiment>-construct. The same command again goes on where it was stopped.
 
     Examples:
 
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --limit 1000`
-
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300`
-
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300 optim.lr=0.01 eval.every=50`
     """
     if overrides and iterations is None:
@@ -203,7 +201,7 @@ def probe_construct(
     planned: tuple[Experiment, ...] = ()
     if iterations is not None:
         further = settings_of(overrides, device=device)
-        planned = continuations(record, depth, iterations, further)  # first: what is wrong with it is known at once
+        planned = continuations(record, depth, iterations, further)  # first, since it refuses bad settings at once
     rows = compare(record, depth, limit=limit, device=device or "auto")
     print(comparison(record, depth, rows))
     trained = [train_on(record, experiment, fresh=fresh) for experiment in planned]
@@ -215,10 +213,10 @@ def probe_construct(
 @probe_app.command("landscape")
 def probe_landscape(
     runs: Runs = None,
-    grid: Annotated[int, typer.Option(help="Points along each direction, odd.")] = 15,
-    span: Annotated[float, typer.Option(help="How far it reaches, in units of each filter's norm.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Draws the two directions.")] = 0,
-    limit: Annotated[int, typer.Option(help="Training images at each point, the first so many.")] = 300,
+    grid: Annotated[int, typer.Option(help="Each direction has so many points, an odd number.")] = 15,
+    span: Annotated[float, typer.Option(help="The directions reach so far, in units of each filter's norm.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="The seed draws the two directions.")] = 0,
+    limit: Annotated[int, typer.Option(help="Measure each point on the first so many training images.")] = 300,
     recalibrate: Annotated[
         bool,
         typer.Option(
@@ -228,21 +226,18 @@ def probe_landscape(
     output: FigureFile = None,
     device: Device = None,
 ) -> int:
-    """Loss around trained networks along two random filter-normalised directions, as contours and as a surface.
+    """Draw the loss around trained networks along two random filter-normalised directions.
 
-    As in Li et al. (2018), in eval mode. Batch norm's running statistics belong to the weights in the middle, and
-    grow stale away from it; --recalibrate measures them anew at each point. Points are kept in
-    RUN/probes/landscape-*.csv as they are found: the same command again goes on where it was stopped. Of several
-    seeds of a network the first is looked at.
+    The loss is measured in eval mode, as in Li et al. (2018), and drawn as contours and as a surface. Batch norm's
+    running statistics belong to the weights in the middle and grow stale away from it; --recalibrate measures them
+    anew at each point. RUN/probes/landscape-*.csv keeps the points as they are found: the same command again goes on
+    where it was stopped. Of several seeds of a network only the first is measured.
 
     Examples:
 
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56`
-
     - `degrade probe landscape outputs/quick/plain-56/seed-0 --grid 7 --limit 100`
-
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56 --recalibrate`
-
     - `degrade probe landscape outputs/paper/residual-56 --grid 51 --limit 5000 --device cuda --output landscape.pdf`
     """
     records, folder = chosen(runs)
@@ -255,7 +250,7 @@ def probe_landscape(
 
 
 def _show(shown: "Shown", folder: Path, output: Path | None) -> None:
-    """Print what a probe says, and write its figure."""
+    """Print the text of a probe and write its figure."""
     if shown.text:
         print(shown.text)
     show_figure(shown.figure, output or folder / shown.name)

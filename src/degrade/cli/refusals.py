@@ -1,4 +1,4 @@
-"""What is said of a command line that cannot be: one line that repeats the bad value and names the mend."""
+"""Refusals of a command line: one line that repeats the bad value and names the mend."""
 
 import os
 import re
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 from degrade.errors import ConfigError
 
-#: Characters of a value that a message repeats; of a longer one it shows the beginning and the end.
+#: At most so many characters of a value are repeated; of a longer one a message shows the beginning and the end.
 LONGEST = 60
 
-#: Characters of anything else without a space, such as a number that a short value stands for.
+#: At most so many characters without a space are shown of anything else, such as a number written as 1e400.
 _LONGEST_ANYHOW = 200
 
 
 class Given(NamedTuple):
-    """An option as it stands on the command line: Typer's, as it was typed, `--depth 20`, and its value or name."""
+    """An option on the command line: Typer's parameter, the text as typed, such as `--depth 20`, and the value."""
 
     parameter: Any
     text: str
@@ -23,7 +23,7 @@ class Given(NamedTuple):
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse words that hold what no file, record or terminal can take up.
+    """Refuse words that no file, record or terminal can hold.
 
     Raises:
         ConfigError: a word is not valid UTF-8, or holds a null character.
@@ -34,7 +34,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
-    """The options on a command line of Typer's command, in its order."""
+    """The options on a command line, in their order, as the command declares them."""
     rest = iter(words)
     for word in rest:
         if word == "--":
@@ -55,10 +55,10 @@ def options_given(command: Any, words: Sequence[str]) -> Iterator[Given]:
 
 
 def refuse_repeated(given: Iterable[Given]) -> None:
-    """Refuse an option that stands there twice with two values, of which the last would win silently.
+    """Refuse an option that is given twice with two values, of which the last would win silently.
 
     Raises:
-        ConfigError: names both.
+        ConfigError: an option is given so; the message names both values.
     """
     first: dict[str, Given] = {}
     for option in given:
@@ -68,7 +68,7 @@ def refuse_repeated(given: Iterable[Given]) -> None:
 
 
 def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
-    """What Typer found wrong with a command line, its UsageError, as degrade says it."""
+    """The message for a UsageError, by which Typer says what is wrong with a command line."""
     kind = type(error).__name__
     help_text = f"`{_path(command, words)} --help`"
     message = " ".join((error.format_message() if hasattr(error, "format_message") else str(error)).split())
@@ -95,7 +95,7 @@ def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
 
 
 def _path(command: Any, words: Sequence[str]) -> str:
-    """The command that a command line names, as far as it is one."""
+    """The command that the first words name, such as `degrade data fetch`."""
     path = ["degrade"]
     for word in words:
         below = getattr(command, "commands", {}).get(word)
@@ -107,7 +107,7 @@ def _path(command: Any, words: Sequence[str]) -> str:
 
 
 def _must_be(message: str) -> str:
-    """What a value must be, from what Typer says of one that is not."""
+    """What a value must be, from Typer's message for one that is not."""
     if "integer" in message:
         return "must be a whole number, such as 20, of at most 19 digits"
     if "valid number" in message or "valid float" in message:
@@ -122,10 +122,9 @@ def _must_be(message: str) -> str:
 
 
 def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:
-    """A message as a terminal may show it: long values shortened, what is not printable escaped.
+    """A message as a terminal may show it: long values are shortened, and what is not printable is escaped.
 
-    What of the command line's words names a file that exists is left as it is; so are several lines, if they are
-    meant.
+    Words that name an existing file are left whole, and so are line breaks if `lines` is set.
     """
     missing = [word for word in words if not os.path.lexists(word)]
     values = {part for word in missing for part in word.split("=", 1) if len(part) > LONGEST}
