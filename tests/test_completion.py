@@ -34,7 +34,7 @@ def test_keys_groups_and_values_are_completed() -> None:
     assert completion.swept_settings("model=plain,r") == ["model=plain,residual", "model=plain,vgg"]
     assert completion.swept_settings("launcher=") == [f"launcher={name}" for name in LAUNCHERS]
     assert completion.swept_settings("launcher.part") == ["launcher.partition="]
-    assert completion.experiment_or_settings("launcher.jo") == ["launcher.jobs=", "launcher.jobs=1"]
+    assert completion.experiment_or_settings("launcher.jo") == ["launcher.jobs=", "launcher.jobs=auto"]
     assert "story" in completion.experiment_or_settings("")
     assert completion.experiment_or_settings("model.dep") == []
     assert "experiment=gradients" in completion.runs_or_settings("experiment=")

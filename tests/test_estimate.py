@@ -77,7 +77,8 @@ def test_recipes_are_ordered_by_fidelity_and_the_one_for_tests_is_left_out() -> 
 
 def test_the_most_faithful_recipe_that_fits_is_taken(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     paced(monkeypatch, quick=60)
-    small, large = (cli("reproduce", "figure1", "--dry-run", "--within", time) for time in ("2m", "1d"))
+    command = ["reproduce", "figure1", "launcher.jobs=1", "--dry-run"]
+    small, large = (cli(*command, "--within", time) for time in ("2m", "1d"))
     assert "\nname: quick\n" in small.out
     assert "\nname: paper\n" in large.out
     assert small.err.startswith("on this machine (an abacus, fp32): quick 60 s, short ")
@@ -87,7 +88,7 @@ def test_the_most_faithful_recipe_that_fits_is_taken(cli: Cli, monkeypatch: pyte
 
 def test_where_nothing_fits_the_shortest_is_taken_and_said_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     paced(monkeypatch, quick=7200)
-    outcome = cli("reproduce", "figure1", "--dry-run", "--within", "20m")
+    outcome = cli("reproduce", "figure1", "launcher.jobs=1", "--dry-run", "--within", "20m")
     assert "\nname: quick\n" in outcome.out
     assert outcome.err.endswith("no recipe fits into 20 min: taking quick all the same, which takes 2 h\n")
 
@@ -117,7 +118,7 @@ def test_a_real_run_is_timed_once_and_said_aside(cli: Cli, monkeypatch: pytest.M
         "plain-20",
         "plain-56",
     ]
-    line = r"on this machine \(cpu, fp32, \d+ threads?\): quick \d+ s, short \d+ s, paper \d+ s"
+    line = r"on this machine \(cpu, fp32, \d+ threads? per network\): quick \d+ s, short \d+ s, paper \d+ s"
     assert re.match(line, first.err)
     assert (tmp_path / "outputs/paper").exists()
     monkeypatch.setattr(estimate, "_pace", never)
@@ -206,6 +207,14 @@ def test_no_more_networks_are_timed_than_there_is_time_for(monkeypatch: pytest.M
     monkeypatch.setattr(estimate, "LONGEST", 0)
     assert estimate.tell([paper]) == [960]
     assert timed == [20, 56, 20]
+
+
+def test_networks_side_by_side_last_as_long_as_the_cores_are_busy() -> None:
+    seconds = [10.0, 30.0, 10.0, 30.0]
+    assert a_plan("quick", 1).lasts(seconds) == 80
+    assert a_plan("quick", 1)._replace(jobs=2).lasts(seconds) == 40
+    assert a_plan("quick", 1)._replace(jobs=3).lasts(seconds) == 30
+    assert a_plan("quick", 1)._replace(jobs=3).lasts([]) == 0
 
 
 def test_what_cannot_be_timed_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

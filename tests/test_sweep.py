@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from degrade.config import compose
+from degrade.config import Experiment, compose
 from degrade.config.compose import expand
 from degrade.config.launcher import Launcher, Local, Ray, Slurm, SubmititLocal
 from degrade.extras import installed
@@ -325,14 +325,38 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     def share(launcher: Launcher, cells: int, device: str = "cpu") -> tuple[int, int | None]:
         return launchers.share(launcher, [compose([f"runtime.device={device}"])] * cells)
 
-    assert share(Local(), 12) == (1, None)
-    assert share(Local("auto"), 12) == (8, 1)
-    assert share(Local("auto"), 3) == (3, 2)
+    assert share(Local(1), 12) == (1, None)
+    assert share(Local(), 12) == (8, 1)
+    assert share(Local(), 3) == (3, 2)
+    # Cells that ask for threads are trained so many at a time as the cores allow.
+    assert launchers.settle_threads(Local(), [compose(["runtime.threads=3"]), *[compose([])] * 3]) == 2
     assert share(Local(2), 12) == (2, 4)
-    assert share(Local("auto"), 12, "cuda") == (1, None)
+    assert share(Local(), 12, "cuda") == (1, None)
     assert share(SubmititLocal(cpus_per_task=2), 12) == (4, 2)
     assert share(Slurm(cpus_per_task=3), 12) == (12, 3)
     assert share(Ray(num_cpus=2.5), 12) == (12, 2)
+
+
+def test_the_longest_cells_begin_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    class Recorded:
+        def __init__(self, jobs: int) -> None:
+            self.jobs = jobs
+
+        def submit(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+            given.append([own.model.depth for own in experiments])
+            return list(experiments)
+
+        def unfinished(self, handles: list[Experiment]) -> list[Experiment]:
+            return handles[1:]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(launchers, "_Local", Recorded)
+    launchers.launch(Local(2), [compose([f"model.depth={depth}"]) for depth in (20, 56, 44)], lambda: None)
+    assert given == [[56, 44], [20]]
 
 
 def launching(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., None]) -> None:

@@ -54,6 +54,7 @@ from degrade.errors import ConfigError, RunError, RunInterrupted
 if TYPE_CHECKING:
     from degrade.analysis import Curve
     from degrade.config import Experiment
+    from degrade.config.launcher import Launcher
     from degrade.runs import RunRecord
     from degrade.runs.many import Cell
 
@@ -199,7 +200,7 @@ def reproduce(
     - `degrade reproduce figure1 --recipe paper --device cuda`
     - `degrade reproduce figure6 --recipe short --seeds 3 --band ci95`
     - `degrade reproduce vgg_wall`
-    - `degrade reproduce remedies --seeds 2 launcher.jobs=2`
+    - `degrade reproduce remedies --seeds 2 launcher.jobs=1`
     """
     from degrade.config.compose import compose_launcher, figure_style
 
@@ -217,7 +218,9 @@ def reproduce(
         _fetch_images(experiments, fresh=fresh)
     if limit is not None or not dry_run:
         with contextlib.redirect_stdout(sys.stderr) if dry_run else aside(form):
-            experiments = _estimated(experiment, experiments, common, seeds=seeds, within=limit, fresh=fresh)
+            experiments = _estimated(
+                experiment, experiments, common, seeds=seeds, within=limit, launcher=launcher, fresh=fresh
+            )
     if dry_run:
         _print_plan(experiments)
         return DONE
@@ -871,6 +874,7 @@ def _estimated(
     *,
     seeds: int,
     within: float | None,
+    launcher: "Launcher",
     fresh: bool,
 ) -> "list[Experiment]":
     """Print how long each recipe would take on this machine, and choose one.
@@ -881,12 +885,14 @@ def _estimated(
         settings: the settings that were asked for.
         seeds: how often each network is trained.
         within: the seconds that training may take; None leaves the recipe as it is.
+        launcher: by which they are trained; one for other machines is not known to train several at a time.
         fresh: whether what is begun starts over.
 
     Returns:
         The networks to train, by the most faithful recipe that fits into `within`.
     """
     from degrade.runs.estimate import choose, plan, recipes, tell
+    from degrade.runs.launchers import settle_threads
 
     asked = experiments[0].recipe.name
     others = [text for text in settings if not text.startswith("recipe=")]
@@ -897,7 +903,8 @@ def _estimated(
         with contextlib.suppress(ConfigError, RunError):  # a recipe may not fit these networks or records
             same = name == asked
             own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
-            plans.append(plan(name, own, fresh=fresh))
+            jobs = settle_threads(launcher, own) if launcher.name in ("local", "submitit_local") else 1
+            plans.append(plan(name, own, jobs=jobs, fresh=fresh))
             found[name] = own
     if within is not None and plans:
         return found[choose(plans, within).recipe]

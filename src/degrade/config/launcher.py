@@ -46,11 +46,11 @@ class Launcher:
 
 @dataclass
 class Local(Launcher):
-    """Cells are trained on this machine, `jobs` at a time, which share out its cores."""
+    """Cells are trained on this machine, `jobs` at a time, which share its cores; the longest ones begin first."""
 
     name = "local"
 
-    jobs: int | str = 1
+    jobs: int | str = "auto"
     """Number of cells that are trained at once; `auto` means one for each core, and one in all on a GPU, where
     several processes that share it have not been measured."""
 

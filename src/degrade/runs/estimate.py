@@ -3,6 +3,7 @@
 Every network is timed for a moment on noise. Recipes whose records are begun here count with the work that is left.
 """
 
+import heapq
 import logging
 import math
 import time
@@ -49,6 +50,15 @@ class Plan(NamedTuple):
     """Seconds that a unit of work took in the records; 0 if none is known."""
     precision: str | None
     """fp32 if a network was trained in it, in which `runtime.precision=auto` goes on with all; else None."""
+    jobs: int = 1
+    """How many networks are trained at a time."""
+
+    def lasts(self, seconds: Sequence[float]) -> float:
+        """How long all take by the clock, the longest first, of the seconds that each takes."""
+        ends = [0.0] * self.jobs
+        for own in sorted(seconds, reverse=True):
+            heapq.heapreplace(ends, ends[0] + own)
+        return max(ends)
 
 
 def recipes(asked: str) -> list[str]:
@@ -63,8 +73,8 @@ def recipes(asked: str) -> list[str]:
     return sorted(found, key=lambda name: found[name].recipe.iterations * found[name].data.pixels ** 2)
 
 
-def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False) -> Plan:
-    """What is left to do of experiments that are trained by one recipe; all of it with `fresh`.
+def plan(recipe: str, experiments: Sequence[Experiment], *, jobs: int = 1, fresh: bool = False) -> Plan:
+    """What is left to do of experiments that are trained by one recipe, so many at a time; all of it with `fresh`.
 
     Raises:
         RunConflictError: a directory holds other settings, such as another recipe's.
@@ -85,7 +95,7 @@ def plan(recipe: str, experiments: Sequence[Experiment], *, fresh: bool = False)
         if left:
             todo.append((experiment, left))
     precision = "fp32" if any("fp32" in record.precisions for record in begun) else None
-    return Plan(recipe, todo, bool(begun), seconds / done if done else 0, precision)
+    return Plan(recipe, todo, bool(begun), seconds / done if done else 0, precision, jobs)
 
 
 def choose(plans: Sequence[Plan], within: float) -> Plan:
@@ -95,7 +105,7 @@ def choose(plans: Sequence[Plan], within: float) -> Plan:
     """
     done = [plan for plan in plans if not plan.todo]
     if done:
-        least = [sum(left for _, left in plan.todo) * done[-1].pace / UNEVEN for plan in plans]
+        least = [plan.lasts([left * done[-1].pace / UNEVEN for _, left in plan.todo]) for plan in plans]
         if fitting(plans, least, within) is done[-1]:
             more = f"; no more faithful one fits into {about(within)}" if done[-1] is not plans[-1] else ""
             log.info("recipe %s is complete%s", done[-1].recipe, more)
@@ -139,7 +149,7 @@ def tell(plans: Sequence[Plan]) -> list[float]:
             if size not in alike or time.monotonic() - started < LONGEST:
                 alike[size], place = _pace(own, plan.precision, moment)
             paces[key] = alike[size]
-    seconds = [sum(left * paces[_key(plan, own)] for own, left in plan.todo) for plan in plans]
+    seconds = [plan.lasts([left * paces[_key(plan, own)] for own, left in plan.todo]) for plan in plans]
     rests = [
         about(needed) + " more" * plan.begun if plan.todo else "complete"
         for plan, needed in zip(plans, seconds, strict=True)
@@ -163,7 +173,7 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
     uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engine, engine)  # compiling takes minutes
     place = f"{device}, {choose_precision(runtime.precision, device, before=precision)}"
     if device.type == "cpu":
-        place += f", {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+        place += f", {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} per network"
     try:
         own = replace(experiment, runtime=replace(runtime, engine=uncompiled))
         training = Training(own, noise(2 * size, side=own.data.pixels, classes=2), precision=precision)

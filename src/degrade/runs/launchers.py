@@ -16,6 +16,7 @@ from typing import Any
 from degrade.config import Experiment
 from degrade.config import launcher as settings
 from degrade.errors import RunInterrupted, raise_stopped
+from degrade.runs.observers import planned_work
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 
@@ -31,7 +32,16 @@ AGAIN = "the same command goes on from there"
 def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
     """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return launcher.share(len(experiments), experiments[0].runtime.device, cores)
+    asked = max(experiment.runtime.threads or 1 for experiment in experiments)
+    return launcher.share(len(experiments), experiments[0].runtime.device, max(1, cores // asked))
+
+
+def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> int:
+    """Give each experiment that names no number of CPU threads its share; returns how many are trained at a time."""
+    jobs, threads = share(launcher, experiments)
+    for experiment in experiments:
+        experiment.runtime.threads = experiment.runtime.threads or threads
+    return jobs
 
 
 def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look: Callable[[], None]) -> None:
@@ -46,6 +56,8 @@ def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
     todo, limit = list(experiments), share(launcher, experiments)[0]
+    if isinstance(launcher, settings.Local):  # the longest first, so that no core is left alone with it at the end
+        todo.sort(key=planned_work, reverse=True)
     kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
     root = run_directory(experiments[0]).parents[2].absolute() / ".sweeps"  # beside the runs
     made: Any = _Local(limit) if isinstance(launcher, settings.Local) else kind(launcher, root)  # type: ignore[arg-type]

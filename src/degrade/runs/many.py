@@ -15,7 +15,7 @@ from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunIn
 from degrade.extras import require
 from degrade.runs.board import check_board
 from degrade.runs.checked import Status
-from degrade.runs.launchers import AGAIN, launch, share
+from degrade.runs.launchers import AGAIN, launch, settle_threads
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory, settle_precision
 
@@ -76,7 +76,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
 
     Args:
         experiments: what to train, in order; `auto` of their precision and threads is settled in place.
-        launcher: by which they are to be trained; None: one after the other.
+        launcher: by which they are to be trained; None means on this machine, side by side.
         fresh: records may hold anything, since they are to be cleared.
 
     Raises:
@@ -87,11 +87,10 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     launcher = launcher or Local()
     if launcher.package:
         require(launcher.package, extra=launcher.extra, what=f"launcher={launcher.name}")
-    threads = share(launcher, experiments)[1]
+    settle_threads(launcher, experiments)
     cells: dict[Path, Cell] = {}
     for experiment in experiments:
         check_board(experiment)
-        experiment.runtime.threads = experiment.runtime.threads or threads
         cell = Cell(experiment, RunRecord(run_directory(experiment)))
         other = cells.setdefault(cell.record.path.resolve(), cell)
         if other is not cell:
