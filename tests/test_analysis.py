@@ -25,8 +25,8 @@ from degrade.analysis import (
 )
 from degrade.analysis.facts import footer
 from degrade.analysis.figures import save
-from degrade.analysis.reference import follows_paper, open_choices
 from degrade.config import compose
+from degrade.config.identity import follows_paper, open_choices
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, run_directory
 

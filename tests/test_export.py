@@ -12,11 +12,10 @@ import torch
 
 from degrade.analysis import frame
 from degrade.analysis.export import measurements
-from degrade.config import Experiment
 from degrade.data import load_images
 from degrade.errors import ConfigError
 from degrade.extras import installed
-from degrade.runs import RunRecord, run
+from degrade.runs import RunRecord
 from degrade.runs.evaluation import restored
 from tests.conftest import SMALL, Outcome
 from tests.records import finished, story
@@ -27,7 +26,7 @@ needs_pyarrow = pytest.mark.skipif(not installed("pyarrow"), reason="no extra [p
 needs_safetensors = pytest.mark.skipif(not installed("safetensors"), reason="no extra [safetensors]")
 
 
-def test_the_table_is_long_a_row_a_measurement(cli: Cli, tmp_path: Path) -> None:
+def test_the_table_is_long_with_one_row_per_measurement(cli: Cli, tmp_path: Path) -> None:
     story(tmp_path / "outputs", {"plain-20": ([9.0, 8.0], [10.0, 11.0])})
     outcome = cli("export")
     rows = list(csv.DictReader(io.StringIO(outcome.out)))
@@ -160,19 +159,18 @@ with torch.no_grad():
 
 @needs_safetensors
 def test_weights_score_the_same_logits_in_a_plain_script(
-    small: Callable[..., Experiment], cli: Cli, tmp_path: Path
+    trained: Callable[..., RunRecord], cli: Cli, tmp_path: Path
 ) -> None:
     from safetensors import safe_open
 
-    settings = ["model=residual", "model.depth=20", "recipe.iterations=4"]
-    experiment = small(*settings)
-    record = run(experiment)
+    record = trained("model=residual", "recipe.iterations=4")
+    experiment = record.experiment
     outcome = cli("export", "--weights", str(record.path))
     assert outcome.code == 0, outcome.err
     assert outcome.out.endswith(f"weights: {record.path}/weights.safetensors\n")
     with safe_open(record.path / "weights.safetensors", "pt") as file:
         facts = file.metadata()
-    expected = {"family": "residual", "depth": "20", "shortcut": "A", "classes": "10", "iteration": "4", "seed": "0"}
+    expected = {"family": "residual", "depth": "8", "shortcut": "A", "classes": "10", "iteration": "4", "seed": "0"}
     assert expected.items() <= facts.items()
     assert float(facts["test_error"]) == record.summary["test_error"]
     assert facts["data_hash"] == record.environment["data_hash"]
@@ -190,9 +188,10 @@ def test_weights_score_the_same_logits_in_a_plain_script(
 
 
 @needs_safetensors
-def test_weights_without_a_checkpoint_are_refused(cli: Cli, tmp_path: Path) -> None:
-    assert cli("train", *SMALL).code == 0
-    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+def test_weights_without_a_checkpoint_are_refused(
+    trained: Callable[..., RunRecord], cli: Cli, tmp_path: Path
+) -> None:
+    record = trained()
     for path in record.path.glob("checkpoint*"):
         path.unlink()
     outcome = cli("export", "--weights", str(record.path), "--output", "w.safetensors")
@@ -222,7 +221,7 @@ def test_weights_of_a_diverged_run_say_so(cli: Cli, tmp_path: Path) -> None:
         assert refused.err.count("\n") == 1
 
 
-def test_the_batch_statistics_error_is_in_the_table(cli: Cli) -> None:
-    assert cli("train", *SMALL).code == 0
+def test_the_batch_statistics_error_is_in_the_table(trained: Callable[..., RunRecord], cli: Cli) -> None:
+    trained()
     rows = list(csv.DictReader(io.StringIO(cli("export").out)))
     assert [row["iteration"] for row in rows if row["quantity"] == "train_error_batch"] == ["24"]

@@ -283,13 +283,16 @@ def test_the_papers_axis_is_for_its_own_recipe_and_said(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_training_error_has_its_name(tmp_path: Path) -> None:
-    text = own_part(page(error_curves(story(tmp_path, ERRORS))))
-    words = re.sub(r"\s+", " ", text)
+    text = page(error_curves(story(tmp_path, ERRORS)))
+    words = re.sub(r"\s+", " ", own_part(text))
     assert "Running training error (dashed: train mode, augmented images, while training)" in words
     assert "clean training error (eval mode, un-augmented images) of the last iterate" in words
     assert "The paper&#39;s training errors look like running ones" in words.replace("'", "&#39;")
-    kinds = data_of(page(error_curves(find_records([tmp_path]))))["kinds"]
-    assert kinds == {"train": "running training error", "clean": "clean training error", "test": "test error"}
+    assert data_of(text)["kinds"] == {
+        "train": "running training error",
+        "clean": "clean training error",
+        "test": "test error",
+    }
 
 
 def test_report_command(cli: Callable[..., Outcome], tmp_path: Path) -> None:

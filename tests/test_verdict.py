@@ -1,3 +1,4 @@
+import importlib
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from scipy import stats
 from degrade.analysis import Curve, Verdict, error_curves, verdict, verdict_text, verdicts
 from degrade.analysis.intervals import Sample, welch_interval
 from degrade.analysis.verdict import Rules, at_chance, is_trained
+from degrade.config import Experiment
 from tests.conftest import Outcome
 from tests.records import finished, story
 
@@ -71,23 +73,15 @@ def test_the_interval_over_seeds_is_welchs() -> None:
 # Statistics with known truth
 
 
-def networks(root: Path) -> list[Curve]:
-    return error_curves(story(root, PAPER))
-
-
 def drawn(
     template: list[Curve], draws: dict[str, tuple[list[float], list[float]]], rules: Rules | None = None
 ) -> Verdict:
     """The verdict on these errors (fractions), everything else being the template's."""
-    curves = [
-        replace(
-            curve,
-            clean_train=draws[curve.label][0],
-            final_train=draws[curve.label][0],
-            final_test=draws[curve.label][1],
-        )
-        for curve in template
-    ]
+    curves = []
+    for curve in template:
+        train, test = draws[curve.label]
+        final = {"train_error": train, "train_error_clean": train, "train_error_batch": [], "test_error": test}
+        curves.append(replace(curve, final=final))
     return verdict(curves, rules)
 
 
@@ -99,7 +93,7 @@ def many(
     count: int = 1000,
 ) -> list[Verdict]:
     """So many verdicts on errors drawn around the truth, (training, test) in percent."""
-    template = networks(root)
+    template = error_curves(story(root, PAPER))
     return [
         drawn(template, {n: (draw(a / 100), draw(b / 100)) for n, (a, b) in truth.items()}, rules)
         for _ in range(count)
@@ -112,6 +106,26 @@ def seeds(count: int, deviation: float) -> Callable[[float], list[float]]:
     return lambda error: list(np.abs(rng.normal(error, deviation / 100, count)))
 
 
+def once(tell: Callable[[Experiment], Any]) -> Callable[[Experiment], Any]:
+    """A function that asks another once for each experiment, which it keeps, so that no other gets its id."""
+    found: dict[int, tuple[Experiment, Any]] = {}
+
+    def told(experiment: Experiment) -> Any:
+        if id(experiment) not in found:
+            found[id(experiment)] = experiment, tell(experiment)
+        return found[id(experiment)][1]
+
+    return told
+
+
+@pytest.fixture
+def settings_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from an experiment's settings is computed once, not for each of a thousand verdicts."""
+    for module, name in (("verdict", "shared_settings"), ("verdict", "family_settings"), ("curves", "follows_paper")):
+        own = importlib.import_module(f"degrade.analysis.{module}")
+        monkeypatch.setattr(own, name, once(getattr(own, name)))
+
+
 NOTHING = dict.fromkeys(PAPER, (15.0, 20.0))
 #: Least gaps of independent reproductions: 2.1 points in test error; in training error as one author's clean one.
 LEAST = {"plain-20": (0.9, 9.6), "plain-56": (3.7, 11.7), "residual-20": (0.5, 8.6), "residual-56": (0.1, 7.3)}
@@ -121,6 +135,7 @@ LEAST = {"plain-20": (0.9, 9.6), "plain-56": (3.7, 11.7), "residual-20": (0.5, 8
 SCATTER = (0.25, 5.0)
 
 
+@pytest.mark.usefixtures("settings_told_once")
 @pytest.mark.parametrize("deviation", SCATTER)
 @pytest.mark.parametrize("count", [2, 3])
 def test_where_nothing_differs_a_claim_is_decided_as_rarely_as_is_said(
@@ -137,6 +152,7 @@ def test_where_nothing_differs_a_claim_is_decided_as_rarely_as_is_said(
     assert sum(v.outcome == "reproduced" for v in found) <= 5
 
 
+@pytest.mark.usefixtures("settings_told_once")
 @pytest.mark.parametrize("deviation", SCATTER)
 def test_one_seed_decides_nothing_unless_it_is_allowed_to(deviation: float, tmp_path: Path) -> None:
     """Allowed, its sign decides: where nothing differs it is wrong as often as it falls so."""
@@ -151,6 +167,7 @@ def test_one_seed_decides_nothing_unless_it_is_allowed_to(deviation: float, tmp_
     assert 0.03 < sum(v.outcome == "reproduced" for v in allowed) / 1000 < 0.15
 
 
+@pytest.mark.usefixtures("settings_told_once")
 @pytest.mark.parametrize("deviation", [0.2, 0.3])
 def test_three_seeds_find_what_independent_reproductions_find(deviation: float, tmp_path: Path) -> None:
     found = many(tmp_path, LEAST, seeds(3, deviation))
@@ -160,6 +177,7 @@ def test_three_seeds_find_what_independent_reproductions_find(deviation: float, 
     assert sum(v.outcome == "not reproduced" for v in found) <= 10
 
 
+@pytest.mark.usefixtures("settings_told_once")
 def test_three_seeds_reproduce_the_whole_story(tmp_path: Path) -> None:
     """Seeds scatter by a tenth of the error, and by 0.25 points at most."""
     rng = np.random.default_rng(1512_03385)
@@ -170,6 +188,7 @@ def test_three_seeds_reproduce_the_whole_story(tmp_path: Path) -> None:
     assert sum(v.outcome == "reproduced" for v in many(tmp_path, LEAST, draw)) > 950
 
 
+@pytest.mark.usefixtures("settings_told_once")
 def test_networks_that_never_learn_are_never_taken_for_degradation(tmp_path: Path) -> None:
     """Shallow ones at 80 %, deep ones at 89 %: a gap, and no evidence, whatever the number of seeds."""
     truth = {n: (80.0, 80.0) if n.endswith("20") else (89.0, 89.0) for n in PAPER} | {"residual-56": (81.0, 81.0)}
@@ -235,14 +254,14 @@ def test_a_network_is_trained_below_half_of_chance_level_after_its_last_mileston
     errors = {"plain-20": (44.9, True), "plain-32": (45.1, False), "plain-44": (0.1, True)}
     for network, (error, trained) in errors.items():
         (curve,) = error_curves([finished(tmp_path, network, 0, error / 100, 0.1)])
-        assert is_trained(curve, clean=True) is trained, network
+        assert is_trained(curve, "train_error_clean") is trained, network
     held = "recipe.milestones=[32000,64000]"
     (curve,) = error_curves([finished(tmp_path, "plain-20", 0, 0.01, 0.1, held)])
-    assert not is_trained(curve, clean=True)
+    assert not is_trained(curve, "train_error_clean")
     (two,) = error_curves(story(tmp_path, {"plain-56": ([10, 50], [10, 50])}))
-    assert not is_trained(two, clean=True)
+    assert not is_trained(two, "train_error_clean")
     (stuck,) = error_curves(story(tmp_path, {"plain-110": ([84.9, 85.0, 90.0], [90, 90, 90])}))
-    assert at_chance(stuck, clean=True) == 2
+    assert at_chance(stuck, "train_error_clean") == 2
 
 
 def test_chance_level_is_what_the_record_says(tmp_path: Path) -> None:
@@ -252,7 +271,7 @@ def test_chance_level_is_what_the_record_says(tmp_path: Path) -> None:
     path.write_text(json.dumps(record.environment | {"chance_error": 0.5}))
     (curve,) = error_curves([record])
     assert curve.chance == 0.5
-    assert not is_trained(curve, clean=True)
+    assert not is_trained(curve, "train_error_clean")
 
 
 def test_networks_that_have_hardly_begun_to_learn_are_too_early(cli: Cli, tmp_path: Path) -> None:
@@ -377,10 +396,10 @@ def test_seeds_that_diverged_are_named_in_the_claim(cli: Cli, tmp_path: Path) ->
 
 
 def test_the_running_training_error_is_taken_where_a_clean_one_is_missing(tmp_path: Path) -> None:
-    assert judged(tmp_path, PAPER).clean
+    assert judged(tmp_path, PAPER).kind == "train_error_clean"
     runs = [finished(tmp_path, n, 7, a[0] / 100, b[0] / 100, clean=n != "plain-56") for n, (a, b) in PAPER.items()]
     found = verdict(error_curves(runs))
-    assert not found.clean
+    assert found.kind == "train_error"
     np.testing.assert_allclose(estimates(found)[0], 1.5 * (5.6 - 1.2))
     assert "Claims are judged by the running training error" in " ".join(verdict_text([found]).split())
 
@@ -586,6 +605,7 @@ def test_the_wall_is_judged_from_the_best_vgg_to_the_deepest(cli: Cli, tmp_path:
     assert (alone.code, "a verdict needs VGGs of two depths" in alone.out) == (4, True)
 
 
+@pytest.mark.usefixtures("settings_told_once")
 def test_where_no_depth_differs_the_wall_stands_no_more_often_than_is_said(tmp_path: Path) -> None:
     """The best of four shallower networks is the best by chance, which its interval allows for."""
     errors: Errors = {f"vgg-{depth}": ((15, 15.1, 15.2), (20, 20, 20)) for depth in (11, 13, 16, 19, 25)}

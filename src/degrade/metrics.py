@@ -1,4 +1,4 @@
-"""What is measured along training: a row of metrics.jsonl. No torch."""
+"""One row of metrics.jsonl: what is measured along training. No torch."""
 
 import math
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metrics:
-    """One row of metrics. Errors are fractions; None where not measured."""
+    """One row of metrics. Errors are fractions; a value that was not measured is None."""
 
     iteration: int
-    """Updates made."""
+    """Number of updates made."""
     epoch: float
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     lr: float
     """Rate of the last update."""
     train_loss: float
-    """Mean cross-entropy in train mode on augmented batches, each before its update, since the row before."""
+    """Mean cross-entropy since the row before, in train mode on augmented batches, each before its update."""
     train_error: float
     """Error measured as `train_loss` is."""
     train_error_clean: float | None
@@ -29,16 +29,16 @@ class Metrics:
     images_per_second: float
     """Training throughput since the row before, without evaluation."""
     seconds: float
-    """Time since the start of training, evaluation included, interruptions not."""
+    """Time since the start of training, with evaluation and without interruptions."""
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "Metrics":
-        """A record's row, of whatever age: NaN, which a record holds as null, where a value is always measured."""
+        """A row of a record of whatever age. Where a float is missing, which must be NaN in training, it is NaN."""
         values: dict[str, Any] = {own.name: row.get(own.name) for own in fields(cls)}
         lost = {own.name: math.nan for own in fields(cls) if own.type is float and values[own.name] is None}
         return cls(**values | lost)
 
     def finite(self, name: str) -> float | None:
-        """A value by its name; None where it was not measured or is no finite number."""
+        """The value of that name; None where it was not measured or is not a finite number."""
         value: float | None = getattr(self, name)
         return value if value is not None and math.isfinite(value) else None

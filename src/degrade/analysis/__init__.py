@@ -1,13 +1,14 @@
-"""Everything a person looks at, drawn from run records alone. No torch."""
+"""Everything that a person looks at, made from run records alone. No torch."""
 
 from typing import TYPE_CHECKING, Any
 
 from degrade.analysis.curves import Curve, error_curves
 from degrade.analysis.export import frame
-from degrade.analysis.reference import departures, paper_error
+from degrade.analysis.reference import paper_error
 from degrade.analysis.table import error_table, runs_table
 from degrade.analysis.text import verdict_json, verdict_text
 from degrade.analysis.verdict import Claim, Verdict, verdict, verdicts
+from degrade.config.identity import departures
 
 if TYPE_CHECKING:
     from degrade.analysis.figures import draw, draw_figure1, draw_figure6

@@ -1,18 +1,20 @@
-"""Records become curves: aligned by iteration, mean and band over the seeds of one network and setting."""
+"""Curves of networks, from run records: what the seeds measured at each iteration, their mean, and a band."""
 
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
+from degrade.config.identity import follows_paper
 from degrade.errors import ConfigError, did_you_mean
 from degrade.metrics import Metrics
 from degrade.runs.checked import Status
@@ -20,11 +22,14 @@ from degrade.runs.record import Run
 
 Array = npt.NDArray[np.float64]
 
-#: How figures lay out curves; `remedies` with what a probe found in the runs beside them.
+#: Layouts of figures. `remedies` shows what a probe measured in the runs, too, and so is drawn by that probe.
 STYLES = ("figure1", "figure6", "depth", "remedies")
 
 #: What a band over seeds shows, in words.
 BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
+
+#: The errors that a row of metrics may hold.
+ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,10 @@ class Series:
     """One quantity over iterations, over seeds.
 
     Attributes:
-        iteration: where it was measured; never on fewer seeds than later on, so that the mean does not jump to
-            and fro between one seed and many.
-        mean, low, high: over the seeds measured there (fractions), and the band; the mean thrice for one seed.
+        iteration: where it was measured. A point stands on at least as many seeds as the points after it, so that
+            the mean doesn't jump between the mean of many seeds and the value of one.
+        mean, low, high: mean and edges of the band over the seeds measured there, as fractions; three times the same
+            value where there is one seed.
         seeds: how many seeds each point stands on.
     """
 
@@ -50,20 +56,20 @@ class Curve:
     """A network's curves over all its seeds.
 
     Attributes:
-        label: family and depth, and whatever else tells it from the other curves.
-        family, depth: of the network.
-        experiment: of its first seed.
+        label: family and depth, and whatever else tells this curve from the others.
+        family, depth: the network's.
+        experiment: what its first seed was trained by.
         train, test: running training error, test error.
-        seeds: the seeds, and what became of each run.
-        clean_train, batch_train, final_test, final_train: last errors of the finished seeds.
-        synthetic: made from generated images.
+        seeds: what became of each seed's run.
+        final: for each of `ERRORS` the values in the last rows of the finished seeds, as far as they were measured.
+        synthetic: whether the images were generated.
         precision: `fp32`, `bf16`, or `bf16 and fp32` where sessions or seeds differ; empty where no record says.
-        folder: the experiment's, resolved.
+        folder: the experiment's folder, resolved.
         extra: settings that not all curves share, as the variant's name tells them.
-        paths: the records, by seed.
-        parameters: weights and biases of the network; None where the record does not say.
+        paths: the record of each seed.
+        parameters: number of weights and biases of the network; None where the record does not say.
         chance: error of always answering the most frequent class, a fraction.
-        data_hashes: of the images that the seeds were trained and tested on, as far as the records say.
+        data_hashes: hashes of the images that the seeds were trained and tested on, as far as the records say.
         band: a key of `BANDS`.
     """
 
@@ -74,10 +80,7 @@ class Curve:
     train: Series
     test: Series
     seeds: dict[int, Status]
-    clean_train: list[float]
-    batch_train: list[float]
-    final_test: list[float]
-    final_train: list[float]
+    final: dict[str, list[float]]
     synthetic: bool
     precision: str
     folder: Path
@@ -89,19 +92,35 @@ class Curve:
     band: str
 
     @property
+    def network(self) -> str:
+        """Family and depth: `plain-56`."""
+        return f"{self.family}-{self.depth}"
+
+    @property
+    def clean_train(self) -> list[float]:
+        """The clean training errors of the finished seeds' last iterates."""
+        return self.final["train_error_clean"]
+
+    @property
     def built(self) -> bool:
-        """Whether it began as a trained network, deeper or not, and so is not one that the paper's errors are of."""
+        """Whether it began as a trained network; the paper has no errors of such networks."""
         return self.experiment.model.start is not None
 
     @property
+    def diverged(self) -> bool:
+        """Whether all its seeds diverged, so that there is nothing to compare and never will be."""
+        return set(self.seeds.values()) == {Status.DIVERGED}
+
+    @cached_property
+    def follows_paper(self) -> bool:
+        """Whether the recipe is the paper's, so that final errors can be compared with the paper's."""
+        return follows_paper(self.experiment)
+
+    @property
     def remark(self) -> str:
-        """What a reader must know of unfinished runs: empty if all are complete."""
-        counts: dict[str, int] = {}
-        for status in self.seeds.values():
-            if status is not Status.COMPLETE:
-                counts[status] = counts.get(status, 0) + 1
-        several = len(self.seeds) > 1
-        return ", ".join(f"{n} {status}" if several else status for status, n in sorted(counts.items()))
+        """What a reader must know of runs that are not complete; empty if all are."""
+        counts = Counter(status for status in self.seeds.values() if status is not Status.COMPLETE)
+        return ", ".join(f"{n} {status}" if len(self.seeds) > 1 else status for status, n in sorted(counts.items()))
 
 
 def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
@@ -112,84 +131,69 @@ def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
         band: `std`, `minmax` or `ci95`, over the seeds of one network and setting.
 
     Raises:
-        ConfigError: no such band.
+        ConfigError: there is no such band.
         RunError: a record's config cannot be read.
     """
     if band not in BANDS:
         raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[Path, list[Run]] = {}
     for record in records:
-        groups.setdefault(_group(record.path), []).append(record)
-    differing = _differing_parts([name for _, name in groups])
-    several = len({folder for folder, _ in groups}) > 1
-    curves = [
-        _curve(group, differing[name], legible(Path(folder).name) if several else "", band)
-        for (folder, name), group in groups.items()
-    ]
+        groups.setdefault(record.path.resolve().parent, []).append(record)
+    # A variant's name is split at its commas, but for those inside [a,b].
+    settings = {variant: re.split(r",(?![^\[]*\])", variant.name)[1:] for variant in groups}
+    shared = set.intersection(*map(set, settings.values())) if settings else set()
+    several = len({variant.parent for variant in groups}) > 1
+    curves = []
+    for variant, group in groups.items():
+        extra = ", ".join(setting for setting in settings[variant] if setting not in shared)
+        curves.append(_curve(group, extra, legible(variant.parent.name) if several else "", band))
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
 
 
 def legible(text: str) -> str:
-    """A path's text without what is no UTF-8, which no file of ours could hold."""
+    """The text of a path without what is not UTF-8, which no file of ours could hold."""
     return os.fsencode(text).decode(errors="replace")
 
 
-def _differing_parts(variants: list[str]) -> dict[str, str]:
-    """Of each variant's name, the settings that not all of them share: what a label must tell."""
-    parts = {name: re.split(r",(?![^\[]*\])", name)[1:] for name in variants}  # not at commas inside [a,b]
-    shared = set.intersection(*map(set, parts.values())) if parts else set()
-    return {name: ", ".join(part for part in own if part not in shared) for name, own in parts.items()}
-
-
-def _group(path: Path) -> tuple[str, str]:
-    resolved = path.resolve()
-    return (str(resolved.parents[1]), resolved.parent.name)
-
-
-def _curve(records: list[Run], extra: str, experiment: str, band: str) -> Curve:
-    runs = [(record, record.experiment, record.status, record.metrics()) for record in records]
-    runs.sort(key=lambda run: run[1].seed)
-    first, own, _, _ = runs[0]
-    rows = [measured for *_, measured in runs]
-    name = f"{own.model.family}-{own.model.depth}"
-    finished = [measured[-1] for *_, status, measured in runs if measured and status is Status.COMPLETE]
-    environments = [record.environment for record in records]
-    environment = first.environment
-    built = _origin(own.model.start, name) if own.model.start and "model.start=" not in extra else ""
+def _curve(records: list[Run], extra: str, folder: str, band: str) -> Curve:
+    runs = sorted(((record.experiment, record) for record in records), key=lambda run: run[0].seed)
+    own, first = runs[0]
+    statuses = [record.status for _, record in runs]
+    rows = [record.metrics() for _, record in runs]
+    finished = zip(rows, statuses, strict=True)
+    last = [measured[-1] for measured, status in finished if measured and status is Status.COMPLETE]
+    environments = [record.environment for _, record in runs]
+    model, chance = own.model, environments[0].get("chance_error")
+    name = f"{model.family}-{model.depth}"
+    if model.start and "model.start=" not in extra:
+        before = re.split("[,.]", model.start)[0]
+        name += " trained on" if before == name else f" built from {before}"
     return Curve(
-        label=", ".join(part for part in (f"{name}{built}", extra, experiment) if part),
-        family=own.model.family,
-        depth=own.model.depth,
+        label=", ".join(part for part in (name, extra, folder) if part),
+        family=model.family,
+        depth=model.depth,
         experiment=own,
         train=_series(rows, "train_error", band),
         test=_series(rows, "test_error", band),
-        seeds={each.seed: status for _, each, status, _ in runs},
-        clean_train=_measured(finished, "train_error_clean"),
-        batch_train=_measured(finished, "train_error_batch"),
-        final_test=_measured(finished, "test_error"),
-        final_train=_measured(finished, "train_error"),
+        seeds={each.seed: status for (each, _), status in zip(runs, statuses, strict=True)},
+        final={key: [value for row in last if (value := row.finite(key)) is not None] for key in ERRORS},
         synthetic=own.data.name == "synthetic",
-        precision=" and ".join(sorted({own for record in records for own in record.precisions})),
+        precision=" and ".join(sorted({precision for _, record in runs for precision in record.precisions})),
         folder=first.path.resolve().parents[1],
         extra=extra,
-        paths={each.seed: record.path for record, each, _, _ in runs},
-        parameters=environment.get("parameters"),
-        chance=_chance(environment, own),
-        data_hashes=frozenset(str(own["data_hash"]) for own in environments if own.get("data_hash")),
+        paths={each.seed: record.path for each, record in runs},
+        parameters=environments[0].get("parameters"),
+        # An old record does not say; its classes were of one size.
+        chance=chance if chance is not None and 0 < chance < 1 else 1 - 1 / max(2, model.classes),
+        data_hashes=frozenset(str(each["data_hash"]) for each in environments if each.get("data_hash")),
         band=band,
     )
 
 
 def first_seed(curve: Curve) -> Curve:
-    """The same network by the first of its seeds alone, under the same label."""
+    """The curve of the first seed alone, under the same label."""
     (own,) = error_curves([Run(next(iter(curve.paths.values())))], band=curve.band)
     return replace(own, label=curve.label, extra=curve.extra)
-
-
-def _origin(start: str, network: str) -> str:
-    """What a network began as, behind its name."""
-    before = re.split("[,.]", start)[0]
-    return " trained on" if before == network else f" built from {before}"
 
 
 def _series(runs: list[list[Metrics]], key: str, band: str) -> Series:
@@ -200,12 +204,11 @@ def _series(runs: list[list[Metrics]], key: str, band: str) -> Series:
     count = np.isfinite(values).sum(axis=0)
     # A run that diverges measures between the others' rows: such a point stands on fewer seeds than the next.
     steady = count >= np.maximum.accumulate(count[::-1])[::-1]
-    values, count = values[:, steady], count[steady]
-    low, mean, high = _band(values, count, band)
-    return Series(np.array(iterations, np.float64)[steady], mean, low, high, count)
+    low, mean, high = _band(values[:, steady], band)
+    return Series(np.array(iterations, np.float64)[steady], mean, low, high, count[steady])
 
 
-def _band(values: Array, count: npt.NDArray[np.int64], band: str) -> tuple[Array, Array, Array]:
+def _band(values: Array, band: str) -> tuple[Array, Array, Array]:
     """Low edge, mean and high edge of each column; a column of one value has no band."""
     if not values.size:
         return np.empty(0), np.empty(0), np.empty(0)
@@ -213,25 +216,15 @@ def _band(values: Array, count: npt.NDArray[np.int64], band: str) -> tuple[Array
     if band == "minmax":
         return np.nanmin(values, axis=0), mean, np.nanmax(values, axis=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a standard deviation of one value
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of the standard deviation of one value
         half = np.nan_to_num(np.nanstd(values, axis=0, ddof=1))
     if band == "ci95":
+        count = np.isfinite(values).sum(axis=0)
         half = half * student_factor(np.maximum(count - 1, 1)) / np.sqrt(count)
     return mean - half, mean, mean + half
 
 
 def edges(values: list[float], band: str) -> tuple[float, float]:
-    """The band around the mean of single values, one a seed."""
-    low, _, high = _band(np.array(values, np.float64)[:, None], np.array([len(values)]), band)
+    """The edges of the band around the mean of values, one for each seed."""
+    low, _, high = _band(np.array(values, np.float64)[:, None], band)
     return float(low[0]), float(high[0])
-
-
-def _chance(environment: Mapping[str, Any], experiment: Experiment) -> float:
-    """Chance level as the record says; of an old record, that of classes of one size."""
-    measured: float | None = environment.get("chance_error")
-    return measured if measured is not None and 0 < measured < 1 else 1 - 1 / max(2, experiment.model.classes)
-
-
-def _measured(rows: list[Metrics], key: str) -> list[float]:
-    """The values of those rows that have one."""
-    return [value for row in rows if (value := row.finite(key)) is not None]

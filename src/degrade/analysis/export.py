@@ -1,8 +1,9 @@
-"""Records as one long table, a row a measurement, for other programs: csv, JSON or Parquet."""
+"""Records as one long table for other programs, with one row per measurement: csv, JSON or Parquet."""
 
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,7 +18,7 @@ FORMATS = ("csv", "json", "parquet")
 
 SCHEMA_VERSION = 1
 
-#: What a row of metrics measures. Errors are fractions, losses mean cross-entropy in nats.
+#: What is measured in a row of metrics. Errors are fractions; losses are mean cross-entropy in nats.
 QUANTITIES = (
     "train_error",
     "train_error_clean",
@@ -30,7 +31,7 @@ QUANTITIES = (
     "seconds",
 )
 
-#: The table's columns and their types in Parquet. experiment, variant: the run's folders. network: `plain-56`.
+#: The table's columns and their types in Parquet; experiment and variant are the run's folders.
 COLUMNS = {
     "experiment": "string",
     "variant": "string",
@@ -47,18 +48,22 @@ COLUMNS = {
     "value": "float64",
 }
 
-#: Rows of a Parquet file that are held in memory at a time.
+#: The number of a Parquet file's rows that are held in memory at a time.
 _GROUP = 100_000
 
 
 def measurements(records: Iterable[Run]) -> Iterator[tuple[Any, ...]]:
-    """One tuple a measurement, in the order of COLUMNS; what was not measured, or is no finite number, is left out.
+    """One tuple per measurement, in the order of COLUMNS, without what was not measured or is not a finite number.
 
     Raises:
         RunError: a record's config cannot be read.
     """
     for record in records:
-        shared = _shared(record)
+        own, variant = record.experiment, record.path.resolve().parent
+        model, synthetic = own.model, own.data.name == "synthetic"
+        folders = legible(variant.parent.name), legible(variant.name)
+        network = f"{model.family}-{model.depth}", model.family, model.depth
+        shared = *folders, *network, own.seed, own.recipe.name, str(record.status), synthetic
         for row in record.metrics():
             for quantity in QUANTITIES:
                 if (value := row.finite(quantity)) is not None:
@@ -78,17 +83,8 @@ def frame(records: Iterable[Run]) -> "DataFrame":
     return pandas.DataFrame(measurements(records), columns=list(COLUMNS))
 
 
-def _shared(record: Run) -> tuple[Any, ...]:
-    """The columns that all of a run's rows share."""
-    own, path = record.experiment, record.path.resolve()
-    model, recipe, synthetic = own.model, own.recipe.name, own.data.name == "synthetic"
-    folders = legible(path.parents[1].name), legible(path.parent.name)
-    name = f"{model.family}-{model.depth}"
-    return (*folders, name, model.family, model.depth, own.seed, recipe, str(record.status), synthetic)
-
-
 def write_csv(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
-    """Write a header and the rows; numbers so that reading them gives the same ones."""
+    """Write a header and the rows, with all digits that it takes to read the same numbers again."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     where = list(COLUMNS).index("synthetic")
@@ -96,7 +92,7 @@ def write_csv(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
 
 
 def write_json(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
-    """Write `{"schema_version": 1, "measurements": [{...}, ...]}`, an object a line."""
+    """Write `{"schema_version": 1, "measurements": [{...}, ...]}`, with one line for each measurement."""
     file.write(f'{{"schema_version": {SCHEMA_VERSION}, "measurements": [')
     for k, row in enumerate(rows):
         file.write((",\n" if k else "\n") + json.dumps(dict(zip(COLUMNS, row, strict=True))))
@@ -115,19 +111,9 @@ def write_parquet(rows: Iterable[tuple[Any, ...]], path: Path) -> None:
 
     types = {name: getattr(pa, kind)() for name, kind in COLUMNS.items()}
     schema = pa.schema(types.items(), metadata={"schema_version": str(SCHEMA_VERSION)})
+    rows = iter(rows)
     with parquet.ParquetWriter(path, schema) as writer:
-        for group in _groups(rows):
+        while group := list(islice(rows, _GROUP)):
             columns = zip(*group, strict=True)
             arrays = [pa.array(own, kind) for own, kind in zip(columns, types.values(), strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _groups(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    group: list[tuple[Any, ...]] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == _GROUP:
-            yield group
-            group = []
-    if group:
-        yield group

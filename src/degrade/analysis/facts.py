@@ -1,27 +1,28 @@
-"""What is said of networks and their errors, once for figures, page, tables and text. No matplotlib."""
+"""What figures, page, tables and text all say of networks and their errors. No matplotlib."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from degrade.analysis.curves import BANDS, Curve
-from degrade.analysis.reference import departures, follows_paper, open_choices, paper_error, reproduced_test_error
+from degrade.analysis.reference import REPRODUCED_TEST, paper_error
 from degrade.config import Experiment
+from degrade.config.identity import departures, open_choices
 from degrade.errors import ConfigError, RunError
 from degrade.files import regular
 from degrade.runs import Status
 
-#: Okabe and Ito's colours, distinct for colour-blind readers, dark ones first.
+#: Okabe and Ito's colours, which colour-blind readers can tell apart, dark ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 
-#: Kinds of error as axes, legends and sentences name them, and how each is measured.
+#: Kinds of error as axes, legends and sentences name them, and how each kind of training error is measured.
 RUNNING, CLEAN, TEST = "running training error", "clean training error", "test error"
 MEASURED = {
     RUNNING: "train mode, augmented images",
     CLEAN: "eval mode, un-augmented images",
 }
 
-#: The paper's training error beside ours.
+#: What is said where the paper's training error stands beside ours.
 LIKE_RUNNING = "its training error looks like running"
 
 #: Where the paper's axis of error ends, in percent (Figures 1 and 6).
@@ -33,11 +34,11 @@ PAPER_AXIS = f"axis as in the paper, 0 to {PAPER_TOP} %: the curves begin above 
 def has_paper_axis(curves: Sequence[Curve]) -> bool:
     """Whether the paper's axis shows what matters: all recipes are the paper's, and all curves come down into it."""
     ends = [float(s.mean[-1]) for curve in curves for s in (curve.train, curve.test) if len(s.mean)]
-    return all(follows_paper(curve.experiment) for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
+    return all(curve.follows_paper for curve in curves) and 100 * max(ends, default=1) < 0.9 * PAPER_TOP
 
 
 def colour(place: int) -> str:
-    """The colour of the network, remedy or kind at a place; they come round again where they run out."""
+    """The colour of the network, remedy or kind at a place; colours repeat where they run out."""
     return COLOURS[place % len(COLOURS)]
 
 
@@ -55,7 +56,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def several(count: int) -> str:
-    """` (3 seeds)` behind a network's label; nothing for one."""
+    """` (3 seeds)`, to be put behind a network's label; nothing for one seed."""
     return f" ({plural(count, 'seed')})" if count > 1 else ""
 
 
@@ -66,16 +67,20 @@ def papers(curve: Curve, which: str) -> float | None:
 
 def reproductions(curve: Curve) -> tuple[float, float] | None:
     """Range of other reproductions' test error; None where there is none or the recipe is not the paper's."""
-    return reproduced_test_error(curve.family, curve.depth) if follows_paper(curve.experiment) else None
+    return REPRODUCED_TEST.get((curve.family, curve.depth)) if curve.follows_paper else None
+
+
+def is_inside(others: tuple[float, float] | None, value: float | None) -> bool | None:
+    """Whether a value is inside a range; None without either."""
+    return others[0] <= value <= others[1] if others and value is not None else None
 
 
 def inside(others: tuple[float, float] | None, value: float | None) -> str:
     """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
     if others is None or value is None:
         return "-"
-    low, high = (100 * edge for edge in others)
     place = "below" if value < others[0] else "above" if value > others[1] else "inside"
-    return f"{low:.1f} to {high:.1f}: {place}"
+    return f"{100 * others[0]:.1f} to {100 * others[1]:.1f}: {place}"
 
 
 def data_name(name: str) -> str:
@@ -84,25 +89,24 @@ def data_name(name: str) -> str:
 
 
 def runs_facts(curves: Sequence[Curve], *, banded: bool) -> list[str]:
-    """Recipe, data, precision, seeds and what the band shows, if there is one."""
-    data = {data_name(c.experiment.data.name) + " data" * c.synthetic for c in curves}
+    """Recipe, data, precision, number of seeds, and what the band shows, if there is one."""
     counts = sorted({len(c.seeds) for c in curves})
     seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     if banded and counts != [1]:
         seeds += f", band: {BANDS[curves[0].band]}"
     if banded and any(len(set(s.seeds)) > 1 for c in curves for s in (c.train, c.test)):
         seeds += " (n/N: of so many seeds from there on)"
-    recipes = {c.experiment.recipe.name for c in curves}
-    facts = [f"recipe {_listed(recipes)}", _listed(data), _listed(c.precision for c in curves if c.precision), seeds]
-    return [*(fact for fact in facts if fact), "last iterate"]
-
-
-def _listed(words: Iterable[str]) -> str:
-    return "/".join(sorted(set(words)))
+    recipes = "/".join(sorted({c.experiment.recipe.name for c in curves}))
+    data = "/".join(sorted({data_name(c.experiment.data.name) + " data" * c.synthetic for c in curves}))
+    precisions = "/".join(sorted({c.precision for c in curves if c.precision}))
+    return [fact for fact in (f"recipe {recipes}", data, precisions, seeds, "last iterate") if fact]
 
 
 def told_apart(curves: Sequence[Curve], of: Callable[[Experiment], list[str]]) -> list[tuple[list[str], list[str]]]:
-    """What is so of networks by their settings: the labels, none for what all have in common, and what it is."""
+    """What holds for which networks, by their settings: pairs of labels and facts.
+
+    The first pair has no labels, and holds what all networks have in common.
+    """
     found = [of(curve.experiment) for curve in curves]
     common = [item for item in found[0] if all(item in other for other in found)]
     labels: dict[tuple[str, ...], list[str]] = {}
@@ -114,19 +118,18 @@ def told_apart(curves: Sequence[Curve], of: Callable[[Experiment], list[str]]) -
 
 
 def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
-    """The facts of the runs, whatever departs from the paper, and other choices than usual that it leaves open."""
+    """The facts of the runs, what departs from the paper, and unusual choices where the paper leaves them open."""
     lines = [" · ".join(runs_facts(curves, banded=banded))]
-    lines.append(_line("departs from the paper: ", told_apart(curves, departures)) or "the paper's recipe")
-    lines.append(_line("open in the paper: ", told_apart(curves, open_choices)))
-    return "\n".join(line for line in lines if line)
-
-
-def _line(head: str, found: Sequence[tuple[list[str], list[str]]]) -> str:
-    parts = []
-    for whose, items in found:
-        who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
-        parts += [f"{who}: {', '.join(items)}"] if whose else items
-    return head + "; ".join(parts) if parts else ""
+    for head, of, otherwise in (
+        ("departs from the paper", departures, ["the paper's recipe"]),
+        ("open in the paper", open_choices, []),
+    ):
+        parts = []
+        for whose, items in told_apart(curves, of):
+            who = ", ".join(whose) if len(whose) < 3 else f"{whose[0]} to {whose[-1]}"
+            parts += [f"{who}: {', '.join(items)}"] if whose else items
+        lines += [f"{head}: {'; '.join(parts)}"] if parts else otherwise
+    return "\n".join(lines)
 
 
 def refuse_unmeasured(curves: Sequence[Curve]) -> Sequence[Curve]:
@@ -143,10 +146,10 @@ def refuse_unmeasured(curves: Sequence[Curve]) -> Sequence[Curve]:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Make the folder of a file that is about to be written, and say in a line why it cannot be.
+    """Make the folder of a file that is about to be written.
 
     Raises:
-        ConfigError: it cannot be.
+        ConfigError: the file cannot be written; one line says why.
     """
     try:
         regular(path).parent.mkdir(parents=True, exist_ok=True)

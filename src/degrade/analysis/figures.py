@@ -1,4 +1,4 @@
-"""Figures 1 and 6 of the paper, from curves; and what all figures have in common."""
+"""Figures of error curves, as in the paper's Figures 1 and 6; and what all figures have in common."""
 
 import logging
 import textwrap
@@ -17,8 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from degrade.analysis import facts
-from degrade.analysis.curves import Array, Curve, Series, edges
-from degrade.analysis.reference import follows_paper
+from degrade.analysis.curves import Curve, Series, edges
 from degrade.errors import ConfigError
 
 log = logging.getLogger("degrade.run")
@@ -29,12 +28,11 @@ _CLEAN_MARK = f"{facts.CLEAN}, last iterate"
 
 
 def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None = None) -> Figure:
-    """Draw in a style: `figure1`, `figure6` or `depth`; by default Figure 6's if there are both families."""
-    if style == "depth":
-        return draw_depth(curves, title=title)
+    """Draw in a style: `figure1`, `figure6` or `depth`; by default Figure 6's if there are several families."""
     if style is None:
         style = "figure6" if len({curve.family for curve in curves}) > 1 else "figure1"
-    return draw_figure6(curves, title=title) if style == "figure6" else draw_figure1(curves, title=title)
+    drawn = {"figure1": draw_figure1, "figure6": draw_figure6, "depth": draw_depth}[style]
+    return drawn(curves, title=title)
 
 
 def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
@@ -42,15 +40,16 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
 
     A diamond at the end of a training curve is the clean training error of the last iterate.
     """
-    figure, (left, right) = _panels(2)
+    figure, (left, right) = new_figure(1, 2, (7.2, 3.5))
     cleans, marks = [], []
     for k, curve in enumerate(curves):
-        stroke = ("-", "--", "-.", ":")[k // 8 % 4]  # when colours run out
+        shade = facts.colour(k)
+        stroke = ("-", "--", "-.", ":")[k // len(facts.COLOURS) % 4]  # tells networks apart that share a colour
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
-            _line(axes, series, facts.colour(k), curve, numbered=True, **style)
-            marks.append(_paper_mark(axes, curve, which, facts.colour(k)))
-        cleans.append(_clean_mark(left, curve, facts.colour(k)))
+            _line(axes, series, shade, curve, numbered=True, **style)
+            marks.append(_paper_mark(axes, curve, which, shade))
+        cleans.append(_clean_mark(left, curve, shade))
     for axes, name in ((left, facts.RUNNING), (right, facts.TEST)):
         _scaled(axes, curves, f"{name} (%)")
     said = _handles(cleans, _CLEAN_MARK) + _handles(marks, f"the paper's final error ({facts.LIKE_RUNNING})")
@@ -58,22 +57,18 @@ def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure
 
 
 def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
-    """A panel per family: dashed running training error, bold test error (paper, Figure 6).
+    """One panel per family: dashed running training error, bold test error (paper, Figure 6).
 
     Networks of one depth have one colour in all panels. A diamond at the end of a training curve is the clean
     training error of the last iterate.
     """
-
-    def network(curve: Curve) -> tuple[int, str]:
-        return curve.depth, curve.label.removeprefix(curve.family)
-
     families = sorted({curve.family for curve in curves})
-    networks = sorted({network(curve) for curve in curves})
-    figure, panels = _panels(len(families))
+    networks = sorted({(curve.depth, curve.label.removeprefix(curve.family)) for curve in curves})
+    figure, panels = new_figure(1, len(families), (7.2 if len(families) > 1 else 4.2, 3.5))
     cleans, marks = [], []
     for axes, family in zip(panels, families, strict=True):
         for curve in (own for own in curves if own.family == family):
-            shade = facts.colour(networks.index(network(curve)))
+            shade = facts.colour(networks.index((curve.depth, curve.label.removeprefix(family))))
             _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0)
             _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0)
             marks.append(_paper_mark(axes, curve, "test", shade))
@@ -89,17 +84,17 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
 
 
 def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
-    """Last training error (left) and test error (right) of finished networks against their depth, a line a family."""
-    figure, panels = _panels(2)
-    clean = all(curve.clean_train for curve in curves if curve.final_test)
-    names = (f"{facts.CLEAN if clean else facts.RUNNING} (%)", f"{facts.TEST} (%)")
+    """Last training error (left) and test error (right) of finished networks against depth, one line per family."""
+    figure, panels = new_figure(1, 2, (7.2, 3.5))
+    finished = [curve for curve in curves if curve.final["test_error"]]
+    clean = all(curve.clean_train for curve in finished)
     lines: dict[str, list[Curve]] = {}
-    for curve in curves:
-        if curve.final_test:
-            lines.setdefault(", ".join(part for part in (curve.family, curve.extra) if part), []).append(curve)
-    for axes, name in zip(panels, names, strict=True):
+    for curve in finished:
+        lines.setdefault(", ".join(part for part in (curve.family, curve.extra) if part), []).append(curve)
+    training = ("train_error_clean", facts.CLEAN) if clean else ("train_error", facts.RUNNING)
+    for axes, (key, name) in zip(panels, (training, ("test_error", facts.TEST)), strict=True):
         for k, (label, own) in enumerate(lines.items()):
-            errors = [c.final_test if axes is panels[1] else c.clean_train if clean else c.final_train for c in own]
+            errors = [curve.final[key] for curve in own]
             band = [np.subtract(edges(values, curves[0].band), np.mean(values)) for values in errors]
             axes.errorbar(
                 [curve.depth for curve in own],
@@ -111,7 +106,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
                 capsize=2,
                 label=label,
             )
-        axes.set_ylabel(name)
+        axes.set_ylabel(f"{name} (%)")
         axes.set_xlabel("depth (weighted layers)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
@@ -120,7 +115,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
 
 
 def draw_stacks(pairs: Sequence[tuple[Any, Any]], channels: int) -> Figure:
-    """Bars: a stack of 3x3 convolutions beside the large one that sees as much, for each pair of `Stack`s."""
+    """Bars: for each pair of `Stack`s, 3x3 convolutions beside the large convolution that sees as much."""
     figure, panels = new_figure(1, 3, (7.2, 3.0), grid=False)
     quantities = (("parameters", 1e3, "parameters (1e3)"), ("multiply_adds", 1e6, "multiply-adds (1e6)"))
     for axes, (name, unit, label) in zip(panels, (*quantities, ("nonlinearities", 1, "ReLUs")), strict=True):
@@ -141,13 +136,13 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as png, svg or pdf by the path's suffix.
 
     Raises:
-        ConfigError: another suffix, or the path cannot be written.
+        ConfigError: the suffix is another one, or the path cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"{path}: figures are written as {', '.join(SUFFIXES)}; give the file one of these suffixes"
         )
-    # Without dates a figure drawn again is the same file.
+    # Without its date, a figure that is drawn again is the same file.
     undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     salted = rc_context({"svg.hashsalt": "degrade"})
     with facts.writable(path), salted, warnings.catch_warnings(record=True) as told:
@@ -160,7 +155,7 @@ def save(figure: Figure, path: Path) -> None:
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], *, grid: bool = True, box: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of some inches and its panels, row by row, with a faint grid, or with a line all around each."""
+    """A figure of a size in inches and its panels, row by row, with a faint grid, or with a box around each."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -172,12 +167,12 @@ def new_figure(
 
 
 def fill_band(axes: Axes, x: Any, low: Any, high: Any, shade: str) -> None:
-    """The range of several seeds behind their line."""
+    """Fill the range of several seeds behind their line."""
     axes.fill_between(x, low, high, color=shade, alpha=0.2, linewidth=0)
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic axis that says more than its powers of ten, where it has few of them."""
+    """Make the y axis logarithmic, with more labels than the powers of ten where there are few of those."""
     axes.set_yscale("log")
     if high < 1000 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -186,7 +181,7 @@ def logarithmic(axes: Axes, low: float, high: float) -> None:
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], columns: int, title: str | None) -> None:
-    """One legend for all panels, above them, under the title."""
+    """Put one legend for all panels above them, under the title."""
     figure.legend(
         handles=handles,
         loc="outside upper center",
@@ -198,46 +193,36 @@ def legend_above(figure: Figure, handles: Sequence[Any], columns: int, title: st
     )
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    return new_figure(1, count, (7.2 if count > 1 else 4.2, 3.5))
-
-
 def _label(curve: Curve) -> str:
     return f"{curve.label}{facts.several(len(curve.seeds))}" + (f" [{curve.remark}]" if curve.remark else "")
 
 
 def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:
-    """A curve with its band, n/N where it goes on with fewer seeds, and a mark at an end that no seed reached."""
+    """Draw a curve, its band, n/N where it goes on with fewer seeds, and a mark at its end if no seed finished."""
     x, y = series.iteration, 100 * series.mean
     axes.plot(x, y, color=shade, marker="." if len(x) < 8 else None, markersize=4, **style)
     if (series.seeds > 1).any():
         fill_band(axes, x, 100 * series.low, 100 * series.high, shade)
-    if numbered:
-        _note_fewer_seeds(axes, x, y, series, len(curve.seeds), shade)
+    for k, (now, earlier) in enumerate(zip(series.seeds, [len(curve.seeds), *series.seeds], strict=False)):
+        if numbered and now < earlier:
+            axes.plot(x[k], y[k], color=shade, marker="|", markersize=6, linestyle="none")
+            told, place = f"{now}/{len(curve.seeds)}", (x[k], y[k])
+            axes.annotate(told, place, (2, 4), textcoords="offset points", fontsize=6, color=shade)
     if facts.ended(curve) and len(x):
         mark = "x" if facts.ended(curve) == "diverged" else "o"
         axes.plot(x[-1:], y[-1:], color=shade, marker=mark, markersize=7, markerfacecolor="none", linestyle="none")
 
 
-def _note_fewer_seeds(axes: Axes, x: Array, y: Array, series: Series, total: int, colour: str) -> None:
-    """Write n/N where a curve goes on with fewer of its seeds."""
-    for k, (now, earlier) in enumerate(zip(series.seeds, [total, *series.seeds], strict=False)):
-        if now < earlier:
-            axes.plot(x[k], y[k], color=colour, marker="|", markersize=6, linestyle="none")
-            place = (x[k], y[k])
-            axes.annotate(f"{now}/{total}", place, (2, 4), textcoords="offset points", fontsize=6, color=colour)
-
-
 def _paper_mark(axes: Axes, curve: Curve, which: str, colour: str) -> Line2D | None:
-    """A short horizontal line at the paper's final error at the right, where the recipe is the paper's."""
+    """A short horizontal line at the right at the paper's final error, where the recipe is the paper's."""
     value = facts.papers(curve, which)
-    if value is None or not follows_paper(curve.experiment):
+    if value is None or not curve.follows_paper:
         return None
     return axes.axhline(100 * value, 0.75, color=colour, linestyle=":", linewidth=0.9, alpha=0.9)
 
 
 def _clean_mark(axes: Axes, curve: Curve, colour: str) -> Line2D | None:
-    """A diamond where the training curve ends: clean training error of the last iterate, mean over finished seeds."""
+    """A diamond where the training curve ends, at the mean clean training error of the finished seeds."""
     if not curve.clean_train or not len(curve.train.iteration):
         return None
     place = (float(curve.train.iteration[-1]), 100 * float(np.mean(curve.clean_train)))
@@ -246,7 +231,7 @@ def _clean_mark(axes: Axes, curve: Curve, colour: str) -> Line2D | None:
 
 
 def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:
-    """An entry of the legend for marks that look alike but for their colour, if any is drawn."""
+    """The legend's entry for marks that differ in colour only; none if no mark is drawn."""
     drawn = next((mark for mark in marks if mark is not None), None)
     if drawn is None:
         return []
@@ -257,7 +242,7 @@ def _handles(marks: Sequence[Line2D | None], label: str) -> list[Line2D]:
 
 
 def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
-    """Axes of iterations and of an error in percent, the same for all panels, and the legend of the networks."""
+    """Set axes of iterations and of an error in percent, the same for all panels, and the legend of the networks."""
     series = [own for curve in curves for own in (curve.train, curve.test) if len(own.iteration)]
     last = max((float(own.iteration.max()) for own in series), default=1)
     axes.set_xlim(0, 1.02 * last)
@@ -276,36 +261,30 @@ def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
 
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handles: Sequence[Line2D] = ()) -> Figure:
-    _name_kinds(figure, handles)
+    """The figure with a legend of the kinds of lines and marks above the panels, where it covers no curve."""
+    if handles:
+        first, columns = figure.axes[0], 4 if len(figure.axes) > 1 else 2
+        rise = 18 if first.get_title() else 3  # points above the panel
+        place = blended_transform_factory(figure.transFigure, first.transAxes)
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1),
+            bbox_transform=place + ScaledTranslation(0, rise / 72, figure.dpi_scale_trans),
+            ncols=columns,
+            fontsize=7,
+            frameon=False,
+            borderpad=0,
+            handletextpad=0.5,
+            columnspacing=1.4,
+        )
+        height = (5 + 11 * -(-len(handles) // columns)) / 72  # inches
+        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - height / figure.get_figheight()))
     return finished(figure, facts.footer(curves) + f"\n{facts.PAPER_AXIS}" * facts.has_paper_axis(curves), title)
 
 
-def _name_kinds(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """A legend of the kinds of lines and marks above the panels, where it covers no curve."""
-    if not handles:
-        return
-    first, columns = figure.axes[0], 4 if len(figure.axes) > 1 else 2
-    rise = 18 if first.get_title() else 3  # points above the panel
-    place = blended_transform_factory(figure.transFigure, first.transAxes)
-    above = ScaledTranslation(0, rise / 72, figure.dpi_scale_trans)
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1),
-        bbox_transform=place + above,
-        ncols=columns,
-        fontsize=7,
-        frameon=False,
-        borderpad=0,
-        handletextpad=0.5,
-        columnspacing=1.4,
-    )
-    height = (5 + 11 * -(-len(handles) // columns)) / 72  # inches
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - height / figure.get_figheight()))
-
-
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:
-    """Sizes of letters, the title above, and below the panels what a reader must know of the runs."""
+    """The figure with its sizes of letters, the title above, and below it what a reader must know of the runs."""
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)

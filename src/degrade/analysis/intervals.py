@@ -1,6 +1,6 @@
-"""Intervals over seeds, for means and for sums and differences of them. Errors are fractions throughout.
+"""Intervals over seeds, of means and of sums and differences of means. Errors are fractions throughout.
 
-scipy is imported inside: listing runs should not wait for it.
+scipy is imported where it is needed, so that listing runs doesn't wait for it.
 """
 
 import math
@@ -12,11 +12,9 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 
-Array = npt.NDArray[np.float64]
-
 
 class Interval(NamedTuple):
-    """An estimate and where it lies with some confidence."""
+    """An estimate, and the range in which the truth lies with some confidence."""
 
     estimate: float
     low: float
@@ -24,13 +22,13 @@ class Interval(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Last error of each seed of one network, which enters a contrast with the sign +1 or -1."""
+    """The last error of each seed of one network, which enters a contrast with the sign +1 or -1."""
 
     sign: int
     errors: Sequence[float]
 
 
-def student_factor(freedom: npt.ArrayLike, confidence: float = CONFIDENCE) -> Array:
+def student_factor(freedom: npt.ArrayLike, confidence: float = CONFIDENCE) -> npt.NDArray[np.float64]:
     """Half the width of a t interval in standard errors, by degrees of freedom."""
     from scipy.special import stdtrit
 
@@ -43,9 +41,9 @@ def contrast(samples: Sequence[Sample]) -> float:
 
 
 def welch_interval(samples: Sequence[Sample], confidence: float = CONFIDENCE) -> Interval | None:
-    """Interval of a contrast over seeds, without supposing that the networks scatter alike.
+    """Interval of a contrast over seeds, which doesn't suppose that the networks scatter alike.
 
-    Welch's t interval for two samples; for more, its generalisation by Satterthwaite's degrees of freedom.
+    Of two samples it is Welch's t interval; of more, its generalisation by Satterthwaite's degrees of freedom.
 
     Returns:
         None if a network has one seed: its scatter is then unknown.

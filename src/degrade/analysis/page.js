@@ -8,7 +8,7 @@
   // plotly reads markup in names; what comes from records is text.
   const brief = (words) => (words.length > 70 ? `${words.slice(0, 44)}…${words.slice(-25)}` : words);
   const text = (words) => brief(words).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  // Too dark on a dark page; page.html has the same for the swatches.
+  // These colours would be too dark on a dark page; page.html has the same ones for the swatches.
   const LIGHTER = { "#000000": "#f4f4f4", "#0072B2": "#2f8fd6" };
   const shade = (colour) => (dark.matches && LIGHTER[colour]) || colour;
   const faded = (colour) => shade(colour) + "30";
@@ -18,7 +18,7 @@
     line: { width: 1.5 }, hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %<extra></extra>", ...more,
   });
 
-  // Where colours run out, marks tell networks apart; page.html has the same beside their names.
+  // Where colours run out, marks tell networks apart; page.html shows the same marks beside the names.
   const symbol = (k) => ["circle", "square", "diamond", "triangle-up", "triangle-down"][k < 8 ? 0 : 1 + ((k >> 3) - 1) % 4];
   const signed = (k) => (k < 8 ? {} : { mode: "lines+markers", marker: { size: 6, symbol: symbol(k) } });
 
@@ -70,7 +70,7 @@
 
   const rates = data.networks.map((network, k) => trace(
     { network: k, role: "rate", colour: network.colour }, network.rate,
-    // A row's rate held since the row before, the first's since the beginning.
+    // The rate of a row held since the row before, and that of the first row since the beginning.
     { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
       line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(k),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
@@ -153,7 +153,7 @@
     const { xaxis, yaxis } = boxes[0].layout;
     const [left, right] = xaxis.range;
     const [low, high] = yaxis.range;
-    // Towards where the curves end, if that is in sight.
+    // The zoom goes towards where the curves end, if that is in sight.
     const ends = boxes[0].data.filter((own) => own.visible === true && (own.meta.role === "mean" || own.meta.role === "seed"))
       .map((own) => own.y[own.y.length - 1]).filter((y) => y !== undefined).map((y) => (on("log") ? Math.log10(y) : y));
     const mean = ends.reduce((sum, y) => sum + y, 0) / ends.length;

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,28 +10,28 @@ from degrade.analysis.table import aligned
 
 CONVENTIONAL = "conventional"
 
-#: Images of the evaluation that is timed.
+#: Number of images in the evaluation that is timed.
 EVALUATED = 1000
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What runs against what: training of the plain network of a depth."""
+    """What is timed: training of the plain network of a depth, in one way."""
 
     depth: int
     name: str
     """`conventional`, or the engine's name."""
     precision: str
     workers: int = 0
-    """Processes that load data; of the conventional loop only."""
+    """Number of processes that load data, in the conventional loop only."""
     batch_size: int = 128
     device: str = "cpu"
     memory_format: str = "channels_last"
-    """Of degrade's engine only."""
+    """How degrade's engine lays out activations and weights; the conventional loop doesn't have the setting."""
 
     @property
     def label(self) -> str:
-        """As in the table."""
+        """Its name in the table."""
         if self.name == CONVENTIONAL:
             return f"{self.name}, {self.workers} workers"  # always fp32
         return f"{self.name} {self.precision}{' NCHW' if self.memory_format == 'contiguous' else ''}"
@@ -45,19 +45,19 @@ class Result:
     images_per_second: list[float] = field(default_factory=list)
     """One value for each round."""
     step_ms: dict[str, float] = field(default_factory=dict)
-    """Of a training step, by part, and of evaluating EVALUATED images; of degrade's engine only."""
+    """Time of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
     peak_memory: int = 0
-    """Bytes resident in its process (CUDA: allocated on the device), its workers not counted."""
+    """Bytes resident in its process without its workers (CUDA: allocated on the device)."""
     start_seconds: float = 0.0
-    """From nothing to the third step, compilation included."""
+    """Time from nothing to the third step, with compilation."""
     ratio: float = 0.0
     """Median speed over that of the fastest conventional loop at the same depth."""
     roofline: float = 0.0
-    """Share of the multiply-adds of forward and backward in the GEMM peak of that precision."""
+    """Multiply-adds of forward and backward per second, divided by the GEMM peak of that precision."""
     bandwidth: float = 0.0
-    """Share of the bytes that a step must move (`traffic` in bench.py) in the measured speed of copying."""
+    """Minimum memory traffic of a step (`traffic` in bench.py) per second, divided by the measured copy bandwidth."""
     paper_hours: float | None = None
-    """What the paper's recipe would take, evaluation after each epoch included."""
+    """What the paper's recipe would take, with an evaluation after each epoch."""
 
     @property
     def median(self) -> float:
@@ -65,9 +65,22 @@ class Result:
         return statistics.median(self.images_per_second)
 
 
+#: Columns of the table of speeds, and what stands in them.
+_SPEEDS: dict[str, Callable[[Result], str]] = {
+    "img/s": lambda r: f"{r.median:,.0f}",
+    "+-": lambda r: f"{(max(r.images_per_second) - min(r.images_per_second)) / 2 / r.median:.0%}",
+    "ratio": lambda r: f"{r.ratio:.2f}",
+    "GEMM": lambda r: f"{r.roofline:.0%}",
+    "copy": lambda r: f"{r.bandwidth:.0%}",
+    "MiB": lambda r: f"{r.peak_memory / 2**20:,.0f}",
+    "start": lambda r: f"{r.start_seconds:.0f} s",
+    "paper": lambda r: "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
+}
+
+
 @dataclass(frozen=True)
 class Report:
-    """A whole bench, of results on one machine."""
+    """A whole bench: results on one machine."""
 
     machine: dict[str, Any]
     """Device, versions, date and commit."""
@@ -78,21 +91,23 @@ class Report:
     results: list[Result]
 
     def as_text(self) -> str:
-        """Two tables a depth, within 80 columns: speed of each contender, and how a step's time divides."""
+        """Two tables for each depth, within 80 columns: speed of each contender, and how a step's time divides."""
         peaks = ", ".join(f"{p} {2 * peak / 1e9:,.0f} GFLOP/s" for p, peak in sorted(self.gemm_peak.items()))
-        first = self.results[0].contender
+        batch_size = self.results[0].contender.batch_size
         lines = [
-            f"{self.machine['device']}, torch {self.machine['torch']}, batch {first.batch_size}",
+            f"{self.machine['device']}, torch {self.machine['torch']}, batch {batch_size}",
             f"matrix products {peaks}; copying {self.copy_peak / 1e9:,.0f} GB/s",
         ]
         for depth in sorted({r.contender.depth for r in self.results}):
             own = [r for r in self.results if r.contender.depth == depth]
-            lines += ["", _speeds(depth, own), "", _parts([r for r in own if r.step_ms])]
+            speeds = [[r.contender.label, *(cell(r) for cell in _SPEEDS.values())] for r in own]
+            lines += ["", aligned([f"{depth} layers", *_SPEEDS], speeds)]
+            lines += ["", _parts([r for r in own if r.step_ms])]
         return "\n".join(lines)
 
     @staticmethod
     def from_json(text: str) -> "Report":
-        """What `as_json` gave."""
+        """The report of which `as_json` gave the text."""
         held = json.loads(text)
         results = []
         for result in held.pop("results"):
@@ -103,27 +118,7 @@ class Report:
     def as_json(self) -> str:
         """All of it, as JSON."""
         results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
-        peaks = {"gemm_peak": self.gemm_peak, "copy_peak": self.copy_peak}
-        return json.dumps({"machine": self.machine, **peaks, "results": results}, indent=2)
-
-
-def _speeds(depth: int, results: Sequence[Result]) -> str:
-    head = [f"{depth} layers", "img/s", "+-", "ratio", "GEMM", "copy", "MiB", "start", "paper"]
-    rows = [
-        [
-            r.contender.label,
-            f"{r.median:,.0f}",
-            f"{(max(r.images_per_second) - min(r.images_per_second)) / 2 / r.median:.0%}",
-            f"{r.ratio:.2f}",
-            f"{r.roofline:.0%}",
-            f"{r.bandwidth:.0%}",
-            f"{r.peak_memory / 2**20:,.0f}",
-            f"{r.start_seconds:.0f} s",
-            "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
-        ]
-        for r in results
-    ]
-    return aligned(head, rows)
+        return json.dumps({**asdict(self), "results": results}, indent=2)
 
 
 def _parts(results: Sequence[Result]) -> str:

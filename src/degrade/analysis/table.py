@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degrade.analysis.curves import Curve
+from degrade.analysis.curves import ERRORS, Curve
 from degrade.analysis.facts import papers
-from degrade.runs.record import RunRecord
+from degrade.runs.record import Run
 
 if TYPE_CHECKING:
     from degrade.models.anatomy import Layer, Stack
@@ -21,7 +21,7 @@ FORMATS = ("text", "csv", "markdown")
 
 _WIDTH = 80
 
-#: Columns of a table of errors in percent, and their names where there is room; `batch%` where any run has it.
+#: Columns of a table of errors in percent, and their names where there is room; `batch%` is shown if any run has it.
 ERROR_HEAD = {
     "network": "network",
     "seeds": "finished seeds",
@@ -43,7 +43,7 @@ PAPER_NOTE = (
 def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
 
-    They are in percent; in `csv` they are fractions, and there are more columns.
+    Errors are in percent; in `csv` they are fractions, and there are more columns.
     """
     if form == "csv":
         return as_csv([_error_fields(curve) for curve in curves])
@@ -51,7 +51,7 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
     kept = [key for key in ERROR_HEAD if key != "batch%" or any(row[key] != "-" for row in rows)]
     blocks = [table(kept, [[row[key] for key in kept] for row in rows], form)]
     if any(row["paper"] != "-" for row in rows):
-        blocks.append("\n".join(textwrap.wrap(PAPER_NOTE, _WIDTH)))
+        blocks.append(textwrap.fill(PAPER_NOTE, _WIDTH))
     if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join(blocks)
@@ -59,14 +59,13 @@ def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
 
 def error_cells(curve: Curve) -> dict[str, str]:
     """The cells of `ERROR_HEAD`: seeds, last errors in percent (training by its three kinds, test), the paper's."""
-    finished, total = len(curve.final_test), len(curve.seeds)
+    finished, total = len(curve.final["test_error"]), len(curve.seeds)
     both = [papers(curve, which) for which in ("train", "test")]
-    errors = {"running%": curve.final_train, "clean%": curve.clean_train}
-    errors |= {"batch%": curve.batch_train, "test%": curve.final_test}
+    columns = ("running%", "clean%", "batch%", "test%")
     return {
         "network": curve.label + (" (synthetic)" if curve.synthetic else ""),
         "seeds": str(total) if finished == total else f"{finished}/{total}",
-        **{key: spread(own) for key, own in errors.items()},
+        **{column: spread(curve.final[key]) for column, key in zip(columns, ERRORS, strict=True)},
         "paper": "/".join(map(_percent, both)) if any(both) else "-",
     }
 
@@ -79,15 +78,9 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
         "recipe": curve.experiment.recipe.name,
         "synthetic": curve.synthetic,
         "seeds": len(curve.seeds),
-        "finished": len(curve.final_test),
+        "finished": len(curve.final["test_error"]),
     }
-    kinds = {
-        "train_error": curve.final_train,
-        "train_error_clean": curve.clean_train,
-        "train_error_batch": curve.batch_train,
-        "test_error": curve.final_test,
-    }
-    for name, errors in kinds.items():
+    for name, errors in curve.final.items():
         fields[f"{name}_mean"] = float(np.mean(errors)) if errors else None
         fields[f"{name}_std"] = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
     ours, theirs = fields["test_error_mean"], papers(curve, "test")
@@ -96,7 +89,7 @@ def _error_fields(curve: Curve) -> dict[str, Any]:
 
 
 def runs_table(
-    records: Sequence[RunRecord],
+    records: Sequence[Run],
     *,
     below: Path,
     form: str = "text",
@@ -105,8 +98,12 @@ def runs_table(
 ) -> str:
     """One line for each run: where it is below a folder, what became of it, how far it came, its last errors.
 
-    Who knows better than the records what became of each gives the statuses. Lines of text have at most so many
-    characters, if a width is given.
+    Args:
+        records: the runs.
+        below: the folder.
+        form: one of `FORMATS`.
+        statuses: what became of each run, where the caller knows it better than the records.
+        width: the most characters in a line of text; None for as many as it takes.
     """
     fields = [run_fields(record, below) for record in records]
     if statuses is not None:
@@ -116,7 +113,7 @@ def runs_table(
     return table(RUN_HEAD, [run_cells(own) for own in fields], form, width=width)
 
 
-def run_fields(record: RunRecord, below: Path) -> dict[str, Any]:
+def run_fields(record: Run, below: Path) -> dict[str, Any]:
     """Where a run is below a folder, what became of it, how far it came; errors are fractions."""
     summary = record.summary
     keys = ("iteration", "iterations", "train_error", "train_error_clean", "test_error", "seconds", "synthetic")
@@ -144,18 +141,22 @@ def layers_table(layers: "Sequence[Layer]", form: str = "text") -> str:
         [own.name, own.kind, shape, f"{own.parameters:,}", f"{own.multiply_adds:,}", str(own.field or "all")]
         for own, shape in zip(layers, shapes, strict=True)
     ]
-    sums = (f"{sum(getattr(layer, name) for layer in layers):,}" for name in ("parameters", "multiply_adds"))
     head = ["layer", "kind", "output", "parameters", "multiply-adds", "sees"]
-    return table(head, [*rows, ["total", "", "", *sums, ""]], form)
+    return table(head, [*rows, ["total", "", "", *(f"{total:,}" for total in _totals(layers)), ""]], form)
 
 
 def layers_note(name: str, layers: "Sequence[Layer]") -> str:
     """What stands below the table of a network's layers."""
-    parameters, cost = (sum(getattr(layer, key) for layer in layers) for key in ("parameters", "multiply_adds"))
+    parameters, cost = _totals(layers)
     return (
-        f"\n{name}: {parameters:,} parameters, {cost / 1e6:,.1f} million multiply-adds an image\n"
+        f"\n{name}: {parameters:,} parameters, {cost / 1e6:,.1f} million multiply-adds per image\n"
         "sees: receptive field, pixels a side; parameters: batch norm's included"
     )
+
+
+def _totals(layers: "Sequence[Layer]") -> tuple[int, int]:
+    """Parameters and multiply-adds of all layers."""
+    return sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers)
 
 
 def stacks_table(stacks: "Sequence[Stack]", channels: int, form: str = "text") -> str:
@@ -177,21 +178,25 @@ def stacks_table(stacks: "Sequence[Stack]", channels: int, form: str = "text") -
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str, *, width: int | None = _WIDTH) -> str:
-    """Cells as `markdown`, or as `text` of `width` columns, names cut; of more where they would then be alike."""
+    """Cells as `markdown`, or as `text`.
+
+    In text the names in the first column are cut so that a line has `width` characters, or as many more as it takes
+    to tell the names apart.
+    """
     if form == "markdown":
         rule = [":--", *["--:"] * (len(head) - 1)]
         return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rows])
-    others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
     names = [row[0] for row in rows]
     if width is not None:
+        others = sum(2 + max(len(line[k]) for line in [head, *rows]) for k in range(1, len(head)))
         names = _fitted(names, max(20, width - others))
     return aligned(head, [[name, *row[1:]] for name, row in zip(names, rows, strict=True)])
 
 
 def _fitted(texts: Sequence[str], width: int) -> list[str]:
-    """Texts, the middle left out of those longer than `width`, or than it takes to tell them apart."""
+    """Texts, with the middle left out of those longer than `width`, or than it takes to tell them apart."""
     for room in range(width, max(map(len, texts), default=0)):
-        for part in (2 / 3, 1 / 2, 1 / 3, 1 / 4):  # of what is kept, the end: it tells seeds apart
+        for part in (2 / 3, 1 / 2, 1 / 3, 1 / 4):  # the part of what is kept that is the end, which tells seeds apart
             tail = int((room - 1) * part)
             short = [text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[-tail:]}" for text in texts]
             if len(set(short)) == len(set(texts)):
@@ -204,44 +209,45 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        cells = {key: f"{value:.10g}" if isinstance(value, float) else value for key, value in row.items()}
-        writer.writerow({key: str(cell).lower() if isinstance(cell, bool) else cell for key, cell in cells.items()})
+    writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, the first flush left, the others flush right."""
-    widths = [max(len(line[k]) for line in [head, *rows]) for k in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
-
-    return "\n".join([line(head), *map(line, rows)])
+    first, *others = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    line = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
+    return "\n".join(line.format(*cells).rstrip() for cells in [head, *rows])
 
 
-def _progress(iteration: Any, planned: Any) -> str:
-    if not isinstance(iteration, int) or not isinstance(planned, int):
+def _progress(iteration: int | None, planned: int | None) -> str:
+    if iteration is None or planned is None:
         return "-"
-    whole = f"{planned // 1000}k" if planned % 1000 == 0 else f"{planned:,}"
-    return f"{planned:,}" if iteration == planned else f"{iteration:,}/{whole}"
+    if iteration == planned:
+        return f"{planned:,}"
+    return f"{iteration:,}/{planned // 1000}k" if planned % 1000 == 0 else f"{iteration:,}/{planned:,}"
 
 
-def _percent(value: Any) -> str:
-    return f"{100 * value:.2f}" if isinstance(value, int | float) else "-"
+def _percent(error: float | None) -> str:
+    return "-" if error is None else f"{100 * error:.2f}"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of errors in percent; the mean alone of one."""
+    """Mean ± standard deviation of errors in percent; the mean alone where there is one."""
     if not values:
         return "-"
     mean = _percent(float(np.mean(values)))
     return mean if len(values) == 1 else f"{mean}±{100 * float(np.std(values, ddof=1)):.2f}"
 
 
-def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float):
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
         return "-"
     if seconds < 100:
         return f"{seconds:.0f} s"
