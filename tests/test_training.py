@@ -233,7 +233,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: Make) 
 
 @pytest.mark.parametrize("stop", [1, 5, 12, 13, 23, 24])
 def test_resumed_equals_uninterrupted_bit_for_bit(stop: int, small: Make, tmp_path: Path) -> None:
-    experiment = small("model.family=residual", "log.every=5")
+    experiment = small("model.family=residual", "log.every=5", "data.pixels=8")
     whole = training(experiment)
     expected = [comparable(r) for r in fit(whole)]
 
@@ -279,7 +279,7 @@ def test_stopping_in_the_middle_of_an_evaluation_repeats_it(small: Make) -> None
 
 def test_warm_up_ends_by_training_error_and_never_begins_again(small: Make) -> None:
     recipe = ["recipe.warmup=on", f"recipe.iterations={3 * WARMUP_WINDOW}", "recipe.milestones=[120]", "log.every=10"]
-    recipe += ["eval.every=1000"]
+    recipe += ["eval.every=1000", "data.pixels=8"]
     rows = list(fit(training(small(*recipe, "recipe.warmup_error=1"))))
     assert [r.lr for r in rows[:5]] == [0.01] * 5
     assert [r.lr for r in rows[5:12]] == [0.05] * 7
@@ -463,7 +463,8 @@ def test_the_real_timing_compares_two_speeds(monkeypatch: pytest.MonkeyPatch) ->
 def test_bf16_on_request_trains_close_to_fp32(small: Make) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        rows = list(fit(training(small(f"runtime.precision={precision}", "log.every=1", "recipe.iterations=6"))))
+        experiment = small(f"runtime.precision={precision}", "data.pixels=16", "log.every=1", "recipe.iterations=6")
+        rows = list(fit(training(experiment)))
         losses[precision] = [r.train_loss for r in rows]
     assert losses["fp32"] != losses["bf16"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)

