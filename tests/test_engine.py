@@ -12,6 +12,7 @@ from degrade.config import Experiment
 from degrade.data import Batches, load_images
 from degrade.errors import ConfigError
 from degrade.models import build_model
+from degrade.runs.train import load_once
 from degrade.training import Training, checkpoint, choose_engine, fit
 from degrade.training.graph import Body, GraphEngine
 
@@ -29,7 +30,7 @@ def run_twice_then_replay(body: Body) -> Body:
 
 def training(experiment: Experiment, *, replayed: bool = False) -> Training:
     """Ready to train on the CPU, its engine's steps recorded by the stand-in if `replayed`."""
-    made = Training(experiment, load_images(experiment.data))
+    made = Training(experiment, load_once(experiment))
     if replayed:
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
         made.engine = GraphEngine(
@@ -89,7 +90,7 @@ def test_a_recorded_step_reads_no_value_and_allocates_shapes_known_beforehand(
     The optimizer is left out: the one that reads its rate on the device exists for CUDA alone.
     """
     experiment = small()
-    images = load_images(experiment.data)
+    images = load_once(experiment)
     meta = torch.device("meta")
     batches = Batches(images, batch_size=16, augment=True, seed=0, device=meta)
     engine = GraphEngine(

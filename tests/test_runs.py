@@ -248,16 +248,17 @@ def spans(record: RunRecord) -> list[tuple[int, int | None]]:
 
 def test_every_session_keeps_its_own_threads_engine_and_commit(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    record = interrupted_copy(small, "runtime.threads=1")
+    # One step with two threads is enough: they wait for one another where other work uses the CPU.
+    record = interrupted_copy(small, "runtime.threads=2", at=1)
     commits = [{"commit": "a" * 40, "dirty": True}, {"commit": "b" * 40, "dirty": False}]
     monkeypatch.setattr(environment_module, "git_state", lambda: commits[1])
-    run(small("runtime.threads=2", "runtime.memory_format=contiguous", "eval.clean_every=6"))
+    run(small("runtime.threads=1", "runtime.memory_format=contiguous", "eval.clean_every=6"))
     torch.set_num_threads(before)
     first, second = record.sessions
-    assert (first["threads"], second["threads"]) == (1, 2)
+    assert (first["threads"], second["threads"]) == (2, 1)
     assert (first["memory_format"], second["memory_format"]) == ("channels_last", "contiguous")
     assert second["git"] == commits[1] != first["git"]
-    assert spans(record) == [(0, 13), (13, 24)]
+    assert spans(record) == [(0, 1), (1, 24)]
 
 
 def test_a_killed_sessions_last_iteration_is_where_the_next_one_goes_on(small: Make) -> None:

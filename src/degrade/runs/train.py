@@ -19,7 +19,7 @@ import torch
 from degrade.config import Experiment, RuntimeConfig
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
-from degrade.files import copy_aside, reason, regular
+from degrade.files import copy_aside, reason, regular, set_aside
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.checked import Status
@@ -214,8 +214,9 @@ class _Session:
             if found:  # one of them may have been applied in part
                 self.training = self._new_training()
             self._check_that_nothing_is_lost()
-        for path in checkpoint.set_aside_before(folder, used):  # or the next save would keep it as the one before
-            log.error("%s: kept as %s", folder, path.name)
+        # Newer checkpoints are damaged or do not fit, and the next save must not keep one as the one before.
+        for path in found[: found.index(used) if used else None]:
+            log.error("%s: kept as %s", folder, set_aside(path).name)
         self._keep_damaged_files()
         if used is None:
             if self.record.exists:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from degrade.files import gone_on_failure, present, read_bytes, set_aside
+from degrade.files import gone_on_failure, present, read_bytes
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
@@ -119,20 +119,6 @@ def restore(
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             complain(f"{folder}: {path.name} cannot be used: {(str(error).splitlines() or [''])[0]}")
     return None
-
-
-def set_aside_before(folder: Path, used: Path | None) -> list[Path]:
-    """Rename the checkpoints that are newer than the one that was applied: they are damaged, or do not fit.
-
-    Args:
-        folder: where the checkpoints are.
-        used: what `restore` returned.
-
-    Returns:
-        Their new names.
-    """
-    found = candidates(folder)
-    return [set_aside(path) for path in found[: found.index(used) if used in found else None]]
 
 
 def remove(folder: Path) -> None:

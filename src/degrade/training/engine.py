@@ -162,11 +162,6 @@ class Engine:
                     tick(len(labels))
         return self._evaluated
 
-    def reset_sums(self) -> None:
-        """Begin a new row of training metrics."""
-        self.loss_sum.zero_()
-        self.wrong.zero_()
-
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer and sums: all that continuing exactly needs from here."""
         return {

@@ -160,7 +160,8 @@ class Training:
             images_per_second=self._images / self._train_seconds,
             seconds=self._seconds,
         )
-        self.engine.reset_sums()
+        self.engine.loss_sum.zero_()
+        self.engine.wrong.zero_()
         self.recorded = self.iteration
         self._warmup_wrong -= wrong
         self._warmup_images -= self._images

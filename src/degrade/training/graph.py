@@ -102,17 +102,15 @@ class GraphEngine(Engine):
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """Put back weights, statistics, momentum and sums, all in place, after what recording did to them."""
-        kept = [(tensor, tensor.clone()) for tensor in self._mutable()]
+        sums = (self.loss_sum, self.wrong, *self._evaluated)
+        mutable = (*self.model.state_dict().values(), *self._momentum(), *sums)
+        kept = [(tensor, tensor.clone()) for tensor in mutable]
         yield
         with torch.no_grad():
             for momentum in self._momentum():
                 momentum.zero_()  # of an optimizer that had made no step: no momentum yet
             for tensor, before in kept:
                 tensor.copy_(before)
-
-    def _mutable(self) -> list[Tensor]:
-        sums = [self.loss_sum, self.wrong, *self._evaluated]
-        return [*self.model.state_dict().values(), *self._momentum(), *sums]
 
     def _momentum(self) -> list[Tensor]:
         states = self.optimizer.state.values()
