@@ -12,6 +12,7 @@ from degrade.config import Experiment
 from degrade.data import Batches, load_images
 from degrade.errors import ConfigError
 from degrade.models import build_model
+from degrade.runs.train import load_once
 from degrade.training import Training, checkpoint, choose_engine, fit
 from degrade.training.graph import Body, GraphEngine
 
@@ -29,7 +30,7 @@ def run_twice_then_replay(body: Body) -> Body:
 
 def training(experiment: Experiment, *, replayed: bool = False) -> Training:
     """Ready to train on the CPU, its engine's steps recorded by the stand-in if `replayed`."""
-    made = Training(experiment, load_images(experiment.data))
+    made = Training(experiment, load_once(experiment))
     if replayed:
         model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
         made.engine = GraphEngine(
@@ -57,7 +58,8 @@ def assert_close_while_it_can_be(one: list[float], other: list[float]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_replayed_steps_are_the_eager_ones_bit_for_bit(precision: str, small: Make) -> None:
     """Over ragged batches, epochs, evaluations in batches of two sizes, and whatever recording ran before."""
-    experiment = small("log.every=1", "eval.batch_size=16", "eval.clean_every=9", f"runtime.precision={precision}")
+    settings = ("log.every=1", "eval.batch_size=16", "eval.clean_every=9", "data.pixels=8")
+    experiment = small(*settings, f"runtime.precision={precision}")
     eager, replayed = training(experiment), training(experiment, replayed=True)
     rows = [
         [(r.train_loss, r.train_error, r.test_loss, r.train_error_clean, r.train_error_batch) for r in fit(t)]
@@ -68,7 +70,7 @@ def test_replayed_steps_are_the_eager_ones_bit_for_bit(precision: str, small: Ma
 
 
 def test_replaying_goes_on_from_a_checkpoint_as_if_never_stopped(small: Make) -> None:
-    experiment = small("log.every=1", "model.family=residual")
+    experiment = small("log.every=1", "model.family=residual", "data.pixels=8")
     whole, first, second = (training(experiment, replayed=True) for _ in range(3))
     expected = losses(whole)
     for _ in range(7):
@@ -88,7 +90,7 @@ def test_a_recorded_step_reads_no_value_and_allocates_shapes_known_beforehand(
     The optimizer is left out: the one that reads its rate on the device exists for CUDA alone.
     """
     experiment = small()
-    images = load_images(experiment.data)
+    images = load_once(experiment)
     meta = torch.device("meta")
     batches = Batches(images, batch_size=16, augment=True, seed=0, device=meta)
     engine = GraphEngine(
@@ -126,7 +128,7 @@ def test_memory_format_changes_nothing_but_speed(small: Make) -> None:
 
 def test_bf16_ends_where_fp32_ends_within_the_noise_of_seeds(small: Make) -> None:
     """Final clean training errors over three seeds, on images that a small network can learn a little of."""
-    recipe = ["recipe.iterations=24", "recipe.milestones=[18]", "eval.every=24", "data.train_limit=80"]
+    recipe = ["recipe.milestones=[18]", "eval.every=24", "data.train_limit=80", "data.pixels=8"]
     ends: dict[str, list[float]] = {}
     for precision in ("fp32", "bf16"):
         for seed in range(3):
@@ -140,7 +142,7 @@ def test_bf16_ends_where_fp32_ends_within_the_noise_of_seeds(small: Make) -> Non
 
 
 def test_deterministic_fp32_repeats_itself_bit_for_bit(small: Make) -> None:
-    experiment = small("runtime.precision=fp32", "runtime.deterministic=true", "log.every=1")
+    experiment = small("data.pixels=8", "runtime.precision=fp32", "runtime.deterministic=true", "log.every=1")
     torch.use_deterministic_algorithms(True)
     try:
         once, again = training(experiment), training(experiment)

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -17,7 +18,15 @@ from omegaconf import OmegaConf
 from degrade.config import Experiment, compose, load_config
 from degrade.config.identity import variant
 from degrade.data import ImageSet, load_images
-from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError, RunFailed, RunInUseError
+from degrade.errors import (
+    ConfigError,
+    DatasetError,
+    RunConflictError,
+    RunError,
+    RunFailed,
+    RunInterrupted,
+    RunInUseError,
+)
 from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, train, worker
 from degrade.runs import environment as environment_module
 from degrade.runs.many import plan
@@ -25,9 +34,16 @@ from degrade.runs.observers import EVALUATION_COST, planned_work
 from degrade.runs.record import sessions_of
 from degrade.training import Training, checkpoint, device, engine, fit
 from tests.conftest import SMALL, small_but
+from tests.test_sweep import wait_until
 
 Make = Callable[..., Experiment]
 CLOCK = ("seconds", "images_per_second")
+
+
+@pytest.fixture
+def small(small: Make) -> Make:
+    """The same on images of 8 x 8 pixels, on which a network trains in a tenth of the time."""
+    return functools.partial(small, "data.pixels=8")
 
 
 def rows(record: RunRecord) -> list[dict[str, Any]]:
@@ -98,7 +114,7 @@ def test_the_work_planned_is_the_work_done(norm: str, passes: int, small: Make) 
     evaluated: list[int] = []
     list(fit(Training(experiment, load_images(experiment.data), tick=evaluated.append)))
     assert sum(evaluated) == 2 * 40 + 2 * passes * 90
-    assert planned_work(experiment) == pytest.approx(8 * (24 * 16 + EVALUATION_COST * sum(evaluated)))
+    assert planned_work(experiment) == pytest.approx(8 / 4**2 * (24 * 16 + EVALUATION_COST * sum(evaluated)))
 
 
 def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -> None:
@@ -207,8 +223,6 @@ def interrupted_copy(small: Make, *overrides: str, at: int = 13) -> RunRecord:
         if calls == at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    from degrade.errors import RunInterrupted
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.Engine, "step", step)
         with pytest.raises(RunInterrupted, match=f"iteration {at}, checkpoint written"):
@@ -234,16 +248,17 @@ def spans(record: RunRecord) -> list[tuple[int, int | None]]:
 
 def test_every_session_keeps_its_own_threads_engine_and_commit(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    record = interrupted_copy(small, "runtime.threads=1")
+    # One step with two threads is enough: they wait for one another where other work uses the CPU.
+    record = interrupted_copy(small, "runtime.threads=2", at=1)
     commits = [{"commit": "a" * 40, "dirty": True}, {"commit": "b" * 40, "dirty": False}]
     monkeypatch.setattr(environment_module, "git_state", lambda: commits[1])
-    run(small("runtime.threads=2", "runtime.memory_format=contiguous", "eval.clean_every=6"))
+    run(small("runtime.threads=1", "runtime.memory_format=contiguous", "eval.clean_every=6"))
     torch.set_num_threads(before)
     first, second = record.sessions
-    assert (first["threads"], second["threads"]) == (1, 2)
+    assert (first["threads"], second["threads"]) == (2, 1)
     assert (first["memory_format"], second["memory_format"]) == ("channels_last", "contiguous")
     assert second["git"] == commits[1] != first["git"]
-    assert spans(record) == [(0, 13), (13, 24)]
+    assert spans(record) == [(0, 1), (1, 24)]
 
 
 def test_a_killed_sessions_last_iteration_is_where_the_next_one_goes_on(small: Make) -> None:
@@ -479,43 +494,12 @@ def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not (path.is_file() and text in path.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} never held {text!r}"
-        time.sleep(0.01)
-
-
-LONG = ["recipe.iterations=400", "eval.every=10"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_130_and_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
-    process = start(tmp_path, *LONG)
-    folder = run_directory(compose([*SMALL, *LONG, f"output={tmp_path / 'outputs'}"]))
-    wait_for(folder / "metrics.jsonl", '"iteration": 20', process)
-    process.send_signal(number)
-    sent = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 10
-    assert process.returncode == 130
-    assert "checkpoint written" in err
-    assert "Traceback" not in err
-    record = RunRecord(folder)
-    assert record.status == "interrupted"
-    assert (
-        checkpoint.load(folder / checkpoint.NAME, torch.device("cpu"))["iteration"]
-        == record.summary["iteration"]
-        >= 20
-    )
-
-
 def test_a_second_ctrl_c_stops_at_once_and_the_record_stays_whole(tmp_path: Path) -> None:
     slow = ["recipe.iterations=4000", "eval.every=10", "recipe.batch_size=90", "model.depth=110", "recipe.warmup=off"]
     process = start(tmp_path, *slow)
     folder = run_directory(compose([*SMALL, *slow, f"output={tmp_path / 'outputs'}"]))
-    wait_for(folder / "train.log", "eager", process)
+    log = folder / "train.log"
+    wait_until(lambda: log.is_file() and "eager" in log.read_text(), process)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -527,32 +511,46 @@ def test_a_second_ctrl_c_stops_at_once_and_the_record_stays_whole(tmp_path: Path
 
 def test_sigterm_while_loading_ends_with_130(tmp_path: Path) -> None:
     process = start(tmp_path, "data.train_limit=50000", "data.test_limit=10000")
-    folder = run_directory(
-        compose([*SMALL, "data.train_limit=50000", "data.test_limit=10000", f"output={tmp_path / 'outputs'}"])
-    )
-    wait_for(folder / "train.log", "", process)
+    wait_until(lambda: list(tmp_path.rglob("train.log")), process)
     process.terminate()
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "degrade: interrupted\n")
 
 
-def test_killed_at_any_moment_the_record_resumes_to_the_same_result(tmp_path: Path, small: Make) -> None:
-    settings = ["recipe.iterations=60", "eval.every=6", "recipe.milestones=[30]"]
+def begun(record: RunRecord, sessions: int) -> bool:
+    log = record.path / "train.log"
+    return log.is_file() and log.read_text().count(" parameters, ") == sessions
+
+
+def measured(record: RunRecord, rows: int) -> bool:
+    return len(record.rows()) >= rows
+
+
+def test_killed_or_interrupted_at_any_moment_the_record_resumes_to_the_same_result(
+    tmp_path: Path, small: Make
+) -> None:
+    """The command is killed twice; then either signal ends it with 130 and a checkpoint."""
+    settings = ["recipe.iterations=200", "eval.every=6", "recipe.milestones=[30]"]
     whole = run(small("name=whole", *settings))
-    for seed, until in enumerate(("18", "36", "54")):
-        process = start(tmp_path, "name=killed", "seed=0", *settings)
-        folder = run_directory(small("name=killed", *settings))
-        if seed == 0 or folder.exists():
-            wait_for(folder / "metrics.jsonl", f'"iteration": {until},', process)
-        time.sleep(0.004 * seed)
-        process.kill()
-        process.communicate()
-        assert RunRecord(folder).status == "interrupted"
-    process = start(tmp_path, "name=killed", *settings)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "going on from iteration" in out
-    record = RunRecord(folder)
+    record = RunRecord(run_directory(small("name=stopped", *settings)))
+    for session, number in enumerate([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM], start=1):
+        process = start(tmp_path, "name=stopped", "data.pixels=8", *settings)
+        wait_until(functools.partial(begun, record, session), process)
+        before = len(record.rows())
+        wait_until(functools.partial(measured, record, before + 3), process)
+        process.send_signal(number)
+        sent = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert record.status == "interrupted"
+        if number != signal.SIGKILL:
+            assert time.monotonic() - sent < 10
+            assert process.returncode == 130
+            assert "checkpoint written" in err
+            assert "Traceback" not in err
+            kept = checkpoint.load(record.path / checkpoint.NAME, torch.device("cpu"))["iteration"]
+            assert kept == record.summary["iteration"] >= 6 * (before + 3)
+    run(small("name=stopped", *settings))
+    assert (record.path / "train.log").read_text().count("going on from iteration") == 4
     assert record.status == "complete"
     assert rows(record) == rows(whole)
     assert equal(weights(record), weights(whole))

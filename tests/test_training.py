@@ -11,10 +11,10 @@ import platformdirs
 import pytest
 import torch
 
-from degrade.config import Experiment, OptimConfig
-from degrade.data import load_images
+from degrade.config import Experiment, OptimConfig, compose
 from degrade.errors import ConfigError
 from degrade.models import build_model
+from degrade.runs.train import load_once
 from degrade.training import (
     Metrics,
     Training,
@@ -28,6 +28,7 @@ from degrade.training import (
 from degrade.training.engine import sgd
 from degrade.training.peaks import gemm_peak
 from degrade.training.schedule import WARMUP_WINDOW
+from tests.conftest import SMALL
 
 PAPER: dict[str, Any] = {"base": 0.1, "milestones": [32000, 48000]}
 Make = Callable[..., Experiment]
@@ -81,7 +82,7 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(small: Make) -> None:
 
 
 def training(experiment: Experiment) -> Training:
-    return Training(experiment, load_images(experiment.data))
+    return Training(experiment, load_once(experiment))
 
 
 def comparable(row: Metrics) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def test_statistics_come_back_when_an_evaluation_is_stopped(small: Make) -> None
         raise KeyboardInterrupt
 
     experiment = small()
-    ours = Training(experiment, load_images(experiment.data), tick=stop)
+    ours = Training(experiment, load_once(experiment), tick=stop)
     before = copy.deepcopy(ours.engine.model.state_dict())
     with pytest.raises(KeyboardInterrupt):
         ours.evaluate_batches(batch_statistics=True)
@@ -231,11 +232,19 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: Make) 
     assert first != other
 
 
+@pytest.fixture(scope="module")
+def whole() -> tuple[Training, list[dict[str, Any]]]:
+    """A training without interruption, and its rows."""
+    ours = training(compose([*SMALL, "model.family=residual", "log.every=5", "data.pixels=8"]))
+    return ours, [comparable(row) for row in fit(ours)]
+
+
 @pytest.mark.parametrize("stop", [1, 5, 12, 13, 23, 24])
-def test_resumed_equals_uninterrupted_bit_for_bit(stop: int, small: Make, tmp_path: Path) -> None:
-    experiment = small("model.family=residual", "log.every=5")
-    whole = training(experiment)
-    expected = [comparable(r) for r in fit(whole)]
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    stop: int, whole: tuple[Training, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    uninterrupted, expected = whole
+    experiment = uninterrupted.experiment
 
     class Stop(Exception): ...  # noqa: N818
 
@@ -254,7 +263,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(stop: int, small: Make, tmp_pa
     second.load_state_dict(checkpoint.load(tmp_path / checkpoint.NAME, torch.device("cpu")))
     rows += [comparable(row) for row in fit(second)]
     assert rows == expected
-    for name, value in whole.engine.model.state_dict().items():
+    for name, value in uninterrupted.engine.model.state_dict().items():
         assert torch.equal(value, second.engine.model.state_dict()[name]), name
 
 
@@ -270,7 +279,7 @@ def test_stopping_in_the_middle_of_an_evaluation_repeats_it(small: Make) -> None
         if next(calls) == 2:
             raise Stop
 
-    ours = Training(experiment, load_images(experiment.data), tick=stop_in_evaluation)
+    ours = Training(experiment, load_once(experiment), tick=stop_in_evaluation)
     with pytest.raises(Stop):
         list(fit(ours))
     assert (ours.iteration, ours.recorded) == (12, 0)
@@ -279,7 +288,7 @@ def test_stopping_in_the_middle_of_an_evaluation_repeats_it(small: Make) -> None
 
 def test_warm_up_ends_by_training_error_and_never_begins_again(small: Make) -> None:
     recipe = ["recipe.warmup=on", f"recipe.iterations={3 * WARMUP_WINDOW}", "recipe.milestones=[120]", "log.every=10"]
-    recipe += ["eval.every=1000"]
+    recipe += ["eval.every=1000", "data.pixels=8"]
     rows = list(fit(training(small(*recipe, "recipe.warmup_error=1"))))
     assert [r.lr for r in rows[:5]] == [0.01] * 5
     assert [r.lr for r in rows[5:12]] == [0.05] * 7
@@ -463,7 +472,8 @@ def test_the_real_timing_compares_two_speeds(monkeypatch: pytest.MonkeyPatch) ->
 def test_bf16_on_request_trains_close_to_fp32(small: Make) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        rows = list(fit(training(small(f"runtime.precision={precision}", "log.every=1", "recipe.iterations=6"))))
+        experiment = small(f"runtime.precision={precision}", "data.pixels=16", "log.every=1", "recipe.iterations=6")
+        rows = list(fit(training(experiment)))
         losses[precision] = [r.train_loss for r in rows]
     assert losses["fp32"] != losses["bf16"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)

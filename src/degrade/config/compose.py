@@ -1,7 +1,7 @@
 """Hydra composes groups and shell overrides into an `Experiment`; whatever is misspelt becomes a one-line error.
 
-Hydra and OmegaConf take a third of a second to import, and completion of a command line does without them: functions
-import what they need.
+Hydra and OmegaConf take a third of a second to import, and completing a command line does without them, so each
+function imports what it needs.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from yaml import YAMLError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-#: Cells of a sweep: composing a thousand takes minutes, and nothing is trained before all are known to be right.
+#: A sweep has at most so many cells, since all of them are composed and checked before the first one is trained.
 MOST_CELLS = 1000
 
 #: Digits of the greatest whole number that can be made a float.
@@ -50,11 +50,11 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
             groups[key] = f"{key}={override.value()}"
         else:
             settings.append((key, override.value()))
-    with _as_typed(parsed), _one_line_errors():
+    with _one_line_errors(parsed):
         config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
-        experiment = _experiment(config)
+        experiment = cast(Experiment, OmegaConf.to_object(config))
     refuse_without_effect(experiment, parsed)
     return experiment
 
@@ -78,8 +78,8 @@ def compose_where_it_can(cells: Iterable[Sequence[str]], wishes: Sequence[str]) 
     """Compose many experiments and change settings of those in which they take effect.
 
     Args:
-        cells: the overrides of each, as for `compose`.
-        wishes: further overrides, such as `model.shortcut=B`, of which plain networks know nothing.
+        cells: the overrides of each experiment, as for `compose`.
+        wishes: further overrides, some of which may not apply to every cell, as `model.shortcut=B` to plain networks.
 
     Raises:
         NoEffectError: a wish takes effect in none of them.
@@ -106,9 +106,9 @@ def compose_where_it_can(cells: Iterable[Sequence[str]], wishes: Sequence[str]) 
 
 @cache
 def _of_groups(choices: tuple[str, ...]) -> bytes:
-    """What Hydra composes of groups, with the schema's types, pickled: composing is slow, a copy is not.
+    """What Hydra composes of groups, with the schema's types, pickled: composing is slow, unpickling is not.
 
-    Hydra keeps its state in globals: a caller's own Hydra application is left as it was.
+    Hydra keeps its state in globals, so the state of a caller's own Hydra application is put back.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -144,7 +144,7 @@ def compose_launcher(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
     if name not in LAUNCHERS:
         raise ConfigError(f"launcher={name}: {did_you_mean(name, LAUNCHERS)}")
     config = OmegaConf.create({"launcher": OmegaConf.structured(LAUNCHERS[name])})
-    with _as_typed(parsed), _one_line_errors():
+    with _one_line_errors(parsed):
         for override in parsed:
             key = override.key_or_group
             if key != "launcher" and OmegaConf.select(config, key, throw_on_missing=False, default=key) is key:
@@ -167,7 +167,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             than MOST_CELLS.
     """
     parsed = _parse(overrides, sweep=True)
-    # As Hydra's own sweeper has it, the last of several values for one key counts.
+    # The last of several values for one key counts, as in Hydra's own sweeper.
     choices = {override.get_key_element(): _choices(override) for override in parsed}
     if math.prod(map(len, choices.values())) > MOST_CELLS:
         swept = " ".join(str(override.input_line) for override in parsed if override.is_sweep_override())
@@ -178,7 +178,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _choices(override: "Override") -> list[str]:
-    """An override for each of the values that one is swept over; no more of a range than show that it is too long."""
+    """One override for each value of a swept one; of a range that is too long, just enough to show that it is."""
     from hydra.core.override_parser.types import RangeSweep, ValueType
 
     text, value = str(override.input_line), override.value()
@@ -199,45 +199,48 @@ def _choices(override: "Override") -> list[str]:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a run's resolved `config.yaml` and change single settings in it.
 
-    What a record holds without effect stays; what loses its effect with another family gets its default.
+    A setting that had no effect in the record stays; one that loses its effect with another family gets its default.
 
     Raises:
         ConfigError: the file cannot be read, or it or an override holds what no experiment has.
     """
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     parsed = _parse(overrides)
-    with _as_typed(parsed), _one_line_errors():
-        if path.exists() and not path.is_file() and not path.is_dir():  # a named pipe would be waited for
-            raise ConfigError(f"{path}: not a regular file; name the config.yaml of a run's directory")
-        try:
-            config = OmegaConf.load(path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise ConfigError(f"{path}: {reason}; name the config.yaml of a run's directory") from error
-        except YAMLError as error:
-            first_line = str(error).splitlines()[0]
-            raise ConfigError(f"{path}: not a YAML file ({first_line}); name a run's config.yaml") from error
-        if not isinstance(config, DictConfig):
-            raise ConfigError(f"{path}: holds no settings; name the config.yaml of a run's directory")
-        if missing := {"model", "data", "optim", "recipe"} - {str(key) for key in config}:
-            raise ConfigError(
-                f"{path}: lacks {', '.join(sorted(missing))}; name the config.yaml of a run's directory"
-            )
+    with _one_line_errors(parsed):
+        config = _read(path)
         held = without_effect(_validated(config))
         for override in parsed:
             key = _check_key(override)
             if key in group_options():
-                raise ConfigError(
-                    f"{key}={override.value()}: with --config change single settings, such as {key}.name"
-                )
+                said = f"{key}={override.value()}"
+                raise ConfigError(f"{said}: with --config change single settings, such as {key}.name")
             OmegaConf.update(config, key, override.value(), force_add=True)
         experiment = _validated(config)
         refuse_without_effect(experiment, parsed)
         for key in without_effect(experiment).keys() - held.keys():
-            if settings()[key].families:  # which the family had that the network is no more of
+            if settings()[key].families:  # the network is no longer of the family that has this setting
                 experiment.put(key, settings()[key].default)
         return experiment
+
+
+def _read(path: Path) -> "DictConfig":
+    from omegaconf import DictConfig, OmegaConf
+
+    mend = "name the config.yaml of a run's directory"
+    if path.exists() and not path.is_file() and not path.is_dir():  # a named pipe would be waited for
+        raise ConfigError(f"{path}: not a regular file; {mend}")
+    try:
+        config = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not a YAML file ({str(error).splitlines()[0]}); {mend}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}; {mend}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path}: holds no settings; {mend}")
+    if missing := {"model", "data", "optim", "recipe"} - {str(key) for key in config}:
+        raise ConfigError(f"{path}: lacks {', '.join(sorted(missing))}; {mend}")
+    return config
 
 
 def refuse_without_effect(experiment: Experiment, overrides: "Sequence[Override]") -> None:
@@ -258,7 +261,7 @@ def _recipe_settings(name: str) -> dict[str, Any]:
 
 
 def usual_settings(experiment: Experiment) -> dict[str, Any]:
-    """What goes without saying in a record's name: its recipe's settings, and the recipe that its experiment has."""
+    """The settings that a record's name leaves out: those of its recipe, and the usual recipe of its experiment."""
     usual = _recipe_settings(experiment.recipe.name)
     return usual | {"recipe.name": own_recipes().get(experiment.name, usual["recipe.name"])}
 
@@ -343,16 +346,7 @@ def _validated(config: "DictConfig") -> Experiment:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True)
-    return _experiment(OmegaConf.merge(OmegaConf.structured(Experiment), plain))
-
-
-def _experiment(config: Any) -> Experiment:
-    from omegaconf import OmegaConf
-
-    experiment = OmegaConf.to_object(config)
-    if not isinstance(experiment, Experiment):
-        raise ConfigError("the settings do not describe an experiment")
-    return experiment
+    return cast(Experiment, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), plain)))
 
 
 def _parse(overrides: Sequence[str], *, sweep: bool = False) -> "list[Override]":
@@ -397,53 +391,43 @@ def _check_key(override: "Override") -> str:
             raise ConfigError(f"{text}: {did_you_mean(str(value), groups[key])}")
     elif key == "experiment":
         raise ConfigError(f"{text}: experiments are trained by `degrade reproduce {value}`")
-    elif "@" in text or key not in _known_keys():
-        raise ConfigError(
-            f"{text.partition('=')[0]}: no such setting; {did_you_mean(key, [*_known_keys(), *groups])}"
-        )
+    elif "@" in text or key not in settings():
+        raise ConfigError(f"{text.partition('=')[0]}: no such setting; {did_you_mean(key, [*settings(), *groups])}")
     return str(key)
 
 
-@cache
-def _known_keys() -> frozenset[str]:
-    return frozenset(settings())
-
-
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into a ConfigError of one line."""
+def _one_line_errors(overrides: "Sequence[Override]" = ()) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into a ConfigError of one line that names the override as it was typed."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         yield
-    except OverflowError as error:
-        raise ConfigError("the number is too large; write a smaller one") from error
-    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise ConfigError(_useful_line(error)) from error
-
-
-@contextmanager
-def _as_typed(overrides: "Sequence[Override]") -> Iterator[None]:
-    """Let an error name the override as it was typed, not the value that it was read as, such as inf for 1e999."""
-    try:
-        yield
-    except ConfigError as error:
-        message, words = str(error), [str(override.input_line) for override in overrides]
-        if any(word in message for word in words):
+    except (ConfigError, HydraException, OmegaConfBaseException, OverflowError, ValueError, RecursionError) as error:
+        too_large = isinstance(error, OverflowError)
+        line = "the number is too large; write a smaller one" if too_large else _useful_line(error)
+        named = _as_typed(line, overrides, too_large=too_large)
+        if isinstance(error, ConfigError) and named == str(error):
             raise
-        for override, word in zip(overrides, words, strict=True):
-            if about := re.match(rf"{re.escape(override.key_or_group)}(?:=[^:]*)?: ", message):
-                typed = word.partition("=")[2].strip("'\"")
-                if typed not in message:
-                    raise ConfigError(f"{word}: {message[about.end() :]}") from error
-                raise
-        for word in words:
-            if "${" in word:
-                raise ConfigError(f"{word}: {message}; refer to a setting, such as ${{recipe.name}}") from error
-            if isinstance(error.__cause__, OverflowError) and len(word) > _FLOAT_DIGITS:
-                raise ConfigError(f"{word}: {message}") from error
-        raise
+        raise ConfigError(named) from error
+
+
+def _as_typed(message: str, overrides: "Sequence[Override]", *, too_large: bool) -> str:
+    """The message with the override as it was typed, not the value that it was read as, such as inf for 1e999."""
+    words = [str(override.input_line) for override in overrides]
+    if any(word in message for word in words):
+        return message
+    for override, word in zip(overrides, words, strict=True):
+        if about := re.match(rf"{re.escape(override.key_or_group)}(?:=[^:]*)?: ", message):
+            typed = word.partition("=")[2].strip("'\"")
+            return message if typed in message else f"{word}: {message[about.end() :]}"
+    for word in words:
+        if "${" in word:
+            return f"{word}: {message}; refer to a setting, such as ${{recipe.name}}"
+        if too_large and len(word) > _FLOAT_DIGITS:
+            return f"{word}: {message}"
+    return message
 
 
 def _useful_line(error: BaseException) -> str:
@@ -451,6 +435,8 @@ def _useful_line(error: BaseException) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     cause: Any = error
+    if isinstance(error, ConfigError):
+        return str(error)
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = (str(cause).strip() or type(cause).__name__).replace("to Integer", "to a whole number").splitlines()

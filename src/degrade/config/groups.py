@@ -1,4 +1,4 @@
-"""The files of `configs/`: where they are and what they are called. No Hydra, so that completion is quick."""
+"""The files of `configs/`: where they are and what they are called, without Hydra, so that completion is quick."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which experiments are the same, told from what each setting says about itself. No torch and no Hydra.
+"""Which experiments are the same, told from what each setting says about itself, without torch and Hydra.
 
 Everything here leaves incidental settings out, and takes a setting without effect for its default.
 """
@@ -85,7 +85,7 @@ def departures(experiment: Experiment) -> list[str]:
 
 
 def open_choices(experiment: Experiment) -> list[str]:
-    """Choices the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
+    """Choices that the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
     return [
         f"{own.name} {own.words(value)} (default {own.words(own.default)})"
         for own, value in _changed(experiment, Kind.OPEN)
@@ -133,7 +133,7 @@ def variant(experiment: Experiment) -> str:
 
 def _plain_text(value: Any) -> str:
     if isinstance(value, str):
-        # Commas and equal signs separate settings: inside a value they must not look like that.
+        # Commas and equal signs separate settings, so inside a value they are replaced.
         return _folder_name(re.sub(r"[,=\[\]~]", "_", value), value)
     return json.dumps(value, separators=(",", ":"))
 

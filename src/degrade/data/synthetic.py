@@ -1,7 +1,4 @@
-"""A generated stand-in for CIFAR-10: the same shapes, 10 classes, no download. For tests and offline use.
-
-And noise, for timing: to a computer it costs what photographs cost.
-"""
+"""Generated images: a stand-in for CIFAR-10 of the same shapes, for tests and offline use, and noise for timing."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +7,16 @@ import torch
 from degrade.data.images import ImageSet, Labels, Pixels, RawImages
 
 CLASSES = 10
-_PROTOTYPES = 3  # looks of a class
+#: Number of different looks that a class has.
+_PROTOTYPES = 3
 _CHUNK = 5000
 
 
 def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
     """Generate images whose class is a pattern, shifted, dimmed, overlaid by another class's and by noise.
 
-    Hard on purpose: a network has to learn shift-tolerant patterns, so training error falls gradually. A longer
-    set begins with the images of a shorter one.
+    The images are hard on purpose: a network has to learn shift-tolerant patterns, so training error falls
+    gradually. A longer set begins with the images of a shorter one.
     """
     patterns = _patterns(np.random.default_rng((seed, 0)))
     train_x, train_y = _draw(patterns, np.random.default_rng((seed, 1)), train)
@@ -28,7 +26,7 @@ def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
 
 
 def noise(count: int, *, side: int = 32, classes: int = 10) -> ImageSet:
-    """Images of uniform noise, the same ones for training and testing.
+    """Images of uniform noise, the same ones for training and testing; a computer takes as long for photographs.
 
     Args:
         count: how many images there are.
@@ -56,22 +54,25 @@ def _draw(patterns: npt.NDArray[np.float32], rng: np.random.Generator, count: in
     pixels = np.empty((count, 3, 32, 32), np.uint8)
     labels = np.empty(count, np.int64)
     for start in range(0, count, _CHUNK):
-        # Whole chunks are drawn whatever `count` is: that makes a shorter set a beginning of a longer one.
+        # The numbers of a whole chunk are drawn whatever `count` is, so that a longer set begins with a shorter one;
+        # only the images that are wanted are made of them, since that takes five times as long as drawing.
+        wanted = min(_CHUNK, count - start)
         label = rng.integers(CLASSES, size=_CHUNK)
-        image = 26 * _shifted(patterns, label, rng) + 20 * _shifted(patterns, rng.integers(CLASSES, size=_CHUNK), rng)
-        image *= rng.uniform(0.6, 1.4, size=(_CHUNK, 1, 1, 1)).astype(np.float32)
-        image += 22 * rng.standard_normal(image.shape, dtype=np.float32)
-        image += rng.uniform(90, 160, size=(_CHUNK, 1, 1, 3)).astype(np.float32)
-        stop = min(start + _CHUNK, count)
-        pixels[start:stop] = image.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)[: stop - start]
-        labels[start:stop] = label[: stop - start]
+        image = 26 * _shifted(patterns, label, rng, wanted)
+        image += 20 * _shifted(patterns, rng.integers(CLASSES, size=_CHUNK), rng, wanted)
+        image *= rng.uniform(0.6, 1.4, size=(_CHUNK, 1, 1, 1)).astype(np.float32)[:wanted]
+        image += 22 * rng.standard_normal((_CHUNK, 32, 32, 3), dtype=np.float32)[:wanted]
+        image += rng.uniform(90, 160, size=(_CHUNK, 1, 1, 3)).astype(np.float32)[:wanted]
+        pixels[start : start + wanted] = image.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
+        labels[start : start + wanted] = label[:wanted]
     return pixels, labels
 
 
-def _shifted(patterns: npt.NDArray[np.float32], label: Labels, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """One look of each class in `label`, rolled by up to 8 pixels each way."""
+def _shifted(
+    patterns: npt.NDArray[np.float32], label: Labels, rng: np.random.Generator, wanted: int
+) -> npt.NDArray[np.float32]:
+    """One look of each class in `label`, rolled by up to 8 pixels each way; only the first `wanted` are made."""
     which = label * _PROTOTYPES + rng.integers(_PROTOTYPES, size=label.shape)
-    rows = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
-    columns = (np.arange(32) + rng.integers(-8, 9, size=(len(label), 1))) % 32
-    shifted: npt.NDArray[np.float32] = patterns[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    rows, columns = ((np.arange(32) + rng.integers(-8, 9, size=(len(label), 1)))[:wanted] % 32 for _ in range(2))
+    shifted: npt.NDArray[np.float32] = patterns[which[:wanted, None, None], rows[:, :, None], columns[:, None, :]]
     return shifted

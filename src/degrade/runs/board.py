@@ -1,25 +1,26 @@
 """A run's measurements for TensorBoard, in `RUN/tensorboard`.
 
-The record is the truth: whenever a run begins or goes on, the event files are written anew from its rows, so no step
-is there twice and none is missing.
+Whenever a run begins or goes on, the event files are written anew from the rows of its record, so that no step is
+there twice and none is missing.
 """
 
-import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degrade.config import Experiment
 from degrade.extras import require
+from degrade.metrics import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "tensorboard"
 
-#: Column of metrics.jsonl: TensorBoard's tag.
+#: TensorBoard's tag for each column of metrics.jsonl.
 TAGS = {
     "train_loss": "loss/train",
     "test_loss": "loss/test",
@@ -35,7 +36,7 @@ _FIGURE = ".figure"
 
 
 def check_board(experiment: Experiment) -> None:
-    """Before anything is trained.
+    """Check that what `log.tensorboard` needs is there, before anything is trained.
 
     Raises:
         ConfigError: log.tensorboard is set, and the package is not installed.
@@ -49,33 +50,33 @@ class Board:
 
     Args:
         folder: the run's directory.
-        rows: of metrics that the run has so far.
+        rows: the metrics that the run has so far.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Metrics]) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder / FOLDER), flush_secs=10)
-        # As if it had been trained in one go: TensorBoard's relative time is then the record's.
-        self._started = time.time() - (float(rows[-1]["seconds"]) if rows else 0.0)
+        # TensorBoard's relative time is then the record's, as if the run had been trained in one go.
+        self._started = time.time() - (rows[-1].finite("seconds") or 0.0 if rows else 0.0)
         for row in rows:
             self.add(row)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Write a row of metrics."""
+    def add(self, row: Metrics) -> None:
+        """Write a row of metrics, of which a record holds the finite ones too."""
         for key, tag in TAGS.items():
-            if row.get(key) is not None and math.isfinite(row[key]):  # as in the record
-                when = self._started + float(row["seconds"])
-                self._writer.add_scalar(tag, row[key], row["iteration"], walltime=when)
+            if (value := row.finite(key)) is not None:
+                when = self._started + (row.finite("seconds") or 0.0)
+                self._writer.add_scalar(tag, value, row.iteration, walltime=when)
 
     def finish(self, experiment: Experiment, last: Mapping[str, Any]) -> None:
-        """Write the settings as hyperparameters, beside the last errors."""
+        """Write the settings as hyperparameters, beside the last errors, which `last` holds by their columns."""
         from torch.utils.tensorboard.summary import hparams
 
         settings = {key: _plain(value) for key, value in experiment.flat().items() if value is not None}
         errors = {tag: last[key] for key, tag in TAGS.items() if "error" in key and last.get(key) is not None}
-        # Not add_hparams, which makes a run of its own for them.
+        # The writer's own add_hparams would make another run for them.
         for summary in hparams(settings, errors):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(summary)
 
@@ -84,11 +85,12 @@ class Board:
         self._writer.close()
 
 
-def write_board(folder: Path, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All that Board writes of a finished run, where it was trained without."""
+def write_board(folder: Path, experiment: Experiment, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write all that a Board would have written of a finished run, if it was trained without one."""
     if not (folder / FOLDER).is_dir():
-        board = Board(folder, rows)
-        board.finish(experiment, rows[-1])
+        metrics = [Metrics.read(row) for row in rows]
+        board = Board(folder, metrics)
+        board.finish(experiment, asdict(metrics[-1]))
         board.close()
 
 
@@ -101,8 +103,8 @@ def add_figure(folder: Path, figure: "Figure", iteration: int) -> None:
 
     Args:
         folder: the run's directory.
-        figure: of its curves; closed afterwards.
-        iteration: the run's last.
+        figure: shows the run's curves, and is closed afterwards.
+        iteration: the run's last one.
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 

@@ -1,15 +1,15 @@
 """A record's metrics and JSON files with checksums, so that damage is named and never becomes another answer.
 
-Each line of metrics ends with its number, `"row"`, and the CRC-32 of what stands before, `"crc"`: a changed line is
-found by the one, a lost line by the other. A JSON file holds the CRC-32 of its content as `"checksum"`. Records of
-earlier versions hold neither, and are read all the same; whatever the age, a value of a wrong type is left out by
-name. No torch.
+Each line of metrics ends with its number, `"row"`, which tells whether a line is lost, and with the CRC-32 of what
+stands before, `"crc"`, which tells whether the line was changed. A JSON file holds the CRC-32 of its content as
+`"checksum"`. Records of earlier versions hold none of these and are read all the same. In any record a value of a
+wrong type is left out and named. This module does not import torch.
 """
 
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,38 +38,47 @@ class Status(StrEnum):
 #: Whole numbers are below this; a larger one is damage, and no array would hold it.
 _LARGEST = 2**63
 
-_WHOLE = {"iteration", "iterations", "rows", "parameters", "schema_version"}
-_TEXTS = {"updated", "error", "data_hash", "data_source", "config_sha256"}
-_TABLES = {"images", "open_choices", "git", "versions"}
 
+def flaw(key: str, value: Any, otherwise: str | None = None) -> str | None:
+    """What is wrong with a value of a record, in words; None if nothing is.
 
-def flaw(key: str, value: Any) -> str | None:
-    """What is wrong with a value of a record, in words; None if nothing is, or the key is none of ours."""
-    if value is None:
+    Args:
+        key: its name.
+        value: what the record holds.
+        otherwise: the kind of value of a key that `_KINDS` does not list; None: any.
+    """
+    kind = "fraction of 1" if "_error" in key else _KINDS.get(key, otherwise)
+    if value is None or kind is None or _GOOD[kind](value):
         return None
-    if key in _WHOLE:
-        good, wanted = type(value) is int and 0 <= value < _LARGEST, "whole number"
-    elif "_error" in key:
-        good, wanted = _is_number(value) and 0 <= value <= 1, "fraction of 1"
-    elif key == "seconds":
-        good, wanted = _is_number(value), "finite number"
-    elif key == "status":
-        good, wanted = value in tuple(Status), f"status ({', '.join(Status)})"
-    elif key == "synthetic":
-        good, wanted = isinstance(value, bool), "true or false"
-    elif key in _TEXTS:
-        good, wanted = isinstance(value, str), "text"
-    elif key in _TABLES:
-        good, wanted = isinstance(value, dict), "table of names and values"
-    elif key == "sessions":
-        good, wanted = isinstance(value, list) and all(isinstance(own, dict) for own in value), "list of sessions"
-    else:
-        return None
-    return None if good else f"{key}: {_short(value)} is no {wanted}"
+    return f"{key}: {_short(value)} is no {kind}"
 
 
 def _is_number(value: Any) -> bool:
     return math.isfinite(value) if type(value) is float else type(value) is int and abs(value) < _LARGEST
+
+
+#: What values a record may hold, by what an error calls them.
+_GOOD: dict[str, Callable[[Any], bool]] = {
+    "whole number": lambda value: type(value) is int and 0 <= value < _LARGEST,
+    "finite number": _is_number,
+    "fraction of 1": lambda value: _is_number(value) and 0 <= value <= 1,
+    "true or false": lambda value: isinstance(value, bool),
+    "text": lambda value: isinstance(value, str),
+    "table of names and values": lambda value: isinstance(value, dict),
+    "list of sessions": lambda value: isinstance(value, list) and all(isinstance(own, dict) for own in value),
+    f"status ({', '.join(Status)})": lambda value: value in tuple(Status),
+}
+
+#: The kind of value of each key whose name does not tell it.
+_KINDS = {
+    **dict.fromkeys(("iteration", "iterations", "rows", "parameters", "schema_version"), "whole number"),
+    **dict.fromkeys(("updated", "error", "data_hash", "data_source", "config_sha256"), "text"),
+    **dict.fromkeys(("images", "open_choices", "git", "versions"), "table of names and values"),
+    "seconds": "finite number",
+    "synthetic": "true or false",
+    "sessions": "list of sessions",
+    "status": f"status ({', '.join(Status)})",
+}
 
 
 def _short(value: Any) -> str:
@@ -90,7 +99,7 @@ class Measured:
     rows: list[Row]
     """Whole rows, by iteration, without number and checksum."""
     numbers: list[int]
-    """Of each row, which one it is, from 1; by its place in the file where lines have no checksums."""
+    """The number of each row, from 1; where lines have no checksums, its place in the file."""
     damaged: int
     """Lines that cannot be read, or whose checksum differs."""
     flaws: list[str]
@@ -102,7 +111,7 @@ class Measured:
         return max(self.numbers, default=0)
 
     def lost_before(self, iteration: int) -> int:
-        """Of the rows up to an iteration at which one was measured, how many are not there; at least 1 if that is."""
+        """How many rows are missing up to an iteration at which one was measured; at least 1 if that one is."""
         kept = [number for row, number in zip(self.rows, self.numbers, strict=True) if row["iteration"] <= iteration]
         if iteration and (not kept or self.rows[len(kept) - 1]["iteration"] != iteration):
             return max(1, self.damaged)
@@ -135,8 +144,7 @@ def read_metrics(path: Path) -> Measured:
         number = value.pop("row", place)
         value.pop("crc", None)
         for key in value:
-            wrong = flaw(key, value[key]) if key in _WHOLE or "_error" in key else _no_number(key, value[key])
-            if wrong:
+            if wrong := flaw(key, value[key], "finite number"):
                 flaws.append(f"iteration {value['iteration']:,}: {wrong}")
                 value[key] = None
         found[value["iteration"]] = number, value
@@ -148,13 +156,6 @@ def _is_row(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("iteration") is None or flaw("iteration", value["iteration"]):
         return False
     return flaw("rows", value.get("row")) is None
-
-
-def _no_number(key: str, value: Any) -> str | None:
-    """All that is measured is a number, whatever it is called."""
-    if value is None or _is_number(value):
-        return None
-    return f"{key}: {_short(value)} is no finite number"
 
 
 def _is_sealed(line: str) -> bool:

@@ -50,13 +50,13 @@ def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
     """What one process computes with: an entry of `sessions` in environment.json.
 
     Args:
-        engine: the process's.
-        first_iteration: updates that were made before it began.
+        engine: the engine of this process.
+        first_iteration: number of updates that were made before the session.
     """
     return {
         "started": now(),
         "first_iteration": first_iteration,
-        "last_iteration": None,  # until it ends; after a kill, until another session goes on
+        "last_iteration": None,  # it is known when the session ends, or after a kill when another one goes on
         "device": device_name(engine.device),
         "threads": torch.get_num_threads(),
         "precision": engine.precision,

@@ -26,14 +26,14 @@ from degrade.training.peaks import rate, wait
 
 log = logging.getLogger("degrade.run")
 
-#: Two timings of one network may differ by this factor on a busy machine: no recipe that is begun is left for that.
+#: Two timings of one network may differ by this factor on a busy machine, so a begun recipe is not given up for less.
 SLACK = 1.5
 
-#: At most so many times the seconds for a unit of work does one recipe take that another takes: small images and
-#: small batches keep a computer less busy.
+#: One recipe takes at most so many times as long for a unit of work as another: small images and small batches keep
+#: a computer less busy.
 UNEVEN = 3
 
-#: Seconds after which no further network is timed if one was with images and batches of the same size: the pace for
+#: After so many seconds no further network is timed if one with images and batches of the same size was: the pace for
 #: a unit of work differs little between depths (EVALUATION_COST tells how little).
 LONGEST = 12
 
@@ -134,7 +134,7 @@ def fitting(plans: Sequence[Plan], seconds: Sequence[float], within: float) -> P
 
 
 def tell(plans: Sequence[Plan]) -> list[float]:
-    """Time each network that is not finished, say in a line what each recipe would take, and return the seconds.
+    """Time each network that is not finished, say what each recipe would take, and return the seconds.
 
     They are infinite where a network cannot be timed.
     """
@@ -183,9 +183,9 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
             return size * image_work(own)
 
         started = time.monotonic()
-        step()  # in which memory is found and algorithms are chosen
+        step()  # the first step finds memory and chooses algorithms
         wait(device)
         least = 2 if time.monotonic() - started < 2 * seconds else 1
         return 1 / rate(step, device, seconds, least=least), place
-    except RuntimeError:  # such as too little memory, which another recipe may not need
+    except RuntimeError:  # there may be too little memory, which another recipe does not need
         return math.inf, place

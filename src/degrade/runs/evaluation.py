@@ -1,10 +1,9 @@
-"""A record's checkpoint, evaluated anew."""
+"""Evaluation of a record's checkpoint."""
 
-import dataclasses
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
-import torch
 from tqdm import tqdm
 
 from degrade.config import Experiment
@@ -38,11 +37,7 @@ def evaluate(
     """
     images = load_images(experiment.data, say=log.info)
     bar = tqdm(total=len(images.train_labels) + len(images.test_labels), unit="img", leave=False, disable=None)
-
-    def tick(count: int) -> None:
-        bar.update(count)
-
-    training = restored(record, experiment, images, tick=tick)
+    training = restored(record, experiment, images, tick=bar.update)
     with bar:
         batch_statistics = batch_statistics and experiment.model.norm == "batch"
         if batch_statistics or augmented:
@@ -50,27 +45,21 @@ def evaluate(
         else:
             train = training.evaluate(training.batches.pixels, training.batches.labels)
         if batch_statistics:
-            shuffled = _test_batches(images, experiment, training.engine.device)
+            swapped = replace(images, train_images=images.test_images, train_labels=images.test_labels)
+            size, seed, device = experiment.recipe.batch_size, experiment.seed, training.engine.device
+            shuffled = Batches(swapped, batch_size=size, augment=False, seed=seed, device=device)
             test = training.evaluate_batches(shuffled, batch_statistics=True)
         else:
             test = training.evaluate(*training.test)
     return train, test, training.iteration, images
 
 
-def _test_batches(images: ImageSet, experiment: Experiment, device: torch.device) -> Batches:
-    """The test images, in batches of training's size and in a shuffled order."""
-    tested = dataclasses.replace(images, train_images=images.test_images, train_labels=images.test_labels)
-    return Batches(
-        tested, batch_size=experiment.recipe.batch_size, augment=False, seed=experiment.seed, device=device
-    )
-
-
 def divergence(record: RunRecord) -> str:
-    """Of a diverged run, a few words that say at which iteration; empty of any other."""
+    """A few words that say at which iteration a run diverged; empty if it did not."""
     summary = record.summary
-    return (
-        f"diverged at iteration {summary.get('iteration', 0):,}" if summary.get("status") == Status.DIVERGED else ""
-    )
+    if summary.get("status") != Status.DIVERGED:
+        return ""
+    return f"diverged at iteration {summary.get('iteration', 0):,}"
 
 
 def heading(record: RunRecord, iteration: int, *, synthetic: bool) -> str:
@@ -94,7 +83,7 @@ def no_checkpoint(record: RunRecord) -> RunError:
 
 
 def restored(
-    record: RunRecord, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], None] | None = None
+    record: RunRecord, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], object] | None = None
 ) -> Training:
     """A training as it stands in the newest checkpoint of its record.
 

@@ -1,4 +1,4 @@
-"""Launchers: each gives cells to processes, here or on a cluster, and knows which are not done. No torch.
+"""Launchers give cells to processes, here or on a cluster, and know which are not done. No torch is imported here.
 
 What became of a cell is in its record, never in what a launcher returns.
 """
@@ -23,7 +23,7 @@ from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 #: A file of this name in the sweep's folder asks cells on other machines to stop.
 STOP = "stop"
 
-#: Seconds to wait for whoever held the record: a cell that was queued again may still be writing its checkpoint.
+#: A job waits so many seconds for a record in use: a cell that is queued again may still be writing its checkpoint.
 PATIENCE = 30
 
 AGAIN = "the same command goes on from there"
@@ -75,7 +75,7 @@ def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look:
 
 
 class _Local:
-    """Processes of this machine, each of which takes one cell after another."""
+    """Trains cells in processes of this machine, each of which takes one cell after another."""
 
     def __init__(self, jobs: int) -> None:
         self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
@@ -98,10 +98,10 @@ class _Local:
 
 
 class _Cluster:
-    """Jobs, here or on other machines, that end by themselves, or when a file asks them to.
+    """Trains cells in jobs, here or on other machines, that end by themselves or when a file asks them to.
 
     Args:
-        root: where there is to be a folder for them, which all machines see; it is kept if it holds logs.
+        root: where a folder for the jobs is made, which all machines see; the folder is kept if it holds logs.
     """
 
     def __init__(self, root: Path) -> None:
@@ -126,7 +126,7 @@ class _Cluster:
 
 
 class _Submitit(_Cluster):
-    """Jobs of submitit, whose checkpointing hook lets Slurm queue a job again."""
+    """Trains cells in jobs of submitit, whose checkpointing hook lets Slurm queue a job again."""
 
     def __init__(self, launcher: settings.Slurm | settings.SubmititLocal, root: Path) -> None:
         import submitit
@@ -157,7 +157,7 @@ class _Submitit(_Cluster):
 
 
 class _Ray(_Cluster):
-    """Tasks of a Ray cluster."""
+    """Trains cells as tasks of a Ray cluster."""
 
     def __init__(self, launcher: settings.Ray, root: Path) -> None:
         import ray
@@ -182,7 +182,7 @@ class _Ray(_Cluster):
         return left
 
     def close(self) -> None:
-        self.ray.shutdown()  # which ends this sweep's tasks, if any are left
+        self.ray.shutdown()  # this ends the sweep's tasks, if any are left
         super().close()
 
 
@@ -205,7 +205,7 @@ class Job:
         os.environ.update(self.environment)
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, raise_stopped) if main else None
-        # A signal may come at any moment, upon which `checkpoint` has stopped it already.
+        # A signal may come at any moment; then `checkpoint` has stopped the worker already.
         worker = self.worker = Worker(self.folder)
         try:
             record = RunRecord(self.folder / run_directory(experiment))
@@ -227,5 +227,5 @@ class Job:
 
         if self.worker is not None:
             stop([self.worker])
-            self.worker = None  # which could not be pickled
+            self.worker = None  # a worker cannot be pickled
         return DelayedSubmission(self, experiment)

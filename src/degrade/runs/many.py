@@ -1,6 +1,6 @@
-"""Many experiments: planned, trained under a launcher, watched. No torch.
+"""Many experiments are planned, trained under a launcher, and watched. This module does not import torch.
 
-The records are the only word on what became of a cell: launchers lose results, records do not.
+What became of a cell is told by its record alone: launchers lose results, records do not.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from degrade.runs.board import check_board
 from degrade.runs.checked import Status
 from degrade.runs.launchers import AGAIN, launch, settle_threads
 from degrade.runs.observers import Watch
-from degrade.runs.record import RunRecord, run_directory, settle_precision
+from degrade.runs.record import RunRecord, run_directory
 
 log = logging.getLogger("degrade.run")
 
-#: What becomes of a cell. `interrupted`: stopped, with a checkpoint. `lost`: killed, or never begun.
+#: What becomes of a cell: an interrupted one was stopped and has a checkpoint, a lost one was killed or not begun.
 OUTCOMES = (Status.COMPLETE, Status.DIVERGED, Status.FAILED, Status.RUNNING, Status.INTERRUPTED, "lost")
 
 
@@ -34,19 +34,19 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether there is nothing left to train."""
         return self.record.exists and self.record.status.finished
 
     @property
     def outcome(self) -> str:
         """One of OUTCOMES, by its record."""
         written, status = self.record.summary.get("status"), self.record.status
-        # A record takes a run that was killed for an interrupted one; here the two are told apart.
+        # A killed run counts as interrupted for its record; here the two are told apart.
         return status if status in OUTCOMES and status in (written, Status.RUNNING) else "lost"
 
 
 def finished(experiment: Experiment) -> RunRecord | None:
-    """The record of an experiment with which nothing is left to do, if its metrics are whole; other damage is named.
+    """The record of an experiment that is finished, if its metrics are whole; other damage is logged.
 
     Raises:
         RunConflictError: the directory holds a run of other settings.
@@ -76,7 +76,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
 
     Args:
         experiments: what to train, in order; `auto` of their precision and threads is settled in place.
-        launcher: by which they are to be trained; None means on this machine, side by side.
+        launcher: the one that is to train them; None: this machine trains them, side by side.
         fresh: records may hold anything, since they are to be cleared.
 
     Raises:
@@ -102,8 +102,10 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
             )
         if cell.record.exists and not fresh:
             cell.record.check_same(experiment)
-    if not fresh:
-        settle_precision((cell.experiment, cell.record) for cell in cells.values())
+    if not fresh and any("fp32" in cell.record.precisions for cell in cells.values()):
+        for experiment in experiments:  # what was begun in fp32 goes on in it as a whole
+            if experiment.runtime.precision == "auto":
+                experiment.runtime.precision = "fp32"
     return list(cells.values())
 
 

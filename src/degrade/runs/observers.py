@@ -1,4 +1,4 @@
-"""What looks on while networks train: progress, counted in work so that the time left is right across networks."""
+"""Progress while networks train, counted in work, so that the time left is right across different networks."""
 
 import contextlib
 import logging
@@ -17,16 +17,16 @@ from degrade.runs.record import RunRecord
 
 log = logging.getLogger("degrade.run")
 
-#: Cost of an image's forward pass, in units of its training step; used only to tell the time left.
+#: Cost of evaluating an image, in units of training on it once; it is used only to tell the time left.
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
 EVALUATION_COST = 0.27
 
-#: Seconds between two lines of progress where there is no terminal.
+#: Where there is no terminal, progress is told every so many seconds.
 TOLD = 20
 
 
 class Progress:
-    """How far work is: a bar on a terminal; elsewhere a line now and then, TOLD seconds apart.
+    """Shows how far the work is: by a bar on a terminal, elsewhere by a line every TOLD seconds.
 
     Args:
         total: all the work that there is, in units of `image_work`.
@@ -89,7 +89,7 @@ class Progress:
 
 
 class Watch:
-    """The progress of many cells by their records, since they are trained in other processes or on other machines.
+    """Shows the progress of many cells by their records, as they are trained by other processes or machines.
 
     A line is logged as each cell ends.
 
@@ -101,7 +101,8 @@ class Watch:
         self._cells = [_WatchedCell(experiment, record) for experiment, record in cells]
         self._progress = Progress(sum(cell.work for cell in self._cells))
         self._progress.skip(sum(cell.done for cell in self._cells))
-        self._seconds = max(1.0, len(cells) / 50)  # between two looks: records may lie on a slow file system
+        # Seconds between two looks: the records may lie on a slow file system.
+        self._seconds = max(1.0, len(cells) / 50)
         self._next = 0.0
 
     def look(self, *, now: bool = False) -> None:
@@ -113,7 +114,7 @@ class Watch:
             if cell.look() and cell.status in ENDED:
                 level = logging.ERROR if cell.status == Status.FAILED else logging.INFO
                 log.log(level, "%d/%d  %s", self.count()["ended"], len(self._cells), cell.describe())
-            if cell.done > cell.counted:  # one that resumes at an earlier checkpoint makes up for it first
+            if cell.done > cell.counted:  # a cell that resumes at an earlier checkpoint makes up for it first
                 self._progress.advance(cell.done - cell.counted)
                 cell.counted = cell.done
         counts = self.count()
@@ -140,7 +141,7 @@ ENDED = (Status.COMPLETE, Status.DIVERGED, Status.FAILED)
 
 
 class _WatchedCell:
-    """A cell as its record shows it; what an earlier sweep left there, unless finished, is not what becomes of it."""
+    """A cell as its record shows it; unless it is finished, what an earlier sweep left there does not count."""
 
     def __init__(self, experiment: Experiment, record: RunRecord) -> None:
         self.experiment, self.record = experiment, record
@@ -150,7 +151,7 @@ class _WatchedCell:
         self.done = self.counted = self._work_done()
 
     def look(self) -> bool:
-        """Read the record; whether its status is another."""
+        """Read the record, and return whether its status changed."""
         if self.status in ENDED:
             return False
         before = self.status
@@ -167,7 +168,7 @@ class _WatchedCell:
         return self.work * (1 if self.status in ENDED else share_done(self.experiment, self._seen))
 
     def describe(self) -> str:
-        """What became of it, or how far it is, for a line."""
+        """A line that says what became of the cell, or how far it is."""
         model = self.experiment.model
         name = f"{model.family}-{model.depth} seed {self.experiment.seed}"
         if self.status == Status.FAILED:
@@ -177,7 +178,7 @@ class _WatchedCell:
 
 
 def errors_in_words(row: Mapping[str, Any]) -> str:
-    """The errors that a row of metrics holds: `training error 12.00% running, 11.00% clean  test error 14.00%`."""
+    """The errors of a row or a summary: `training error 12.00% running, 11.00% clean  test error 14.00%`."""
     kinds = {"train_error": "running", "train_error_clean": "clean", "train_error_batch": "batch-statistics"}
     said = ", ".join(f"{row[key]:.2%} {kind}" for key, kind in kinds.items() if row.get(key) is not None)
     test = "" if row.get("test_error") is None else f"test error {row['test_error']:.2%}"
@@ -185,12 +186,12 @@ def errors_in_words(row: Mapping[str, Any]) -> str:
 
 
 def image_work(experiment: Experiment) -> float:
-    """Work of training on an image once: proportional to the network's depth and the image's area, 32 x 32 as 1."""
+    """Work of training on one image once: the network's depth times the image's area, in units of 32 x 32 pixels."""
     return experiment.model.depth * (experiment.data.pixels / 32) ** 2
 
 
 def share_done(experiment: Experiment, summary: Mapping[str, Any]) -> float:
-    """Share of a run's iterations that its record's summary tells of."""
+    """Share of a run's iterations that are made, by the summary of its record."""
     return float(summary.get("iteration") or 0) / experiment.recipe.iterations
 
 
@@ -199,7 +200,7 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
 
     Args:
         experiment: what is to be run.
-        train: number of training images; None: as many as CIFAR-10 has.
+        train: number of training images; None: as many as the settings allow of CIFAR-10's.
         test: number of test images, likewise.
     """
     train = train or experiment.data.train_limit or 50_000

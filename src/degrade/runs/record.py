@@ -1,4 +1,4 @@
-"""A run's directory: write, read, list. No torch.
+"""A run's directory: write it, read it, list many. This module does not import torch.
 
 `<output>/<experiment>/<variant>/seed-<k>/` holds config.yaml, environment.json, metrics.jsonl, summary.json,
 checkpoint.pt and train.log; docs/reference/record.md says what is in each.
@@ -27,13 +27,14 @@ from degrade.files import append_line, copy_aside, present, read_bytes, reason, 
 from degrade.metrics import Metrics
 from degrade.runs.checked import Measured, Row, Status, read_json, read_metrics, sealed, sealed_line
 
-#: 2: `sessions` of environment.json say all that is known of each. 1: only of the last, outside `sessions`.
+#: In version 2 each of `sessions` of environment.json says all that is known of it. In version 1 that is known of the
+#: last session only, and stands outside `sessions`.
 SCHEMA_VERSION = 2
 
 #: Settings without which a record cannot be drawn.
 _NEEDED = {"seed", "model.family", "model.depth", "data.name", "recipe.name", "recipe.iterations"}
 
-#: Errors of an output that can be no folder, whatever the disk does.
+#: Errors which say that a path can be no folder, whatever the disk does.
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 #: The key of environment.json that holds the SHA-256 of config.yaml, which people read, copy and run again.
@@ -47,10 +48,10 @@ def run_directory(experiment: Experiment) -> Path:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as OmegaConf reads it, 16 times as fast: it matters with a thousand records."""
+    """Reads YAML as OmegaConf does, but 16 times as fast, which matters with a thousand records."""
 
 
-# As OmegaConf does: 1e-5 is a number without a dot too, and a date is text.
+# In OmegaConf 1e-5 is a number even without a dot, and a date is text.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -71,7 +72,7 @@ class Loss(NamedTuple):
 
 
 class Session(TypedDict, total=False):
-    """What one process that worked on a run computed with, as far as the record says."""
+    """What one process that worked on a run computed with, as far as the record tells."""
 
     started: str
     first_iteration: int
@@ -97,9 +98,11 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._count: int | None = None  # rows in metrics.jsonl, while this process writes it
-        self._environment: dict[str, Any] = {}  # what environment.json holds, likewise
-        self._place: tuple[int, int] | None = None  # the directory that is locked
+        # While this process writes the record: rows of metrics.jsonl, the content of environment.json, and which
+        # directory is locked.
+        self._count: int | None = None
+        self._environment: dict[str, Any] = {}
+        self._place: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -113,7 +116,7 @@ class Run:
 
     @property
     def experiment(self) -> Experiment:
-        """What was trained. What the record does not know, being older, has its default.
+        """What was trained; a setting that is younger than the record has its default.
 
         Raises:
             RunError: config.yaml is missing or damaged.
@@ -142,7 +145,7 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Data, open choices and sessions; empty if missing or damaged."""
+        """Data, open choices and sessions; empty if environment.json is missing or damaged."""
         content = read_json(self.path / "environment.json").content
         content.pop(_CONFIG_HASH, None)
         return content
@@ -168,16 +171,16 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Status, iteration and last errors; empty if missing or damaged."""
+        """Status, iteration and last errors; empty if summary.json is missing or damaged."""
         return read_json(self.path / "summary.json").content
 
     @property
     def status(self) -> Status:
-        """What became of it; a run that was killed is interrupted."""
+        """What became of the run; one that was killed counts as interrupted."""
         return self.status_of(self.summary)
 
     def status_of(self, summary: Mapping[str, Any]) -> Status:
-        """The same, of a summary that was read already."""
+        """The status of the run by a summary that was read already."""
         status = Status(summary.get("status") or Status.INTERRUPTED)
         return Status.INTERRUPTED if status is Status.RUNNING and not self.in_use else status
 
@@ -200,19 +203,19 @@ class Run:
         return self.measured().rows
 
     def metrics(self) -> list[Metrics]:
-        """The same, typed."""
+        """The metrics that can be read, typed, by iteration."""
         return [Metrics.read(row) for row in self.rows()]
 
     def measured(self) -> Measured:
-        """metrics.jsonl, with what is known of its damage."""
+        """The content of metrics.jsonl, and what is known of its damage."""
         return read_metrics(self.path / "metrics.jsonl")
 
     def losses(self) -> list[Loss]:
-        """What the record's files lack or hold wrongly; empty for one that is whole, as far as it can tell."""
+        """What the record's files lack or hold wrongly; empty for a record that is whole, as far as it can tell."""
         return [*self.file_losses(), *self.earlier_losses(), *self.row_losses()]
 
     def file_losses(self) -> list[Loss]:
-        """Of config.yaml, environment.json and summary.json."""
+        """What config.yaml, environment.json and summary.json lack or hold wrongly."""
         found = []
         summary, environment = (read_json(self.path / f"{name}.json") for name in ("summary", "environment"))
         if not environment.content:
@@ -228,7 +231,7 @@ class Run:
         return found
 
     def row_losses(self) -> list[Loss]:
-        """Of metrics.jsonl."""
+        """What metrics.jsonl lacks or holds wrongly."""
         measured, summary = self.measured(), self.summary
         status = self.status_of(summary)
         there = len(measured.rows) + measured.damaged
@@ -246,20 +249,15 @@ class Run:
 
     def earlier_losses(self) -> list[Loss]:
         """Rows that were lost already when a session went on."""
-        return [
-            Loss(
-                "metrics.jsonl",
-                f"lost {session['lost_rows']} rows before {session.get('started')}, as train.log says",
-            )
-            for session in self.sessions
-            if session.get("lost_rows")
-        ]
+        lost = [(session.get("lost_rows"), session.get("started")) for session in self.sessions]
+        said = [f"lost {rows} rows before {started}, as train.log says" for rows, started in lost if rows]
+        return [Loss("metrics.jsonl", what) for what in said]
 
     # Writing
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this while writing.
+        """Lock the record, which must be held while writing.
 
         Raises:
             RunInUseError: another process holds it.
@@ -268,7 +266,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # A second's patience: whoever lists runs takes the lock for an instant, to see whether it is held.
+            # Whoever lists runs takes the lock for an instant, to see whether it is held: that is waited for.
             lock = FileLock(self.path / ".lock", timeout=1)
             lock.acquire()
         except Timeout:
@@ -284,10 +282,10 @@ class Run:
             lock.release()
 
     def check_place(self) -> None:
-        """Before writing: whether the folder is still the one that was locked, which somebody may have moved.
+        """Check, before writing, that the folder is still the one that was locked, since somebody may have moved it.
 
         Raises:
-            RunFileError: it is not; what stands at its path may be another process's.
+            RunFileError: it is not, and what stands at its path may belong to another process.
         """
         if self._place is not None and self._identity() != self._place:
             raise RunFileError(
@@ -311,11 +309,11 @@ class Run:
             experiment: the settings.
             environment: what holds for all sessions.
             session: the one that begins now.
-            resumed: it goes on from where earlier ones were; else there were none.
+            resumed: whether it goes on from where earlier sessions stopped.
         """
         self.check_place()
         earlier = self.sessions if resumed else []
-        if earlier:  # one that was killed left no word of how far it got
+        if earlier:  # a session that was killed did not note how far it got
             earlier[-1]["last_iteration"] = session["first_iteration"]
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(experiment)))
         hashed = {_CONFIG_HASH: hashlib.sha256(text.encode()).hexdigest()}
@@ -370,9 +368,9 @@ class Run:
         self._count += 1
 
     def keep_rows(self, *, up_to: int) -> tuple[int, int]:
-        """Drop rows after an iteration at which one was measured, and damaged lines; all others get checksums.
+        """Drop damaged lines and the rows after an iteration at which one was measured; all others get checksums.
 
-        Where rows up to that iteration are lost, or several lines, the file as it was stays as
+        If rows up to that iteration are lost, or several lines are damaged, the file as it was is kept as
         `metrics.jsonl.damaged`.
 
         Returns:
@@ -380,7 +378,7 @@ class Run:
         """
         path, measured = self.path / "metrics.jsonl", self.measured()
         lost = measured.lost_before(up_to)
-        if (lost or measured.damaged > 1) and present(path):  # one torn line is what a kill leaves
+        if (lost or measured.damaged > 1) and present(path):  # a kill leaves one torn line
             copy_aside(path)
         kept = [row for row in measured.rows if row["iteration"] <= up_to]
         replace_text(path, "".join(sealed_line(row, number) + "\n" for number, row in enumerate(kept, start=1)))
@@ -400,21 +398,8 @@ class Run:
 RunRecord = Run
 
 
-def settle_precision(matrix: Iterable[tuple[Experiment, Run]]) -> None:
-    """Let `runtime.precision=auto` mean fp32 in a whole matrix of which a network was trained in fp32 already.
-
-    Args:
-        matrix: experiments, which are changed in place, and their records.
-    """
-    pairs = list(matrix)
-    if any("fp32" in record.precisions for _, record in pairs):
-        for experiment, _ in pairs:
-            if experiment.runtime.precision == "auto":
-                experiment.runtime.precision = "fp32"
-
-
 def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Session]:
-    """`Run.sessions`, of files that were read already."""
+    """The sessions of a run, by files that were read already, as `Run.sessions` gives them."""
     found = environment.get("sessions")
     sessions: list[Any] = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
     if environment.get("schema_version") == 1:
@@ -452,7 +437,7 @@ def find_records(paths: Iterable[Path]) -> list[Run]:
 
 def _folders_with_config(path: Path) -> Iterator[Path]:
     def trouble(error: OSError) -> None:
-        # What nobody may look into holds no run of ours; a failing disk must not make runs vanish.
+        # A folder that nobody may look into holds no run of ours, but a failing disk must not make runs vanish.
         if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
             raise RunFileError(f"{error.filename} cannot be read just now ({reason(error)})") from error
 

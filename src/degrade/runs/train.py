@@ -1,4 +1,4 @@
-"""From an experiment to a finished record: lock, skip or resume, train until done or stopped by a signal."""
+"""Training of one experiment into its record: lock it, skip or resume it, train until done or stopped by a signal."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ import torch
 from degrade.config import Experiment, RuntimeConfig
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
-from degrade.files import copy_aside, reason, regular
+from degrade.files import copy_aside, reason, regular, set_aside
 from degrade.models import count_parameters
 from degrade.runs import board
 from degrade.runs.checked import Status
@@ -35,10 +35,10 @@ Images = Callable[[Experiment], ImageSet]
 
 ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
-#: Seconds after which summary.json is written between two rows, so that whoever watches sees how far the run is.
+#: Between two rows summary.json is written every so many seconds, so that whoever watches sees how far the run is.
 LIVELY = 5
 
-#: Wrappers that forward signals deliver one Ctrl-C twice; a person is slower than this.
+#: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within so many seconds.
 REPEAT_SECONDS = 0.3
 
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -91,7 +91,7 @@ def run(
                 session.train(begin)
     except DegradeError:
         raise
-    except Exception as error:  # whatever it is, the record says so, and a matrix goes on
+    except Exception as error:  # the record says what it was, and a matrix goes on
         if session is not None:
             session.failed(error)
         at = session.training.iteration if session is not None else 0
@@ -144,12 +144,11 @@ class _Session:
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
         self.work_left = planned_work(experiment, **sizes)
         bar.expect(self.work_left - planned_work(experiment))
-        every = experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
-        self.checkpoint_every = every
+        self.checkpoint_every = self._checkpoint_interval(experiment)
         self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self.board: board.Board | None = None
-        self.lost_rows = 0  # that the record once had, as it was found
+        self.lost_rows = 0  # rows that the record had lost when it was found
         self._shown = self._summarised = 0.0
         self._begun = False
 
@@ -164,18 +163,19 @@ class _Session:
         self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)
         self._begun = True
         self._summarise(Status.RUNNING)
-        self._announce()
+        how = f"{engine.device}, {engine.precision}, {engine.name}, {self.images.source}"
+        log.info("%s: %s parameters, %s", self.name, f"{count_parameters(engine.model):,}", how)
         if self.experiment.log.tensorboard:
-            self.board = board.Board(self.record.path, self.record.rows())
+            self.board = board.Board(self.record.path, self.record.metrics())
         if self.training.iteration == 0:
             self._keep_snapshot()
         try:
             for row in fit(self.training, after_step=self._stepped):
                 self.record.append(dataclasses.asdict(row))
-                self._note(dataclasses.asdict(row))
+                self._note(row)
                 self._tell(row)
                 if self.board is not None:
-                    self.board.add(dataclasses.asdict(row))
+                    self.board.add(row)
         except RunInterrupted:
             self._save()
             self._end(Status.INTERRUPTED)
@@ -193,26 +193,30 @@ class _Session:
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
 
     def failed(self, error: Exception) -> None:
-        """Leave word of a failure in the record, if it can be written at all."""
+        """Note a failure in the record, if it can be written at all."""
         with contextlib.suppress(OSError, RunFileError):
             self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000])
+
+    def _checkpoint_interval(self, experiment: Experiment) -> int:
+        return experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
 
     def _new_training(self) -> Training:
         return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
 
     def _resume(self) -> bool:
-        """Take up the newest checkpoint that can be read; report damage. True if there was one."""
+        """Take up the newest checkpoint that can be read, log damage, and return whether there was one."""
         folder, device = self.record.path, self.training.engine.device
         found = checkpoint.candidates(folder)
         if found:
             self.record.check_images(self.images.content_hash)
         used = checkpoint.restore(folder, device, self.training.load_state_dict, complain=log.error)
         if used is None:
-            if found:  # of which one may have been applied in part
+            if found:  # one of them may have been applied in part
                 self.training = self._new_training()
             self._check_that_nothing_is_lost()
-        for path in checkpoint.set_aside_before(folder, used):  # or the next save would keep it as the one before
-            log.error("%s: kept as %s", folder, path.name)
+        # Newer checkpoints are damaged or do not fit, and the next save must not keep one as the one before.
+        for path in found[: found.index(used) if used else None]:
+            log.error("%s: kept as %s", folder, set_aside(path).name)
         self._keep_damaged_files()
         if used is None:
             if self.record.exists:
@@ -227,7 +231,7 @@ class _Session:
         return True
 
     def _check_that_nothing_is_lost(self) -> None:
-        """Before starting over: only what never had a checkpoint may, as a run that was killed before its first.
+        """Let a run start over only if it never had a checkpoint, as one that was killed before its first.
 
         Raises:
             RunFailed: there are rows that a checkpoint must once have stood behind.
@@ -236,8 +240,7 @@ class _Session:
         if not rows:
             return
         folder, last = self.record.path, rows[-1]["iteration"]
-        held = self.record.experiment
-        every = held.checkpoint.every or held.eval.every or self.training.batches.per_epoch
+        every = self._checkpoint_interval(self.record.experiment)
         had_one = last >= every or self.record.summary.get("status") == Status.INTERRUPTED
         if had_one or checkpoint.candidates(folder):
             raise RunFailed(
@@ -246,7 +249,7 @@ class _Session:
             )
 
     def _keep_damaged_files(self) -> None:
-        """Name damage to what is about to be written anew, and keep it beside."""
+        """Log damage to files that are about to be written anew, and keep copies of them."""
         damaged = self.record.file_losses() if self.record.exists else []
         for loss in damaged:
             log.error("%s/%s", self.record.path, loss)
@@ -255,10 +258,10 @@ class _Session:
                 copy_aside(self.record.path / name)
 
     def _keep_rows(self) -> None:
-        """The rows that the checkpoint knows of; what of them is lost is named, here and in environment.json."""
+        """Keep the rows up to the checkpoint; how many of them are lost is logged, and noted in environment.json."""
         folder = self.record.path
         damaged, self.lost_rows = self.record.keep_rows(up_to=self.training.recorded)
-        for row in self.record.rows():
+        for row in self.record.metrics():
             self._note(row)
         if damaged:
             log.error("%s: dropped %d damaged lines of metrics.jsonl", folder, damaged)
@@ -269,7 +272,7 @@ class _Session:
             )
 
     def _warn_of_another_machine(self) -> None:
-        """Resuming is exact on one machine; say so where this is another."""
+        """Warn if this is another machine, since resuming is exact on the same machine only."""
         here = describe_session(self.training.engine, first_iteration=self.training.iteration)
         for before in self.record.sessions[-1:]:
             for key in ("device", "precision"):
@@ -296,7 +299,7 @@ class _Session:
         count(work)
 
     def _show_numbers(self) -> None:
-        """Beside the progress, once a second at most: formatting costs more than a small step on a GPU."""
+        """Show numbers beside the progress once a second: formatting costs more than a small step on a GPU."""
         if time.monotonic() - self._shown < 1:
             return
         self._shown = time.monotonic()
@@ -308,9 +311,9 @@ class _Session:
         if time.monotonic() - self._summarised > LIVELY:
             self._summarise(Status.RUNNING)
 
-    def _note(self, row: dict[str, Any]) -> None:
+    def _note(self, row: Metrics) -> None:
         """Remember the last measured values."""
-        self.latest.update({key: row[key] for key in self.latest if row.get(key) is not None})
+        self.latest.update({key: value for key in self.latest if (value := row.finite(key)) is not None})
 
     def _tell(self, row: Metrics) -> None:
         self._summarise(Status.RUNNING)
@@ -321,13 +324,8 @@ class _Session:
             f"{row.images_per_second:,.0f} img/s",
             f"{about(self.bar.seconds_left)} left",
         ]
-        # Rows without a test error are many; they go to train.log only.
+        # There are many rows without a test error, so they are written to train.log only.
         log.log(logging.DEBUG if row.test_error is None else logging.INFO, "  ".join(parts))
-
-    def _announce(self) -> None:
-        engine, count = self.training.engine, count_parameters(self.training.engine.model)
-        how = f"{engine.device}, {engine.precision}, {engine.name}, {self.images.source}"
-        log.info("%s: %s parameters, %s", self.name, f"{count:,}", how)
 
     def _save(self) -> None:
         self.record.check_place()
@@ -339,7 +337,7 @@ class _Session:
             checkpoint.save_snapshot(self.record.path, self.training.iteration, self.training.engine.model)
 
     def _end(self, status: str, **more: Any) -> None:
-        """Leave word of how the session ended. The summary comes last: a run that it calls complete is whole."""
+        """Note how the session ended. The summary is written last, so that a run that it calls complete is whole."""
         if self._begun:
             self.record.end_session(self.training.iteration)
         self._summarise(status, **more)
@@ -377,7 +375,7 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
 
 def clear(record: RunRecord) -> None:
     """Remove a run's content, under its lock; train.log stays."""
-    # In this order: killed in between, what is left is an unfinished run, never a finished one without content.
+    # If the process is killed in between, this order leaves an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
     for name in ("probes", board.FOLDER):
@@ -387,7 +385,7 @@ def clear(record: RunRecord) -> None:
 
 
 class StopSignals:
-    """Notes the first SIGINT, SIGTERM or SIGHUP, to be acted on between two steps; a second one stops at once."""
+    """Notes the first SIGINT, SIGTERM or SIGHUP, which is obeyed between two steps; a second one stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -408,7 +406,7 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is None:
             self.received, self._at = number, time.monotonic()
-            with contextlib.suppress(OSError):  # whoever read our stderr may have been stopped before us
+            with contextlib.suppress(OSError):  # whoever reads our stderr may have been stopped before
                 os.write(2, b"\nstopping after this step; once more stops at once\n")
         elif time.monotonic() - self._at > REPEAT_SECONDS:
             os._exit(130)  # everything on disk is whole at any moment

@@ -19,7 +19,7 @@ log = logging.getLogger("degrade.run")
 
 NAME = "weights.safetensors"
 
-#: Beside the network's own tensors: what is to be subtracted from images, float32 3 x S x S, S 32 in the paper.
+#: The tensor, beside the network's own, that is to be subtracted from images: float32 3 x S x S, S 32 in the paper.
 MEAN = "input_mean"
 
 
@@ -30,8 +30,8 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     network was trained without. It is computed from the images, which must be at hand.
 
     Args:
-        record: whose checkpoint.
-        target: the file; replaced if it is there.
+        record: the run.
+        target: the file, which is replaced if it is there.
 
     Returns:
         The file's metadata.
@@ -74,7 +74,7 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
 
 
 def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:
-    """All in words, as the format wants it. Errors are fractions, those of this iteration if they were measured."""
+    """What a user of the weights must know, as text; errors are fractions, measured at this iteration or left out."""
     model, side = experiment.model, experiment.data.pixels
     row = next((row for row in record.rows() if row["iteration"] == iteration), {})
     facts = {

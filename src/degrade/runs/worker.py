@@ -66,15 +66,16 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether it has a cell to train."""
+        """Whether the process has a cell to train."""
         return self._record is not None
 
     def give(self, experiment: Experiment) -> None:
-        """Let it train a cell; what becomes of it is in its record."""
+        """Let the process train a cell; what becomes of the cell is in its record."""
         record = RunRecord(self.folder / run_directory(experiment))
         with contextlib.suppress(RunFileError):
-            if record.summary.get("status") == Status.FAILED and not record.in_use:
-                record.summarise(**{**record.summary, "status": Status.RUNNING})  # it is no failure of this attempt
+            summary = record.summary
+            if summary.get("status") == Status.FAILED and not record.in_use:  # an earlier attempt failed
+                record.summarise(**{**summary, "status": Status.RUNNING})
         if self.process is not None and self.process.poll() is not None:  # killed between two cells
             self.close()
         if self.process is None:
@@ -93,11 +94,11 @@ class Worker:
             os.write(self.process.stdin.fileno(), json.dumps(asdict(experiment)).encode() + b"\n")  # type: ignore[union-attr]
 
     def fileno(self) -> int:
-        """What can be waited for: that it says something."""
+        """The file on which the process speaks, for `select`."""
         return self.process.stdout.fileno()  # type: ignore[union-attr]
 
     def hear(self) -> None:
-        """Log what it says; note how its cell ended, or that the process did."""
+        """Log what the process says; note how its cell ended, or that the process itself did."""
         heard = os.read(self.fileno(), 65536)
         *lines, self._rest = (self._rest + heard).split(b"\n")
         for line in lines:
@@ -111,11 +112,11 @@ class Worker:
 
     def _ended(self, error: str | None) -> None:
         record, self._record = self._record, None
-        if error and record and record.summary.get("status") != Status.FAILED:  # it could not say so itself
+        if error and record and record.summary.get("status") != Status.FAILED:  # the process could not note it
             try:
                 with record.lock():
                     record.summarise(**{**record.summary, "status": Status.FAILED, "error": error[:2000]})
-            except RunError:  # nor can we, as where there can be no such folder
+            except RunError:  # nor can this process, as where there can be no such folder
                 log.error("%s: %s", record.path, error)
 
     def _died(self) -> None:
@@ -123,7 +124,7 @@ class Worker:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}, no message"]
         self.close()
-        self._ended(lines[-1] if code == 1 else None)  # 1: of an exception; a signal leaves what the record says
+        self._ended(lines[-1] if code == 1 else None)  # an exception gives 1; after a signal the record stands
 
     def close(self) -> None:
         """Kill the process if it is still there, and forget it."""
@@ -136,7 +137,7 @@ class Worker:
 
 
 def hear(workers: Sequence[Worker], seconds: float) -> None:
-    """Wait until a worker says something, for some seconds at most, and take it down."""
+    """Wait for some seconds at most until a worker says something, and hear it."""
     busy = [worker for worker in workers if worker.busy]
     if not busy:
         time.sleep(seconds)
@@ -145,7 +146,7 @@ def hear(workers: Sequence[Worker], seconds: float) -> None:
 
 
 def stop(workers: Sequence[Worker]) -> None:
-    """Let workers write checkpoints and end; insist after a while, or when stopped once more."""
+    """Let workers write checkpoints and end; kill them after GRACE seconds, or when stopped once more."""
     alive = [worker for worker in workers if worker.process is not None]
     deadline = time.monotonic() + GRACE
     try:
@@ -165,10 +166,8 @@ def stop(workers: Sequence[Worker]) -> None:
 def main() -> None:
     """Train each experiment that is a line of JSON on stdin; answer in lines of JSON on what was stdout."""
     signal.signal(signal.SIGTERM, raise_stopped)
-    for number in (
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    ):  # Slurm sends them to all processes of a job; the parent heeds them
+    # Slurm sends these two to all processes of a job, and the parent heeds them.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints is an answer
@@ -183,13 +182,13 @@ def main() -> None:
 
 
 def _train(settings: dict[str, Any]) -> str | None:
-    """Train a cell, and return what went wrong unless its record says so."""
+    """Train a cell, and return what went wrong unless its record tells."""
     import torch
 
     from degrade.runs.train import load_once, run
 
     try:
-        torch.compiler.reset()  # or the networks before this one would count against a limit
+        torch.compiler.reset()  # else earlier networks would count against a limit of compilations
         run(experiment_of(OmegaConf.create(settings)), images=load_once)
     except RunInterrupted:
         raise
@@ -202,7 +201,7 @@ def _train(settings: dict[str, Any]) -> str | None:
 
 
 class _Relay(logging.Handler):
-    """What train.log is told, told to the parent."""
+    """Sends the parent what is logged."""
 
     def __init__(self, answers: int) -> None:
         super().__init__(logging.DEBUG)
@@ -213,18 +212,18 @@ class _Relay(logging.Handler):
 
 
 def _answer(answers: int, **words: Any) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the parent died, which is not to end a training without a checkpoint
+    with contextlib.suppress(BrokenPipeError):  # the parent died; training still has to write its checkpoint
         os.write(answers, json.dumps(words).encode() + b"\n")
 
 
 def _read_lines(lines: "SimpleQueue[bytes]") -> None:
-    """Unbuffered: a buffered reader's lock, held by this thread, would hinder Python from ending."""
+    """Read lines without a buffered reader, whose lock, held by this thread, would keep Python from ending."""
     rest = b""
     while heard := os.read(0, 65536):
         *whole, rest = (rest + heard).split(b"\n")
         for line in whole:
             lines.put(line)
-    # To the main thread, which may be waiting for a line: one that another thread took would not wake it.
+    # The signal must reach the main thread, which may be waiting for a line: only there does it end the wait.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 

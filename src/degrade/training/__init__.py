@@ -1,4 +1,4 @@
-"""From batches and a network to metrics; knows nothing of records or progress bars."""
+"""Training: from batches and a network to metrics, without any knowledge of records or progress bars."""
 
 from degrade.metrics import Metrics
 from degrade.training.device import choose_device, choose_engine, choose_precision, device_name, has_bf16

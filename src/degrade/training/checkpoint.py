@@ -1,8 +1,8 @@
-"""Checkpoints that a crash at any moment leaves whole: written beside, flushed to disk, renamed; one older kept.
+"""Checkpoints that a crash at any moment leaves whole.
 
-A checkpoint that the system cannot read just now is never taken for damaged: that raises RunFileError.
-
-Snapshots are the weights alone of some iterations, for looking back; training never reads them.
+Each is written beside the last one, flushed to disk and renamed, and the last one is kept. A checkpoint that the
+system cannot read just now is never taken for damaged: that raises RunFileError. Snapshots are the weights alone of
+some iterations, for looking back; training never reads them.
 """
 
 import io
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from degrade.files import gone_on_failure, present, read_bytes, set_aside
+from degrade.files import gone_on_failure, present, read_bytes
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
@@ -28,24 +28,14 @@ NO_DAMAGE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint in `folder`; the one before stays as a fallback."""
-    fresh = folder / f"{NAME}.tmp"
-    with gone_on_failure(fresh):
-        _flushed(fresh, state)
-        if (folder / NAME).exists():
-            (folder / NAME).replace(folder / PREVIOUS)
-        fresh.replace(folder / NAME)
-    _flush_names(folder)
+    _replace(folder / NAME, state, keep=folder / PREVIOUS)
 
 
 def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
     """Write a network's weights and running statistics after an iteration, in place of an earlier such snapshot."""
-    below = folder / SNAPSHOTS
-    below.mkdir(exist_ok=True)
-    fresh = below / f"{iteration}.pt.tmp"
-    with gone_on_failure(fresh):
-        _flushed(fresh, {"iteration": iteration, "engine": {"model": model.state_dict()}})
-        fresh.replace(below / f"{iteration}.pt")
-    _flush_names(below)
+    (folder / SNAPSHOTS).mkdir(exist_ok=True)
+    state = {"iteration": iteration, "engine": {"model": model.state_dict()}}
+    _replace(folder / SNAPSHOTS / f"{iteration}.pt", state)
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
@@ -54,16 +44,18 @@ def snapshots(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _flushed(path: Path, state: dict[str, Any]) -> None:
-    with path.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_names(folder: Path) -> None:
-    """A rename is on disk once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _replace(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
+    """Write a file durably; the one before is renamed to `keep`."""
+    fresh = path.with_name(f"{path.name}.tmp")
+    with gone_on_failure(fresh):
+        with fresh.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        fresh.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)  # a rename is on disk once its folder is
     try:
         os.fsync(descriptor)
     finally:
@@ -82,7 +74,10 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         ValueError: it is damaged, or no checkpoint.
         RunFileError: it cannot be read just now.
     """
-    content = io.BytesIO(_content(path))  # all of it, so that no error below can be the disk's
+    data = read_bytes(path)  # all of it, so that no error below can be the disk's
+    if data is None:
+        raise ValueError(f"{path.name} is not there")
+    content = io.BytesIO(data)
     try:
         with zipfile.ZipFile(content) as archive:
             if archive.testzip() is not None:  # PyTorch does not look at the checksums that it writes
@@ -98,23 +93,16 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _content(path: Path) -> bytes:
-    content = read_bytes(path)
-    if content is None:
-        raise ValueError(f"{path.name} is not there")
-    return content
-
-
 def restore(
     folder: Path, device: torch.device, apply: Callable[[dict[str, Any]], None], *, complain: Callable[[str], None]
 ) -> Path | None:
     """Apply the newest checkpoint in `folder` that is whole and fits. Changes no file.
 
     Args:
-        folder: where.
-        device: for the tensors.
-        apply: takes up a state; may be called again after it raised.
-        complain: receives a line for each checkpoint that cannot be used.
+        folder: where the checkpoints are.
+        device: where the tensors are to be.
+        apply: takes up a state; it may be called again after it raised.
+        complain: receives one line for each checkpoint that cannot be used.
 
     Returns:
         The checkpoint that was applied; None if there is none.
@@ -131,20 +119,6 @@ def restore(
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             complain(f"{folder}: {path.name} cannot be used: {(str(error).splitlines() or [''])[0]}")
     return None
-
-
-def set_aside_before(folder: Path, used: Path | None) -> list[Path]:
-    """Rename the checkpoints that are newer than the one that was applied: they are damaged, or do not fit.
-
-    Args:
-        folder: where.
-        used: what `restore` returned.
-
-    Returns:
-        Their new names.
-    """
-    found = candidates(folder)
-    return [set_aside(path) for path in found[: found.index(used) if used in found else None]]
 
 
 def remove(folder: Path) -> None:

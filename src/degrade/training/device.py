@@ -1,13 +1,12 @@
 """Which device a network trains on, in which precision, and by which engine.
 
-What has to be timed is timed once for a device and a version of PyTorch, and kept in the user's cache directory, so
-that the same command means the same on every day, and in every process of a matrix.
+What has to be timed is timed once for each device and version of PyTorch, and kept in the user's cache directory, so
+that the same command means the same on every day and in every process of a matrix.
 """
 
 import functools
 import json
 import logging
-import os
 import platform
 import time
 from pathlib import Path
@@ -18,18 +17,19 @@ import torch
 from filelock import FileLock
 
 from degrade.errors import ConfigError
+from degrade.files import replace_text
 from degrade.training.peaks import gemm_peak
 
 log = logging.getLogger("degrade.training")
 
-#: Iterations of a run from which it is compiled for CUDA; a guess, not measured yet.
+#: A run of at least so many iterations is compiled for CUDA; this is a guess, not measured yet.
 COMPILING_PAYS = 5_000
 
-#: How many times as fast as in fp32 a CPU must multiply matrices in bf16 to train in it. A guess: autocast casts
-#: too, so 1 is too little; the CPU in outputs/reference/bench is at 0.5.
+#: A CPU trains in bf16 if it multiplies matrices in it so many times as fast as in fp32. This is a guess: autocast
+#: also costs time, so 1 is too little; the CPU in outputs/reference/bench is at 0.5.
 BF16_PAYS = 1.5
 
-#: Share of its own time that a timed thread must get for the timing to count as undisturbed.
+#: A timing counts as undisturbed if the timed thread had the CPU for this share of the time.
 UNDISTURBED = 0.9
 
 
@@ -96,7 +96,7 @@ def _cpu_is_fast_at_bf16() -> bool:
             known = _read(file)
             if key not in known:
                 known[key] = _timed()
-                _replace(file, known)
+                replace_text(file, json.dumps(known, indent=2) + "\n")
                 _tell(known[key], kept=f"kept in {file}")
             elif known[key].get("disturbed"):
                 _tell(known[key], kept=f"delete {file} to time it again")
@@ -145,22 +145,10 @@ def _tell(timed: dict[str, Any], *, kept: str) -> None:
 def _read(file: Path) -> dict[str, Any]:
     """What was timed before; nothing if the file is missing or holds something else."""
     try:
-        found = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+        known = json.loads(file.read_text())
+        return {key: timed for key, timed in known.items() if isinstance(timed["times_as_fast"], int | float)}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError, KeyError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        key: timed
-        for key, timed in found.items()
-        if isinstance(timed, dict) and isinstance(timed.get("times_as_fast"), int | float)
-    }
-
-
-def _replace(file: Path, known: dict[str, Any]) -> None:
-    fresh = file.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(known, indent=2) + "\n")
-    fresh.replace(file)
 
 
 def choose_engine(name: str, device: torch.device, iterations: int) -> str:

@@ -1,6 +1,6 @@
-"""One optimisation step and one evaluation pass, on CPU and CUDA by the same code.
+"""One optimisation step and one evaluation pass, by the same code on CPU and CUDA.
 
-Metrics are summed on the device; nothing here waits for it. Knows nothing of files or progress bars.
+Metrics are summed on the device, and nothing here waits for it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from degrade.config import Experiment, OptimConfig
 from degrade.data import Batches
 from degrade.data.batches import single_view
 
-#: Names of settings, and PyTorch's.
+#: PyTorch's name for each value of `runtime.memory_format`.
 MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
 
 
@@ -42,9 +42,9 @@ class Sums(NamedTuple):
     loss: Tensor
     """float64, scalar."""
     wrong: Tensor
-    """int64, a number a class: images answered wrongly."""
+    """int64, one number per class: images that were answered wrongly."""
     seen: Tensor
-    """int64, a number a class: images."""
+    """int64, one number per class: images that were seen."""
 
 
 class Engine:
@@ -52,7 +52,8 @@ class Engine:
 
     Args:
         model: the network; moved to `device`.
-        experiment: optimizer, batch sizes, memory format and determinism; what is left to choose comes resolved:
+        experiment: gives the optimizer, batch sizes, memory format and determinism; the arguments below stand for
+            those of its settings that may be `auto`.
         device: where it runs.
         precision: `fp32` or `bf16` (autocast; weights stay fp32).
         name: `eager` or `compiled`.
@@ -97,7 +98,7 @@ class Engine:
         self.step(images, labels, lr)
 
     def step(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> None:
-        """One update. Adds the batch's loss and errors, measured before it, to `loss_sum` and `wrong`."""
+        """Make one update; add the batch's loss and errors, measured before it, to `loss_sum` and `wrong`."""
         loss, logits = self.loss(images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.update(lr)
@@ -125,7 +126,7 @@ class Engine:
 
     @torch.inference_mode()
     def evaluate(
-        self, pixels: Tensor, labels: Tensor, mean: Tensor, *, tick: Callable[[int], None] | None = None
+        self, pixels: Tensor, labels: Tensor, mean: Tensor, *, tick: Callable[[int], object] | None = None
     ) -> Sums:
         """Loss and errors in eval mode, un-augmented.
 
@@ -152,7 +153,7 @@ class Engine:
         batches: Iterable[tuple[Tensor, Tensor]],
         *,
         batch_statistics: bool,
-        tick: Callable[[int], None] | None = None,
+        tick: Callable[[int], object] | None = None,
     ) -> Sums:
         """Loss and errors on batches as they come, in eval mode, by the eager network; nothing of it changes.
 
@@ -173,11 +174,6 @@ class Engine:
                     tick(len(labels))
         return self._evaluated
 
-    def reset_sums(self) -> None:
-        """Begin a new row of training metrics."""
-        self.loss_sum.zero_()
-        self.wrong.zero_()
-
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer and sums: all that continuing exactly needs from here."""
         return {
@@ -192,7 +188,7 @@ class Engine:
         self.model.load_state_dict(state["model"])
         ours = self.optimizer.defaults
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # which another device's checkpoint may have set otherwise
+        for group in self.optimizer.param_groups:  # a checkpoint of another device may have set these otherwise
             group.update(foreach=ours["foreach"], fused=ours["fused"])
         self.loss_sum.copy_(state["loss_sum"])
         self.wrong.copy_(state["wrong"])
@@ -227,11 +223,11 @@ class Engine:
 
 @contextlib.contextmanager
 def _own_statistics(model: nn.Module) -> Iterator[None]:
-    """In eval mode, batch norm normalises by each batch's own statistics: the running ones are set aside."""
+    """Let batch norm use each batch's own statistics in eval mode, by setting the running ones aside."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     running = [(norm.running_mean, norm.running_var) for norm in norms]
     for norm in norms:
-        norm.running_mean = norm.running_var = None  # of which PyTorch makes that it is to use the batch's
+        norm.running_mean = norm.running_var = None  # without them PyTorch uses those of the batch
     try:
         yield
     finally:
@@ -240,7 +236,7 @@ def _own_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent over all parameters (paper, section 3.4), batch norm's decayed if so configured."""
+    """Stochastic gradient descent over all parameters (paper, section 3.4); batch norm's decay if so configured."""
     norm = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
     ids = {id(p) for p in norm}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -249,7 +245,8 @@ def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         {"params": rest, "weight_decay": decay},
         {"params": norm, "weight_decay": decay if config.decay_norm else 0.0},
     ]
-    fused = all(p.device.type == "cuda" for p in model.parameters())  # which alone reads its rate on the device
+    # Only the fused optimizer, which exists for CUDA alone, reads its rate on the device.
+    fused = all(p.device.type == "cuda" for p in model.parameters())
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=config.lr,

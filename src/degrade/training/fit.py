@@ -19,6 +19,12 @@ from degrade.training.engine import Engine, Sums
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
+#: What changes along a training besides its engine and batches; a checkpoint names it without the underscore.
+_STATE = (
+    *("iteration", "diverged", "warming", "recorded", "_last_lr"),
+    *("_images", "_warmup_wrong", "_warmup_images", "_train_seconds", "_seconds"),
+)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -30,14 +36,14 @@ class Evaluation:
 
 
 class Training:
-    """All that changes while one network is trained, and the settings by which it does.
+    """One network while it is trained: all that changes, and the settings by which it changes.
 
     Args:
         experiment: what to train.
         images: what to train on.
         tick: called with the number of images after each evaluated batch; what it raises ends the evaluation,
             which a later `fit` begins again.
-        precision: of the run's last session, which `runtime.precision=auto` keeps; None for a new run.
+        precision: that of the run's last session, which `runtime.precision=auto` keeps; None for a new run.
 
     Raises:
         ConfigError: the device is not there, or the network has too few outputs for the images' classes.
@@ -48,7 +54,7 @@ class Training:
         experiment: Experiment,
         images: ImageSet,
         *,
-        tick: Callable[[int], None] | None = None,
+        tick: Callable[[int], object] | None = None,
         precision: str | None = None,
     ) -> None:
         if len(images.classes) > experiment.model.classes:
@@ -77,7 +83,8 @@ class Training:
         self.iteration = 0
         self.warming = experiment.recipe.warms_up(experiment.model.depth)
         self.diverged = False
-        self._recorded = 0  # iteration of the last row
+        self.recorded = 0
+        """Iteration of the last row."""
         self._last_lr = self.lr
         self._images = 0  # trained on since the last row
         # Where wrong answers and images stood at the last look at warming up, counted from the last row.
@@ -88,14 +95,9 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Every update is made and every row given."""
+        """Whether every update is made and every row is given, or training diverged."""
         done = self.iteration >= self.experiment.recipe.iterations
-        return self.diverged or (done and self._recorded == self.iteration)
-
-    @property
-    def recorded(self) -> int:
-        """Iteration of the last row."""
-        return self._recorded
+        return self.diverged or (done and self.recorded == self.iteration)
 
     @property
     def lr(self) -> float:
@@ -128,7 +130,7 @@ class Training:
         config = self.experiment
         eval_every = config.eval.every or self.batches.per_epoch
         evaluates, cleans = self._due(eval_every), self._due(config.eval.clean_every)
-        if self._recorded == self.iteration or not (evaluates or cleans or self._due(config.log.every)):
+        if self.recorded == self.iteration or not (evaluates or cleans or self._due(config.log.every)):
             return None
         started = time.perf_counter()
         if self.engine.device.type == "cuda":
@@ -160,8 +162,9 @@ class Training:
             images_per_second=self._images / self._train_seconds,
             seconds=self._seconds,
         )
-        self.engine.reset_sums()
-        self._recorded = self.iteration
+        self.engine.loss_sum.zero_()
+        self.engine.wrong.zero_()
+        self.recorded = self.iteration
         self._warmup_wrong -= wrong
         self._warmup_images -= self._images
         self._images = 0
@@ -182,8 +185,8 @@ class Training:
     ) -> Evaluation:
         """Evaluate as the network stands on all images of some batches, drawn as for the first epoch of training.
 
-        It depends on the weights and the experiment alone, and changes neither weights nor running statistics. The
-        order matters to batch norm: images in a folder come sorted by class, and one class has statistics of its own.
+        The result depends on the weights and the experiment alone, and neither weights nor running statistics change.
+        The order matters to batch norm: images in a folder are sorted by class, and classes differ in statistics.
 
         Args:
             batches: None for the training images.
@@ -197,35 +200,14 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """All that resuming exactly needs; batches follow from seed and iteration."""
         epoch, place = divmod(self.iteration, self.batches.per_epoch)
-        return {
-            "engine": self.engine.state_dict(),
-            "iteration": self.iteration,
-            "epoch": epoch,
-            "place_in_epoch": place,
-            "diverged": self.diverged,
-            "last_lr": self._last_lr,
-            "warming": self.warming,
-            "recorded": self._recorded,
-            "images": self._images,
-            "warmup_wrong": self._warmup_wrong,
-            "warmup_images": self._warmup_images,
-            "train_seconds": self._train_seconds,
-            "seconds": self._seconds,
-        }
+        own = {name.lstrip("_"): getattr(self, name) for name in _STATE}
+        return {"engine": self.engine.state_dict(), "epoch": epoch, "place_in_epoch": place, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.engine.load_state_dict(state["engine"])
-        self.iteration = state["iteration"]
-        self.diverged = state["diverged"]
-        self.warming = state["warming"]
-        self._last_lr = state["last_lr"]
-        self._recorded = state["recorded"]
-        self._images = state["images"]
-        self._warmup_wrong = state["warmup_wrong"]
-        self._warmup_images = state["warmup_images"]
-        self._train_seconds = state["train_seconds"]
-        self._seconds = state["seconds"]
+        for name in _STATE:
+            setattr(self, name, state[name.lstrip("_")])
 
     def _due(self, every: int | None) -> bool:
         """Whether something done every so many iterations, and at the end, is due now."""

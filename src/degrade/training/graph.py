@@ -1,7 +1,8 @@
-"""Training steps and evaluation as CUDA graphs: recorded once, then replayed.
+"""Training steps and evaluation as CUDA graphs, which are recorded once and then replayed.
 
-A step of these small networks is many small kernels; a graph is launched whole. What it reads and writes stays where
-it is: the epoch's draw, the place in it and the rate are tensors on the device, as weights, momentum and sums are.
+A step of these small networks is many small kernels, and a graph launches them all at once. It reads and writes fixed
+places in memory: the epoch's draw, the place in it and the rate are tensors on the device, as weights, momentum and
+sums are.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from degrade.training.engine import Engine
 
 Body = Callable[[], None]
 
-#: Runs before recording, in which libraries choose their algorithms and torch.compile compiles.
+#: Number of runs before recording, in which libraries choose their algorithms and torch.compile compiles.
 WARM_UP = 3
 
 
@@ -40,7 +41,7 @@ class GraphEngine(Engine):
     """An engine that replays: the same arithmetic as its parent's, launched as one.
 
     Args:
-        model, experiment, device, precision: as the parent's.
+        model, experiment, device, precision: as for `Engine`.
         name: `graph` or `compiled-graph`.
         record: makes a replayable out of a function that may be run several times before.
     """
@@ -101,17 +102,15 @@ class GraphEngine(Engine):
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """Put back weights, statistics, momentum and sums, all in place, after what recording did to them."""
-        kept = [(tensor, tensor.clone()) for tensor in self._mutable()]
+        sums = (self.loss_sum, self.wrong, *self._evaluated)
+        mutable = (*self.model.state_dict().values(), *self._momentum(), *sums)
+        kept = [(tensor, tensor.clone()) for tensor in mutable]
         yield
         with torch.no_grad():
             for momentum in self._momentum():
                 momentum.zero_()  # of an optimizer that had made no step: no momentum yet
             for tensor, before in kept:
                 tensor.copy_(before)
-
-    def _mutable(self) -> list[Tensor]:
-        sums = [self.loss_sum, self.wrong, *self._evaluated]
-        return [*self.model.state_dict().values(), *self._momentum(), *sums]
 
     def _momentum(self) -> list[Tensor]:
         states = self.optimizer.state.values()

@@ -1,4 +1,4 @@
-"""How fast a device is: matrix products and copying at best, and whatever else comes in steps."""
+"""How fast a device is: at matrix products and copying at best, and at any work that is done in steps."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 
 def gemm_peak(device: torch.device, precision: str, size: int | None = None, repeats: int = 5) -> float:
-    """Multiply-adds per second of a square matrix product, the best of some: the roof over convolutions."""
+    """Multiply-adds per second of a square matrix product, the best of `repeats`: convolutions are not faster."""
     size = size or (2048 if device.type == "cpu" else 8192)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -15,13 +15,13 @@ def gemm_peak(device: torch.device, precision: str, size: int | None = None, rep
 
 
 def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> float:
-    """Bytes per second that copying a block of `size` bytes reads and writes, the best of some."""
+    """Bytes per second that copying a block of `size` bytes reads and writes, the best of `repeats`."""
     source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
 
 
 def rate(step: Callable[[], float], device: torch.device, seconds: float, *, least: int = 1) -> float:
-    """What steps count per second, repeated until some time has passed.
+    """How much work is done per second, by steps that are repeated until some time has passed.
 
     Args:
         step: does some work and returns how much, such as a number of images.
@@ -39,7 +39,7 @@ def rate(step: Callable[[], float], device: torch.device, seconds: float, *, lea
 
 
 def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of the fastest call but the first."""
+    """Seconds of the fastest call, without the first, in which the device warms up."""
     times = []
     for _ in range(repeats + 1):
         wait(device)
@@ -51,6 +51,6 @@ def _shortest(work: Callable[[], object], device: torch.device, repeats: int) ->
 
 
 def wait(device: torch.device) -> None:
-    """Until a device has done what it was asked to."""
+    """Wait until a device has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

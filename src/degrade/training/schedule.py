@@ -1,7 +1,7 @@
-"""The learning rate as a pure function of the iteration (and of whether the network is still warming up).
+"""The learning rate as a pure function of the iteration and of whether the network is still warming up.
 
-Convention: iterations are counted from 1, and a milestone names the last update made at the old rate. With the
-paper's milestones, updates 1 to 32,000 use 0.1, updates 32,001 to 48,000 use 0.01, the rest 0.001.
+Iterations are counted from 1, and a milestone is the last update made at the old rate. With the paper's milestones,
+updates 1 to 32,000 use 0.1, updates 32,001 to 48,000 use 0.01, and the rest use 0.001.
 """
 
 from collections.abc import Sequence
