@@ -517,6 +517,15 @@ def test_sigterm_while_loading_ends_with_130(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "degrade: interrupted\n")
 
 
+def begun(record: RunRecord, sessions: int) -> bool:
+    log = record.path / "train.log"
+    return log.is_file() and log.read_text().count(" parameters, ") == sessions
+
+
+def measured(record: RunRecord, rows: int) -> bool:
+    return len(record.rows()) >= rows
+
+
 def test_killed_or_interrupted_at_any_moment_the_record_resumes_to_the_same_result(
     tmp_path: Path, small: Make
 ) -> None:
@@ -524,12 +533,11 @@ def test_killed_or_interrupted_at_any_moment_the_record_resumes_to_the_same_resu
     settings = ["recipe.iterations=200", "eval.every=6", "recipe.milestones=[30]"]
     whole = run(small("name=whole", *settings))
     record = RunRecord(run_directory(small("name=stopped", *settings)))
-    log = record.path / "train.log"
     for session, number in enumerate([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM], start=1):
         process = start(tmp_path, "name=stopped", "data.pixels=8", *settings)
-        wait_until(lambda n=session: log.is_file() and log.read_text().count(" parameters, ") == n, process)
+        wait_until(functools.partial(begun, record, session), process)
         before = len(record.rows())
-        wait_until(lambda n=before: len(record.rows()) > n + 2, process)
+        wait_until(functools.partial(measured, record, before + 3), process)
         process.send_signal(number)
         sent = time.monotonic()
         _, err = process.communicate(timeout=60)
@@ -542,7 +550,7 @@ def test_killed_or_interrupted_at_any_moment_the_record_resumes_to_the_same_resu
             kept = checkpoint.load(record.path / checkpoint.NAME, torch.device("cpu"))["iteration"]
             assert kept == record.summary["iteration"] >= 6 * (before + 3)
     run(small("name=stopped", *settings))
-    assert log.read_text().count("going on from iteration") == 4
+    assert (record.path / "train.log").read_text().count("going on from iteration") == 4
     assert record.status == "complete"
     assert rows(record) == rows(whole)
     assert equal(weights(record), weights(whole))

@@ -99,16 +99,28 @@ class Engine:
 
     def step(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> None:
         """Make one update; add the batch's loss and errors, measured before it, to `loss_sum` and `wrong`."""
+        loss, logits = self.loss(images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.update(lr)
+        self.count(loss, logits, labels)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in train mode, and the logits."""
         self.model.train()
         logits = self._logits(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return F.cross_entropy(logits, labels), logits
+
+    def update(self, lr: float | Tensor) -> None:
+        """Change the weights by the gradients, and drop these."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the sums."""
         self.loss_sum += loss.detach() * len(labels)
         self.wrong += (logits.detach().argmax(1) != labels).sum()
 

@@ -20,8 +20,10 @@ from degrade.training.graph import GraphEngine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
 #: What changes along a training besides its engine and batches; a checkpoint names it without the underscore.
-_STATE = ("iteration", "diverged", "warming", "recorded", "_last_lr", "_images", "_warmup_wrong", "_warmup_images")
-_STATE += ("_train_seconds", "_seconds")
+_STATE = (
+    *("iteration", "diverged", "warming", "recorded", "_last_lr"),
+    *("_images", "_warmup_wrong", "_warmup_images", "_train_seconds", "_seconds"),
+)
 
 
 @dataclass(frozen=True)
