@@ -113,7 +113,7 @@ def test_submitit_trains_cells_on_this_machine_too(cli: Cli, tmp_path: Path) -> 
 
 def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(tmp_path: Path) -> None:
     """Another cell trains beside it, and a third one begins where it was killed, in a new process."""
-    words = ["seed=0,1,2", "recipe.iterations=200", "eval.every=4", "recipe.milestones=[12]", "data.pixels=8"]
+    words = ["seed=0,1,2", "recipe.iterations=100", "eval.every=4", "recipe.milestones=[12]", "data.pixels=8"]
     words.append("launcher.jobs=2")
     process = start(tmp_path, *words)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
