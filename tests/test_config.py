@@ -289,12 +289,12 @@ def test_a_cell_of_a_sweep_in_which_a_setting_takes_no_effect_is_named() -> None
 
 def test_recipes_of_one_experiment_have_records_of_their_own() -> None:
     found = {
-        recipe: networks_of("vgg_wall", [f"recipe={recipe}"] if recipe else []) for recipe in ("", "short", "wall")
+        recipe: networks_of("vgg_wall", [f"recipe={recipe}"] if recipe else []) for recipe in ("", "paper", "wall")
     }
     names = {recipe: [variant(own) for own in experiments] for recipe, experiments in found.items()}
     assert names[""] == names["wall"]
     assert names[""][0] == "vgg-11,model.width=16"  # as its records were named before
-    assert names["short"] == [f"{name},recipe=short" for name in names[""]]
+    assert names["paper"] == [f"{name},recipe=paper" for name in names[""]]
     assert variant(networks_of("gradients", [])[0]) == "plain-20"
     assert variant(networks_of("gradients", ["recipe=short"])[0]) == "plain-20,recipe=short"
     assert variant(networks_of("story", ["recipe=short"])[0]) == "plain-20"  # in the folder short

@@ -60,8 +60,8 @@ def test_no_registry_host_is_named() -> None:
             assert not any(host in text for host in hosts), name
 
 
-def test_the_readmes_tables_are_those_of_the_records() -> None:
+def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "readme.py"), "--check"], capture_output=True, text=True
+        [sys.executable, str(ROOT / "scripts" / "tables.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
