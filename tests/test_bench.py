@@ -1,12 +1,14 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from degrade.analysis.speed import Report
-from degrade.bench import traffic
+from degrade.analysis.speed import Contender, Report
+from degrade.bench import contenders, traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
 from degrade.models import CifarNet, VggNet, build_model, multiply_adds
@@ -31,12 +33,15 @@ def test_traffic_counts_every_pass_over_every_activation() -> None:
 @pytest.mark.parametrize("family", ["plain", "residual"])
 def test_recomputing_changes_nothing_but_memory(family: str, small: Callable[..., Experiment]) -> None:
     runs = []
+    images = load_images(small().data)
     for recompute in ("false", "true"):
-        experiment = small(f"model.family={family}", "model.depth=32", f"runtime.recompute={recompute}")
-        training = Training(experiment, load_images(experiment.data))
+        # Depth 20 has nine blocks, which are two segments.
+        settings = ["model.depth=20", "recipe.iterations=4", "eval.every=2", f"runtime.recompute={recompute}"]
+        training = Training(small(f"model.family={family}", *settings), images)
         rows = [(row.train_loss, row.test_loss, row.train_error_clean) for row in fit(training)]
         runs.append((rows, training.engine.model.state_dict()))
     assert runs[0][0] == runs[1][0]
+    assert {row[1] for row in runs[0][0]} - {None}
     for name, value in runs[0][1].items():
         assert torch.equal(value, runs[1][1][name]), name
 
@@ -61,16 +66,31 @@ def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
     assert saved_bytes(model) < whole / 5
 
 
-def test_bench_measures_both_loops_and_says_so_as_text_or_json(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_contenders_are_both_loops_at_each_setting_that_makes_sense() -> None:
+    found = contenders([8, 20], device="cpu", workers=1, batch_size=8, compiled=False)
+    labels = [contender.label for contender in found if contender.depth == 8]
+    assert labels[:3] == ["conventional, 0 workers", "conventional, 1 workers", "eager fp32"]
+    assert labels[-1].endswith("NCHW")
+    assert [contender.label for contender in found if contender.depth == 20] == labels
+    assert {(contender.batch_size, contender.device) for contender in found} == {(8, "cpu")}
+
+
+def test_bench_measures_both_loops_and_says_so_as_text_or_json(
+    cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(depths: Sequence[int], **how: Any) -> list[Contender]:
+        """One contender of each kind, as each is a process that imports torch."""
+        _, conventional, engine, *_ = contenders(depths, **how)
+        return [conventional, replace(engine, memory_format="contiguous")]
+
+    monkeypatch.setattr("degrade.bench.contenders", few)
     arguments = ["bench", "--depths", "8", "--no-compiled", "--rounds", "2", "--seconds", "0.05"]
     outcome = cli(
         *arguments, "--batch-size", "8", "--workers", "1", "--device", "cpu", "--json", "--profile", "t.json"
     )
     assert outcome.code == 0
     report = json.loads(outcome.out)
-    labels = [result["label"] for result in report["results"]]
-    assert labels[:3] == ["conventional, 0 workers", "conventional, 1 workers", "eager fp32"]
-    assert labels[-1].endswith("NCHW")
+    assert [result["label"] for result in report["results"]] == ["conventional, 1 workers", "eager fp32 NCHW"]
     for result in report["results"]:
         assert len(result["images_per_second"]) == 2
         assert result["median"] > 0
@@ -78,12 +98,13 @@ def test_bench_measures_both_loops_and_says_so_as_text_or_json(cli: Callable[...
         assert 0 < result["roofline"] < 1
         assert 0 < result["bandwidth"] < 1
         assert result["peak_memory"] > 1e8
-    assert max(r["ratio"] for r in report["results"][:2]) == 1
-    parts = set(report["results"][2]["step_ms"])
+    conventional, engine = report["results"]
+    assert conventional["ratio"] == 1
+    parts = set(engine["step_ms"])
     assert parts == {"data", "forward", "backward", "optimizer", "metrics", "whole", "evaluation"}
     text = Report.from_json(outcome.out).as_text()
     assert json.loads(Report.from_json(outcome.out).as_json()) == report
     assert max(map(len, text.splitlines())) <= 80
-    assert f"{report['results'][2]['median']:,.0f}" in text
-    assert report["results"][2]["paper_hours"] > 0
+    assert f"{engine['median']:,.0f}" in text
+    assert engine["paper_hours"] > 0
     assert "traceEvents" in json.loads((tmp_path / "t.json").read_text())

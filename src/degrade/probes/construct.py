@@ -45,7 +45,6 @@ from degrade.probes.probe import (
     kept_or_measured,
     numbers_path,
     read,
-    reported,
     standing,
     subject,
     within,
@@ -58,7 +57,7 @@ log = logging.getLogger("degrade.run")
 #: Training images, augmented, over which the input of the added layers is measured.
 CALIBRATION = 4000
 
-#: What stays as it is where the constructed network trains on, by its settings, and why.
+#: The settings that cannot be changed where the constructed network trains on, and the reason.
 _KEPT = {
     "model": "the networks are the run's and the one built from it; --depth sets its depth",
     "data": "it trains on with the images of the run that it is built from",
@@ -72,16 +71,16 @@ Statistics = tuple[Tensor, Tensor]
 
 
 def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: str = "auto") -> list[Row]:
-    """The trained network and the deeper one built from it, side by side, in eval mode: a row for each set of images.
+    """Compare the trained network with the deeper one built from it, in eval mode: one row for each set of images.
 
     A row holds `set` (`train`, un-augmented, or `test`), `count`, `shallow_error` and `deep_error` (fractions), and
     `largest_difference` of a logit between the two. Rows are kept in the run's `probes/construct-<depth>.csv`.
 
     Args:
         record: the trained network.
-        depth: of the deeper one, 6n + 2.
-        limit: use only the first so many images of each set; None: all.
-        device: as `runtime.device`.
+        depth: the depth of the deeper network, 6n + 2.
+        limit: use only the first so many images of each set; None uses all.
+        device: where to measure, as `runtime.device`.
 
     Raises:
         ConfigError: the depth is not greater, or not 6n + 2.
@@ -181,7 +180,7 @@ def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
         epsilon: batch norm's.
     """
     zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
-    # All is asked of batch norm itself: square roots elsewhere are rounded otherwise, on some CPUs.
+    # Batch norm itself computes each root, because square roots elsewhere are rounded otherwise on some CPUs.
     for _ in range(100):
         scale = 1 / F.batch_norm(ones, zeros, variance, eps=epsilon).flatten()
         for _ in range(2):
@@ -197,7 +196,7 @@ def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
 def stage_statistics(training: Training) -> list[Statistics]:
     """Mean and variance of each channel of each stage's output, in train mode, over augmented training images.
 
-    In train mode, because it is there that they matter: in eval mode any would cancel.
+    They are those of train mode because only there do they matter: in eval mode any values would cancel.
     """
     model, batches = copy.deepcopy(training.engine.model).train(), training.batches  # whose running statistics move
     stages = [model.layer1, model.layer2, model.layer3]
@@ -215,7 +214,7 @@ def stage_statistics(training: Training) -> list[Statistics]:
 
 
 def deeper(record: RunRecord, depth: int) -> Experiment:
-    """The run's settings at a greater depth, in the folder where it lies: what the same depth from scratch would be.
+    """The settings of a run from scratch that differs in depth alone and whose record lies beside the given one.
 
     Raises:
         ConfigError: the depth is not greater, or not 6n + 2.
@@ -234,10 +233,11 @@ def deeper(record: RunRecord, depth: int) -> Experiment:
 def continuations(
     record: RunRecord, depth: int, iterations: int, overrides: Sequence[str] = ()
 ) -> tuple[Experiment, Experiment]:
-    """How the constructed network trains on, and its control, the run's own network.
+    """How the constructed network trains on, and how its control does, which is the run's own network.
 
-    Both do so for so many iterations, from iteration 0, by the run's settings and overrides such as `optim.lr=0.01`,
-    at the rate where the run stopped.
+    Both train for so many iterations, counted from 0, with the run's settings and overrides such as `optim.lr=0.01`.
+    Their rate is that of the last update that the run made, so an interrupted run's networks train on at the rate
+    where it stopped, and not at the one that its recipe would have ended with.
 
     Raises:
         ConfigError: the depth, the iterations or a setting is wrong, or the setting would make it another network or
@@ -250,11 +250,13 @@ def continuations(
         if why and key != "data.root":  # the images may have moved
             raise ConfigError(f"{text}: {why}; leave it out")
     scratch, held = deeper(record, depth), load_config(record.path / "config.yaml")
-    # Where the weights are gone, the network was built from those of the iteration that its numbers name.
+    # Where the weights are gone, the kept numbers name the iteration of those that the network was built from.
     kept = read(numbers_path(record, f"construct-{depth}"))
-    weights = standing(record) or (Standing(int(kept[0]["iteration"]), None) if kept else reported(record))
-    # A warm-up aside, of which only the checkpoint knows how long it was.
-    planned = learning_rate(max(1, weights.iteration), base=held.optim.lr, milestones=held.recipe.milestones)
+    weights = standing(record)
+    if weights.lr is None and kept:
+        weights = Standing(int(kept[0]["iteration"]), None)
+    # Without a checkpoint the schedule gives the rate of the last update; only a warm-up is not in it.
+    scheduled = learning_rate(max(1, weights.iteration), base=held.optim.lr, milestones=held.recipe.milestones)
     place = record.path.resolve()
     start = f"{place.parent.name}.{place.name}.{weights.iteration}"
     settings = [
@@ -262,23 +264,23 @@ def continuations(
         f"recipe.iterations={iterations}",
         "recipe.milestones=[]",
         "recipe.warmup=off",
-        f"optim.lr={weights.lr or planned!r}",
+        f"optim.lr={weights.lr or scheduled!r}",
         *overrides,
     ]
 
     def at(depth: int) -> Experiment:
         experiment = load_config(record.path / "config.yaml", [f"model.depth={depth}", *settings])
         if experiment.runtime.precision == "auto" and record.precision is not None:
-            experiment.runtime.precision = record.precision  # as before, or the two could differ in it
+            experiment.runtime.precision = record.precision  # `auto` could mean another precision for one of the two
         return replace(experiment, output=scratch.output, model=replace(experiment.model, start=start))
 
     return at(depth), at(held.model.depth)
 
 
 def train_on(record: RunRecord, experiment: Experiment, *, fresh: bool = False) -> RunRecord:
-    """Train one of `continuations` into a record of its own, resumed or skipped as any other.
+    """Train one of `continuations` into a record of its own, which is resumed or skipped as any other.
 
-    The run that it begins as needs its checkpoint only where training begins.
+    The given run needs its checkpoint only where this training begins.
     """
 
     def begin(training: Training) -> None:
@@ -293,30 +295,25 @@ def train_on(record: RunRecord, experiment: Experiment, *, fresh: bool = False) 
     return run(experiment, fresh=fresh, begin=begin)
 
 
-def scratch_record(record: RunRecord, depth: int) -> RunRecord | None:
-    """The run beside a given one that differs from it in depth alone, if it was begun."""
-    found = RunRecord(run_directory(deeper(record, depth)))
-    return found if found.exists and found.rows() else None
-
-
 def look(
     record: RunRecord, depth: int, rows: Sequence[Row], trained: Sequence[RunRecord], scratch: RunRecord | None
 ) -> Shown:
-    """Last errors of those that trained on beside the others', where they lie, and all curves.
+    """The last errors of all networks, the directories of those that trained on, and a figure of all curves.
 
     Args:
         record: the run that was built upon.
-        depth: of the constructed network.
-        rows: of `compare`.
+        depth: the depth of the constructed network.
+        rows: what `compare` found.
         trained: the constructed network and its control as they trained on, or none.
-        scratch: the same depth from scratch; None: the run beside, if it was begun.
+        scratch: a run of the same depth from scratch; None means the run beside the given one, if it was begun.
     """
     (shallow,) = error_curves([record])
     built = f"{shallow.family}-{depth} built from {shallow.label}"
     labels = (f"{built}, trained on", f"{shallow.label} trained on (control)")
     continued = [replace(*error_curves([own]), label=label) for own, label in zip(trained, labels, strict=False)]
-    other = scratch or scratch_record(record, depth)
-    beside = [replace(own, label=f"{own.label} from scratch") for own in error_curves([other] if other else [])]
+    other = scratch or RunRecord(run_directory(deeper(record, depth)))
+    begun = [other] if scratch or (other.exists and other.metrics()) else []
+    beside = [replace(own, label=f"{own.label} from scratch") for own in error_curves(begun)]
     kinds = ("network", "running%", "clean%", "test%")
     errors = [[cells[kind] for kind in kinds] for cells in map(error_cells, [shallow, *continued, *beside])]
     last = [aligned(["last errors", *kinds[1:]], errors)] if trained else []
@@ -327,18 +324,18 @@ def look(
 def _draw(
     shallow: Curve, built: str, continued: Sequence[Curve], beside: Sequence[Curve], rows: Sequence[Row]
 ) -> Figure:
-    """Training error left, test error right, over all updates that went into the weights.
+    """Training error on the left and test error on the right, over all updates that went into the weights.
 
     Args:
         shallow: the run that was built upon.
         built: the constructed network, in words.
         continued: that network and its control as they trained on.
-        beside: the same depth from scratch, if any.
-        rows: of `compare`: the constructed network before it trained on.
+        beside: the runs of the same depth from scratch, if there are any.
+        rows: what `compare` found of the constructed network before it trained on.
     """
     figure, panels = new_figure(1, 2, (7.2, 4.2))
     begins = int(rows[0]["iteration"])
-    # What begins at 0, then what begins where the shallow run stood; each with its colour.
+    # Each curve has the iteration where it begins and the place of its colour.
     lines = [*((curve, 0, 1) for curve in beside), (shallow, 0, 0)]
     lines += [(curve, begins, 2 + place) for place, curve in enumerate(continued)]
     for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
@@ -369,7 +366,7 @@ def _line(axes: Axes, curve: Curve, which: str, begins: int, shade: str) -> None
 
 
 def _diamond(axes: Axes, iteration: float, error: float, shade: str, **style: Any) -> None:
-    """An error in eval mode."""
+    """Mark an error that was measured in eval mode."""
     axes.plot(iteration, 100 * error, color=shade, marker="D", markersize=4, linestyle="none", **style)
 
 
@@ -383,6 +380,6 @@ def _difference(rows: Sequence[Row]) -> str:
 
 
 def _short(path: Path) -> str:
-    """A folder as seen from here, where that is shorter."""
+    """A folder relative to the working directory, where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

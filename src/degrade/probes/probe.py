@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ log = logging.getLogger("degrade.run")
 Value = int | float | str
 Row = dict[str, Value]
 
-#: The most iterations or images that a probe is asked for: far beyond any run, and far below what no machine counts.
+#: The most iterations or images that a probe can be asked for, which is far more than any run has.
 MOST = 10_000_000
 
 
@@ -52,65 +52,57 @@ class Shown:
     """What a probe has to tell of some runs."""
 
     text: str
-    """For the terminal."""
+    """This is printed on the terminal."""
     figure: Figure
     name: str
-    """Of the figure's file, unless the user names one."""
+    """The figure's file has this name, unless the user gives another."""
 
 
 def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[str], object] = print) -> list[Curve]:
-    """The networks of those runs that can be looked into: by a checkpoint, or by what the probe found before.
+    """The networks of those runs that have a checkpoint, or numbers that the probe found before.
 
-    Each run that is left out is complained of.
+    `complain` is told of each run that is left out.
 
     Raises:
-        RunError: there is none.
+        RunError: no run has either.
     """
-
-    def is_open(record: RunRecord) -> bool:
+    found: list[RunRecord] = []
+    closed: list[RunRecord] = []
+    for record in records:
         seen = checkpoint.candidates(record.path) or [*record.path.glob(f"probes/{probe}*.csv")]
-        return bool(record.summary.get("iteration") and seen)
-
-    found = [record for record in records if is_open(record)]
+        (found if seen and record.summary.get("iteration") else closed).append(record)
     if not found:
         raise RunError(f"{records[0].path}: has no checkpoint to look into; train it, or again with --fresh")
-    for record in records:
-        if record not in found:
-            complain(f"left out: {record.path} has no checkpoint to look into")
+    for record in closed:
+        complain(f"left out: {record.path} has no checkpoint to look into")
     return error_curves(found)
 
 
 def of_each_seed(curves: Sequence[Curve], measure: Callable[[RunRecord], list[Row]]) -> list[list[list[Row]]]:
-    """What a probe measures, for each network, for each seed."""
+    """What a probe measures: one list of rows for each seed of each network."""
     return [[measure(RunRecord(path)) for path in curve.paths.values()] for curve in curves]
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """How far a run's weights got."""
 
     iteration: int
     lr: float | None
-    """Rate of the last update; None where only the summary is left to say how far the run got."""
+    """The rate of the last update, which the checkpoint holds; None where no checkpoint is left."""
 
 
-def standing(record: RunRecord) -> Standing | None:
-    """How far the weights of the newest whole checkpoint got; None without one.
+def standing(record: RunRecord) -> Standing:
+    """How far the weights of the newest whole checkpoint got; without one, how far the run got by its summary.
 
     The summary may be ahead of the checkpoint, where the run was killed between two checkpoints.
     """
-    found: dict[str, Any] = {}
+    found: list[Standing] = []
 
     def take(state: dict[str, Any]) -> None:
-        found.update(iteration=int(state["iteration"]), lr=float(state["last_lr"]))
+        found.append(Standing(int(state["iteration"]), float(state["last_lr"])))
 
-    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.debug) is None:
-        return None
-    return Standing(**found)
-
-
-def reported(record: RunRecord) -> Standing:
-    """How far a run got by its summary, where no checkpoint is left."""
+    if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.debug) is not None:
+        return found[-1]
     iteration = record.summary.get("iteration")
     return Standing(iteration if isinstance(iteration, int) else 0, None)
 
@@ -130,9 +122,9 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
 def batches(
     training: Training, pixels: Tensor, labels: Tensor, bar: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images as the network takes them, un-augmented, and their labels, as many at a time as an evaluation takes.
+    """Un-augmented images as the network takes them, with their labels, as many at a time as an evaluation takes.
 
-    The pixels are uint8. There is a progress bar, if it is given a name.
+    The pixels are uint8. A progress bar is shown if it is given a name.
     """
     size = training.engine.evaluation_size
     places = range(0, len(labels), size)
@@ -154,25 +146,25 @@ def kept_or_measured(
 
     Args:
         record: the run.
-        probe: its name, and the file's.
+        probe: the name of the probe and of its file.
         made: columns that tell how the rows are made, such as the number of images. The iteration of the weights
-            is one more.
-        measure: is given the run as it stands in its checkpoint, and those rows on disk that it need not measure
-            again; gives all rows so far, without those columns, whenever there are more: they are written at once.
-        device: where it is measured, as `runtime.device`.
-        whole: how many rows there will be, where a measurement goes on with those that there are; None: it does not.
+            is added to them.
+        measure: takes the run as it stands in its checkpoint, and those rows on disk that it need not measure again.
+            Whenever it has more rows it yields all of them, without the columns of `made`, and they are written.
+        device: where to measure, as `runtime.device`.
+        whole: the number of rows of a measurement that can be resumed; None if it can not be.
 
     Raises:
         RunError: the run has neither a checkpoint nor numbers.
     """
     path = numbers_path(record, probe)
     kept, weights = read(path), standing(record)
-    same = {"iteration": (weights or reported(record)).iteration, **made}
+    same = {"iteration": weights.iteration, **made}
     # Files of earlier versions lack columns.
     fitting = [row for row in kept if all(row.get(key, value) == value for key, value in same.items())]
     if fitting and len(fitting) == (whole or len(kept)):
         return fitting
-    if weights is None:
+    if weights.lr is None:
         if not kept or whole:
             raise RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
         log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
@@ -199,11 +191,11 @@ def looked_at(rows: Sequence[Row], kind: str) -> str:
 
 
 def numbers_path(record: RunRecord, probe: str) -> Path:
-    """Where a probe's numbers lie."""
+    """The file that holds a probe's numbers of a run."""
     return record.path / "probes" / f"{probe}.csv"
 
 
-#: The last column: in each row `crc32:` and the CRC-32 of the table without it.
+#: The last column, which holds in each row `crc32:` and the CRC-32 of the table without this column.
 CHECKSUM = "checksum"
 _MARK = "crc32:"
 
@@ -234,17 +226,15 @@ def read(path: Path) -> list[Row]:
 
 
 def _table(text: str) -> list[list[str]] | None:
-    """Head and rows, without the checksum, which files of earlier versions lack; None if they are damaged."""
+    """Head and rows without the checksum, which files of earlier versions lack; None if the file is damaged."""
     try:
         table = list(csv.reader(io.StringIO(text))) or [[]]
     except csv.Error:
         return None
     head, *rows = table
-    if not text.endswith("\n") or "\ufffd" in text or len(set(head)) < len(head):
-        return None
-    if not all(name.isidentifier() for name in head):
-        return None
-    if any(len(row) != len(head) for row in rows):
+    decoded = text.endswith("\n") and "\ufffd" not in text
+    named = len(set(head)) == len(head) and all(name.isidentifier() for name in head)
+    if not decoded or not named or any(len(row) != len(head) for row in rows):
         return None
     if CHECKSUM not in head and not any(cell.startswith(_MARK) for row in table for cell in row):
         return table

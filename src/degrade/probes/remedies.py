@@ -50,11 +50,11 @@ class Along:
 
     iterations: list[int]
     values: dict[str, list[float]]
-    """Under GROWTH the greatest of the 3x3 convolutions; under RELATIVE and CORRELATION the geometric and the
-    arithmetic mean of the first third of them; under DEAD the mean of all layers with a ReLU. nan where the record
-    does not say."""
+    """GROWTH is that of the 3x3 convolution that grew most; RELATIVE and CORRELATION are the geometric and the
+    arithmetic mean of the first third of these convolutions; DEAD is the mean of all layers with a ReLU. A value is
+    nan where the record does not have it."""
     images: str
-    """What was looked at, in words."""
+    """The images that were looked at, in words."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Treated:
     """A network trained under a remedy, or under none."""
 
     network: str
-    """Family and depth, and whatever else is no remedy and tells it from the others."""
+    """Family and depth, and whatever else tells it from the others without being a remedy."""
     remedy: str
-    """Its name, or the settings themselves where no remedy has them."""
+    """The remedy's name, or the settings themselves where no remedy has them."""
     curve: Curve
     along: dict[int, Along]
-    """Of each seed, where anything was found in its snapshots."""
+    """What was found in the snapshots of each seed that has any."""
 
 
 def look(
@@ -119,11 +119,11 @@ def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str
 
 
 def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
-    """What settings do against degradation: the name of the variant that they are, or the settings themselves.
+    """The name of the variant whose settings an experiment has, or else those settings themselves.
 
     Args:
         experiment: the settings.
-        known: the variants; only what one of them sets is looked at.
+        known: the variants. Only settings that one of them changes are looked at.
     """
     usual, ours = Experiment().flat(), experiment.flat()
     keys = sorted({key for variant in known for key in variant.changes})
@@ -133,10 +133,10 @@ def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
 
 
 def summaries(rows: Sequence[Row]) -> Along:
-    """What the layers of one run come to.
+    """Reduce the layers of one run to one value of each quantity at each snapshot.
 
     Args:
-        rows: of `gradients`; those of earlier versions lack columns.
+        rows: what `gradients` gave; rows of earlier versions lack columns.
     """
     iterations, each = stages(rows)
     values: dict[str, list[float]] = {GROWTH: [], RELATIVE: [], CORRELATION: [], DEAD: []}
@@ -153,11 +153,11 @@ def summaries(rows: Sequence[Row]) -> Along:
 
 
 def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> Figure:
-    """Error, growth of the weights and gradient of the first layers; a column for each network, a colour a remedy.
+    """Error, growth of the weights and gradient of the first layers: one column per network, one colour per remedy.
 
     Args:
-        networks: of `treated`.
-        title: above the panels.
+        networks: what `treated` gave.
+        title: the text above the panels.
     """
     columns = list(dict.fromkeys(own.network for own in networks))
     known = [variant.name for variant in variants(EXPERIMENT)]
@@ -194,7 +194,7 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
 
 
 def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any) -> None:
-    """The median over seeds, and their range as a band."""
+    """Draw the median over seeds as a line, and their range as a band."""
     found: dict[int, list[float]] = {}
     for run in runs:
         for iteration, value in zip(run.iterations, run.values[quantity], strict=True):
@@ -208,7 +208,7 @@ def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any)
 
 
 def _share_axes(panels: Sequence[Axes], *, linear: bool) -> None:
-    """One scale for the networks of a row, so that they can be set side by side."""
+    """Give the panels of a row one scale, so that their networks can be compared."""
     limits = [panel.dataLim for panel in panels if np.isfinite(panel.dataLim.get_points()).all()]
     low, high = (pick((limit.intervaly[k] for limit in limits), default=1) for k, pick in ((0, min), (1, max)))
     last = max((limit.xmax for limit in limits), default=1)
@@ -253,11 +253,11 @@ _ERRORS = {"running": "train_error", "clean": "train_error_clean", "test": "test
 
 
 def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
-    """A row for each network and remedy: last errors, what the snapshots show, and the change against no remedy.
+    """One row per network and remedy: last errors, what the snapshots show, and the change against no remedy.
 
-    Errors are fractions: mean, standard deviation, least and greatest over the finished seeds. What snapshots show is
-    the median over seeds of `Along`. `clean_change` is the clean training error minus that of the same network and
-    seed without a remedy, over the seeds that both have.
+    Errors are fractions, with mean, standard deviation, least and greatest value over the finished seeds. What
+    snapshots show is the median of `Along` over seeds. `clean_change` is the clean training error minus that of the
+    same network and seed without a remedy, over the seeds that both have.
     """
     untreated = {own.network: own for own in networks if own.remedy == variants(EXPERIMENT)[0].name}
     rows = []
@@ -280,22 +280,22 @@ def remedy_fields(networks: Sequence[Treated]) -> list[dict[str, Any]]:
 
 
 def _last(curve: Curve, key: str) -> dict[int, float]:
-    """What the last row of metrics of each finished seed has under a key."""
-    rows = {
-        seed: RunRecord(path).rows() for seed, path in curve.paths.items() if curve.seeds[seed] == Status.COMPLETE
-    }
-    return {seed: float(own[-1][key]) for seed, own in rows.items() if own and own[-1].get(key) is not None}
+    """The last value of a column of metrics for each finished seed that has one."""
+    complete = [seed for seed in curve.paths if curve.seeds[seed] == Status.COMPLETE]
+    last = {seed: RunRecord(curve.paths[seed]).metrics()[-1:] for seed in complete}
+    found = {seed: row.finite(key) for seed, rows in last.items() for row in rows}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, standard deviation, least and greatest; None where there is none."""
+    """Mean, standard deviation, least and greatest value; each is None where the values do not give one."""
     some, several = len(values) > 0, len(values) > 1
     middle = {f"{name}_mean": mean(values) if some else None, f"{name}_std": stdev(values) if several else None}
     return middle | {f"{name}_least": min(values, default=None), f"{name}_greatest": max(values, default=None)}
 
 
 def _median(own: Treated, quantity: str, pick: Callable[[list[float]], float]) -> float | None:
-    """Over seeds, of one of the values along training; None where none is known."""
+    """The median over seeds of one value along training; None where no seed has it."""
     values = [pick(run.values[quantity]) for run in own.along.values()]
     return median(known) if (known := [value for value in values if not math.isnan(value)]) else None
 
@@ -305,12 +305,12 @@ def _greatest(values: Sequence[float]) -> float:
 
 
 def _number(key: str, form: str, unit: float = 1) -> Callable[[Mapping[str, Any]], str]:
-    """A column of one number of each row."""
+    """A column that shows one number of each row."""
     return lambda row: "-" if row[key] is None else form.format(unit * row[key])
 
 
 def _ranged(key: str, form: str = "{:.2f}") -> Callable[[Mapping[str, Any]], str]:
-    """A column of means, and of several seeds the least and the greatest, in percent."""
+    """A column of means in percent, followed by the least and the greatest where there are several seeds."""
 
     def cell(row: Mapping[str, Any]) -> str:
         values = [row[f"{key}_{word}"] for word in ("mean", "least", "greatest")]
