@@ -169,6 +169,20 @@ def test_recipes_that_other_records_are_in_the_way_of_are_no_choice(
     assert outcome.err.endswith("): quick 10 s more\ngoing on with recipe quick, which is begun\n")
 
 
+def test_records_of_another_recipe_are_gone_on_with(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_training(experiments: list[Experiment], *_: Any, **__: Any) -> list[RunRecord]:
+        return [RunRecord(run_directory(own)) for own in experiments]
+
+    paced(monkeypatch, quick=10)
+    monkeypatch.setattr("degrade.runs.many.run_matrix", no_training)
+    begun = compose([*NETWORKS[0], "name=mine", "data=synthetic", "recipe=short"])
+    record = RunRecord(run_directory(begun))
+    with record.lock():
+        record.begin(begun, {}, {"first_iteration": 0}, resumed=False)
+    outcome = cli("reproduce", "figure1", "launcher.jobs=1", "name=mine", "data=synthetic", "--within", "9d")
+    assert "going on with recipe short, which is begun\n" in outcome.out, outcome.err
+
+
 def a_plan(recipe: str, left: float, *, begun: bool = False, pace: float = 0) -> Plan:
     return Plan(recipe, [(Experiment(), left)] if left else [], begun, pace, None)
 

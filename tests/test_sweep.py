@@ -333,6 +333,10 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share(Local(2), 12) == (2, 4)
     assert share(Local(), 12, "cuda") == (1, None)
     assert share(SubmititLocal(cpus_per_task=2), 12) == (4, 2)
+    settled = [compose([]) for _ in range(12)]
+    assert launchers.settle_threads(SubmititLocal(cpus_per_task=2), settled) == 4
+    assert launchers.share(SubmititLocal(cpus_per_task=2), settled) == (4, 2)
+    assert launchers.settle_threads(Local(), settled) == 4  # with the two threads that each of them has
     assert share(Slurm(cpus_per_task=3), 12) == (12, 3)
     assert share(Ray(num_cpus=2.5), 12) == (12, 2)
 

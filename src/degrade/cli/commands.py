@@ -49,7 +49,7 @@ from degrade.cli.options import (
     word_option,
 )
 from degrade.cli.probe import probe_app
-from degrade.errors import ConfigError, RunError, RunInterrupted
+from degrade.errors import ConfigError, RunConflictError, RunError, RunInterrupted
 
 if TYPE_CHECKING:
     from degrade.analysis import Curve
@@ -715,7 +715,7 @@ def list_runs(
 
 Root = Annotated[
     Path | None,
-    typer.Option(autocompletion=completion.files, help="CIFAR-10 lies in this folder.", show_default=False),
+    typer.Option(autocompletion=completion.files, help="CIFAR-10 is kept in this folder.", show_default=False),
 ]
 
 
@@ -788,8 +788,12 @@ def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
     from degrade.data import load_images
     from degrade.runs.estimate import plan
 
-    todo = [own.data for own, _ in plan("", experiments, fresh=fresh).todo if own.data.name != "synthetic"]
-    for data in {repr(data): data for data in todo}.values():
+    try:
+        todo = plan("", experiments, fresh=fresh).todo
+    except RunConflictError:  # another recipe may be chosen; otherwise training names the records that are in the way
+        return
+    wanted = [own.data for own, _ in todo if own.data.name != "synthetic"]
+    for data in {repr(data): data for data in wanted}.values():
         load_images(data, say=logging.getLogger("degrade.run").info)
 
 

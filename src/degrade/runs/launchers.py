@@ -32,8 +32,9 @@ AGAIN = "the same command goes on from there"
 def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
     """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = max(experiment.runtime.threads or 1 for experiment in experiments)
-    return launcher.share(len(experiments), experiments[0].runtime.device, max(1, cores // asked))
+    if isinstance(launcher, settings.Local):  # the others say themselves how many cores a cell has
+        cores = max(1, cores // max(experiment.runtime.threads or 1 for experiment in experiments))
+    return launcher.share(len(experiments), experiments[0].runtime.device, cores)
 
 
 def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> int:
