@@ -118,6 +118,7 @@ def cost(machine: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
+    "short": partial(errors, "short"),
     "tried-quick": partial(tried, "quick"),
     "tried-short": partial(tried, "short"),
     "verdict": verdict,

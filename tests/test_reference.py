@@ -22,6 +22,7 @@ DEEP = (f"{QUICK}/plain-56/seed-1", f"{QUICK}/residual-56/seed-1")
 #: the numbers that they kept beside the runs.
 FIGURES = {
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
+    "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
     "quick/responses.png": ["probe", "responses", QUICK],
     "quick/landscape.png": ["probe", "landscape", *DEEP],
     "quick-construct/construct.png": [
