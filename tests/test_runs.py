@@ -1,5 +1,6 @@
 import functools
 import json
+import math
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from degrade import cores
 from degrade.config import Experiment, compose, load_config
 from degrade.config.identity import variant
 from degrade.data import ImageSet, load_images
@@ -27,7 +29,7 @@ from degrade.errors import (
     RunInterrupted,
     RunInUseError,
 )
-from degrade.runs import RunRecord, find_records, run, run_directory, run_matrix, train, worker
+from degrade.runs import RunRecord, find_records, observers, run, run_directory, run_matrix, train, worker
 from degrade.runs import environment as environment_module
 from degrade.runs.many import plan
 from degrade.runs.observers import EVALUATION_COST, planned_work
@@ -228,6 +230,32 @@ def interrupted_copy(small: Make, *overrides: str, at: int = 13) -> RunRecord:
         with pytest.raises(RunInterrupted, match=f"iteration {at}, checkpoint written"):
             run(experiment)
     return RunRecord(run_directory(experiment))
+
+
+def test_a_new_run_takes_idle_cores_and_a_resumed_one_as_many_threads_as_before(
+    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = cores.Cores(2, math.inf, 1.04)
+    monkeypatch.setattr(train, "at_first", lambda: busy)
+    monkeypatch.setattr(train, "usable", lambda: busy.usable)
+    monkeypatch.setattr(train, "_DEFAULT_THREADS", 2)
+    assert run(small("name=new")).sessions[-1]["threads"] == 1
+    interrupted_copy(small, "name=parts", "runtime.threads=2")
+    record = run(small("name=parts"))
+    assert [session["threads"] for session in record.sessions] == [2, 2]
+    said = "2 threads, as before, though other work keeps 1.0 of 2 cores busy; runtime.threads=1 is faster"
+    assert any(message.startswith(said) for message in caplog.messages)
+
+
+def test_a_training_that_becomes_far_slower_says_what_helps(
+    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shares = iter([None, 0.08])
+    monkeypatch.setattr(observers.Pace, "add", lambda self, work: next(shares, None))
+    monkeypatch.setattr(train, "look", lambda: cores.Cores(2, math.inf, 1.04))
+    run(small("runtime.threads=2"))
+    said = "plain-8: for a minute at 8% of its best speed: other work keeps 1.0 of 2 cores busy; end that, or "
+    assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:

@@ -93,7 +93,7 @@ def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "queue.py"}
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["smoke"]
     cores = len(os.sched_getaffinity(0))
-    assert {r.sessions[-1]["threads"] for r in records} == {max(1, cores // 2)}
+    assert all(1 <= r.sessions[-1]["threads"] <= max(1, cores // 2) for r in records)  # fewer beside other work
     before = [r.summary for r in records]
     again = cli("sweep", *words)
     assert again.code == 0
@@ -320,7 +320,7 @@ def test_fresh_deletes_nothing_where_a_later_cell_is_in_use(cli: Cli, trained: C
 
 
 def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(launchers, "usable", lambda: 8)
 
     def share(launcher: Launcher, cells: int, device: str = "cpu") -> tuple[int, int | None]:
         return launchers.share(launcher, [compose([f"runtime.device={device}"])] * cells)

@@ -313,7 +313,7 @@ class RuntimeConfig(Section):
     memory_format: str = setting("channels_last", choices=("channels_last", "contiguous"))
     """How images lie in memory: `channels_last` or `contiguous` (channels first)."""
     threads: int | None = setting(None, check=within(1, 1024))
-    """Number of CPU threads. None: PyTorch's choice."""
+    """Number of CPU threads. None: one for each core that is allowed and idle; a resumed run keeps its number."""
     deterministic: bool = setting(False)
     """Whether results on CUDA are bitwise reproducible, which is slower."""
     recompute: bool = setting(False)

@@ -15,6 +15,7 @@ from typing import Any
 
 from degrade.config import Experiment
 from degrade.config import launcher as settings
+from degrade.cores import usable
 from degrade.errors import RunInterrupted, raise_stopped
 from degrade.runs.observers import planned_work
 from degrade.runs.record import RunRecord, run_directory
@@ -31,7 +32,8 @@ AGAIN = "the same command goes on from there"
 
 def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
     """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = isinstance(launcher, settings.Local | settings.SubmititLocal)
+    cores = usable() if here else 1  # a cluster has others
     if isinstance(launcher, settings.Local):  # the others say themselves how many cores a cell has
         cores = max(1, cores // max(experiment.runtime.threads or 1 for experiment in experiments))
     return launcher.share(len(experiments), experiments[0].runtime.device, cores)

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -86,6 +86,35 @@ class Progress:
         """Clear the bar."""
         with contextlib.suppress(OSError):
             self._bar.close()
+
+
+class Pace:
+    """Notices when work has become far slower than it was, by stretches of at least STRETCH seconds."""
+
+    STRETCH, SLOW, STRETCHES = 10, 1 / 3, 6
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._work = self._best = 0.0
+        self._slow = 0
+        self._since: float | None = None
+
+    def add(self, work: float) -> float | None:
+        """Count work; the share of the best rate, once STRETCHES in a row stayed below SLOW of it, else None.
+
+        A process that was stopped and let go on has one slow stretch, however long that took.
+        """
+        now = self._clock()
+        if self._since is None:  # the first step finds memory and chooses algorithms
+            self._since = now
+            return None
+        self._work += work
+        if now - self._since < self.STRETCH:
+            return None
+        rate, self._since, self._work = self._work / (now - self._since), now, 0.0
+        self._best = max(self._best, rate)
+        self._slow = self._slow + 1 if rate < self.SLOW * self._best else 0
+        return rate / self._best if self._slow == self.STRETCHES else None
 
 
 class Watch:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from degrade.config import Experiment, RuntimeConfig
+from degrade.cores import at_first, look, usable
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
 from degrade.files import copy_aside, reason, regular, set_aside
@@ -25,9 +26,10 @@ from degrade.runs import board
 from degrade.runs.checked import Status
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.many import finished
-from degrade.runs.observers import EVALUATION_COST, Progress, about, errors_in_words, image_work, planned_work
-from degrade.runs.record import RunRecord, run_directory
+from degrade.runs.observers import EVALUATION_COST, Pace, Progress, about, errors_in_words, image_work, planned_work
+from degrade.runs.record import RunRecord, Session, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
+from degrade.training.device import device_name
 
 log = logging.getLogger("degrade.run")
 
@@ -118,12 +120,33 @@ def load_once(experiment: Experiment) -> ImageSet:
     return _loaded[key]
 
 
-def set_up(runtime: RuntimeConfig) -> None:
-    """Set what of the runtime holds for the whole process: threads and determinism."""
-    torch.set_num_threads(runtime.threads or _DEFAULT_THREADS)
+def set_up(runtime: RuntimeConfig, *, before: int | None = None) -> None:
+    """Set what of the runtime holds for the whole process: threads and determinism.
+
+    Args:
+        runtime: the settings.
+        before: number of threads of the run's last session on this CPU, which another number would not equal bit
+            for bit.
+    """
+    if (threads := runtime.threads or before) is None:
+        threads = min(_DEFAULT_THREADS, usable())
+    elif runtime.threads is None and (found := at_first()).usable < threads:
+        log.warning(
+            "%d threads, as before, though %s; runtime.threads=%d is faster until that ends",
+            *(threads, found.why(), found.usable),
+        )
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(runtime.deterministic)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _threads_before(record: RunRecord) -> int | None:
+    """Number of threads of a run's last session, if it was on the same CPU and has no more than are allowed."""
+    last: Session = record.sessions[-1] if record.sessions else {}
+    threads = last.get("threads")
+    same = last.get("device") == device_name(torch.device("cpu")) and (threads or 0) <= at_first().allowed
+    return threads if same else None
 
 
 class _Session:
@@ -136,7 +159,7 @@ class _Session:
         self.record = record
         self.bar = bar
         self.signals = StopSignals()
-        set_up(experiment.runtime)
+        set_up(experiment.runtime, before=None if fresh else _threads_before(record))
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
         self.precision = None if fresh else record.precision
         self.training = self._new_training()
@@ -149,6 +172,7 @@ class _Session:
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
         self.board: board.Board | None = None
         self.lost_rows = 0  # rows that the record had lost when it was found
+        self.pace = Pace()
         self._shown = self._summarised = 0.0
         self._begun = False
 
@@ -280,7 +304,7 @@ class _Session:
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
 
     def _stepped(self, training: Training) -> None:
-        self._count(self.experiment.recipe.batch_size * image_work(self.experiment), self.bar.advance)
+        self._work(self.experiment.recipe.batch_size)
         self._keep_snapshot()  # before any checkpoint of this iteration, after which training would not return to it
         if self.signals.received:
             raise RunInterrupted
@@ -289,10 +313,23 @@ class _Session:
         self._show_numbers()
 
     def _evaluated(self, images: int) -> None:
-        self._count(images * image_work(self.experiment) * EVALUATION_COST, self.bar.advance)
+        self._work(images * EVALUATION_COST)
         self._show_numbers()
         if self.signals.received:
             raise RunInterrupted
+
+    def _work(self, images: float) -> None:
+        """Count images trained on, or what costs as much, and warn once it has become far slower than it was."""
+        work = images * image_work(self.experiment)
+        self._count(work, self.bar.advance)
+        if (share := self.pace.add(work)) is None:
+            return
+        found = look()
+        if self.training.engine.device.type == "cpu" and found.usable < torch.get_num_threads():
+            mend = f"{found.why()}; end that, or stop this and go on with runtime.threads={found.usable}"
+        else:
+            mend = "see what else uses the machine; the same command goes on after a stop"
+        log.warning("%s: for a minute at %.0f%% of its best speed: %s", self.name, 100 * share, mend)
 
     def _count(self, work: float, count: Callable[[float], None]) -> None:
         self.work_left -= work
