@@ -1,5 +1,6 @@
 """Engines agree: eager, compiled and replayed steps are the same arithmetic."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,6 +68,85 @@ def test_replayed_steps_are_the_eager_ones_bit_for_bit(precision: str, small: Ma
     ]
     assert rows[0] == rows[1]
     assert_same_weights(eager, replayed)
+
+
+def broken(body: Body) -> Body:
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+def forgetful(body: Body) -> Body:
+    """Records nothing, so that a replay changes nothing."""
+    body()
+    return lambda: None
+
+
+def doubling(body: Body) -> Body:
+    """Makes each update twice."""
+
+    def twice() -> None:
+        body()
+        body()
+
+    return twice
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (run_twice_then_replay, None),
+        (broken, "RuntimeError: operation not permitted when stream is capturing"),
+        (forgetful, "its loss differs from the eager one by 1, relatively"),
+        (doubling, "its loss differs from the eager one by "),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 3])
+def test_an_engine_that_fails_its_trial_leaves_training_to_eager(
+    record: Callable[[Body], Body], said: str | None, at: int, small: Make
+) -> None:
+    experiment = small("log.every=1", "data.pixels=8")
+    eager, replayed = training(experiment), training(experiment, replayed=True)
+    for _ in range(at):
+        eager.step()
+        eager.measure()
+    replayed.load_state_dict(copy.deepcopy(eager.state_dict()))
+    assert isinstance(replayed.engine, GraphEngine)
+    replayed.engine._record = record
+    reason = replayed.check_engine()
+    assert (reason or "").startswith(said or "")
+    assert replayed.engine.name == ("graph" if said is None else "eager")
+    assert losses(replayed) == losses(eager)
+    assert_same_weights(eager, replayed)
+
+
+@pytest.mark.parametrize("what", ["loss", "first update", "later loss"])
+def test_a_trial_names_what_differs(what: str, small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = training(small("data.pixels=8", "optim.lr=0.1"), replayed=True)
+    own: Any = replayed.engine
+    update, evaluate = own.update, own.evaluate
+    wrong = {
+        "loss": ("loss", lambda images, labels: (torch.tensor(math.nan, requires_grad=True), torch.zeros(16, 10))),
+        "first update": ("update", lambda lr: update(3 * lr)),
+        "later loss": ("evaluate", lambda *arguments: evaluate(*arguments)._replace(loss=torch.tensor(1e6))),
+    }
+    monkeypatch.setattr(own, *wrong[what])
+    assert (replayed.check_engine() or "").startswith(f"its {what} differs from the eager one by ")
+
+
+def test_compiled_engine_passes_its_trial(small: Make) -> None:
+    compiled = training(small("runtime.engine=compiled", "model.depth=20"))
+    assert compiled.check_engine() is None
+    assert compiled.engine.name == "compiled"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["plain", "residual"])
+def test_rounding_alone_fails_no_trial(model: str, precision: str, small: Make) -> None:
+    """Not even at depth 56, where rounding turns the first update by a third or more."""
+    words = (f"model={model}", "model.depth=56", "data.pixels=8", f"runtime.precision={precision}", "optim.lr=0.05")
+    replayed = training(small(*words), replayed=True)
+    for seed in range(3):
+        assert replayed.check_engine() is None, seed
+        replayed.step()
 
 
 def test_replaying_goes_on_from_a_checkpoint_as_if_never_stopped(small: Make) -> None:

@@ -258,6 +258,34 @@ def test_a_training_that_becomes_far_slower_says_what_helps(
     assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 
+def test_training_goes_on_in_eager_where_compiling_fails(
+    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compiled(*_: Any, **__: Any) -> Any:
+        def call(images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no C++ compiler\nand so on")
+
+        return call
+
+    expected = run(small("name=eager", "runtime.engine=eager"))
+    monkeypatch.setattr(torch, "compile", compiled)
+    record = run(small("name=compiled", "runtime.engine=compiled"))
+    assert rows(record) == rows(expected)
+    session = record.sessions[-1]
+    assert (session["engine"], session["engine_refused"]) == ("eager", "compiled: RuntimeError: no C++ compiler")
+    said = "plain-8: engine eager in place of compiled, which cannot be trusted: RuntimeError: no C++ compiler"
+    assert caplog.messages.count(said) == 1
+
+
+def test_too_little_memory_on_a_gpu_names_the_mend(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(engine.Engine, "step", step)
+    with pytest.raises(RunFailed, match="Tried to allocate 2 GiB.; runtime.recompute=true needs less memory"):
+        run(small())
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:
     whole = run(small("name=whole"))
     record = interrupted_copy(small, "name=parts")

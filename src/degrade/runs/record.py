@@ -82,6 +82,7 @@ class Session(TypedDict, total=False):
     threads: int
     precision: str
     engine: str
+    engine_refused: str
     memory_format: str
     cpu_capability: str
     platform: str

@@ -98,7 +98,10 @@ def run(
             session.failed(error)
         at = session.training.iteration if session is not None else 0
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}") from error
+        mend = ""
+        if isinstance(error, torch.OutOfMemoryError):
+            mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+        raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}{mend}") from error
     finally:
         if session is not None and session.board is not None:
             session.board.close()
@@ -180,8 +183,13 @@ class _Session:
         resumed = self._resume()
         if begin is not None and not resumed:
             begin(self.training)
+        wanted = self.training.engine.name
+        refused = self.training.check_engine()
         engine = self.training.engine
         session = describe_session(engine, first_iteration=self.training.iteration)
+        if refused is not None:
+            session["engine_refused"] = f"{wanted}: {refused}"
+            log.warning("%s: engine eager in place of %s, which cannot be trusted: %s", self.name, wanted, refused)
         if self.lost_rows:
             session["lost_rows"] = self.lost_rows
         self.record.begin(self.experiment, describe(self.experiment, engine, self.images), session, resumed=resumed)

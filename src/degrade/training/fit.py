@@ -1,5 +1,6 @@
 """The training loop: yields a row of metrics at every measurement; knows nothing of files or progress bars."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,10 @@ from degrade.config import Experiment
 from degrade.data import Batches, ImageSet
 from degrade.errors import ConfigError
 from degrade.metrics import Metrics
-from degrade.models import build_model
+from degrade.training.agreement import disagreement
 from degrade.training.device import choose_device, choose_engine, choose_precision
-from degrade.training.engine import Engine, Sums
-from degrade.training.graph import GraphEngine
+from degrade.training.engine import Sums
+from degrade.training.graph import new_engine
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
 #: What changes along a training besides its engine and batches; a checkpoint names it without the underscore.
@@ -68,10 +69,7 @@ class Training:
         device = choose_device(experiment.runtime.device)
         precision = choose_precision(experiment.runtime.precision, device, before=precision)
         name = choose_engine(experiment.runtime.engine, device, experiment.recipe.iterations)
-        model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
-        model.recompute = experiment.runtime.recompute
-        kind = GraphEngine if name.endswith("graph") else Engine
-        self.engine = kind(model, experiment, device=device, precision=precision, name=name)
+        self.engine = new_engine(experiment, device=device, precision=precision, name=name)
         self.batches = Batches(
             images,
             batch_size=experiment.recipe.batch_size,
@@ -92,6 +90,27 @@ class Training:
         self._warmup_images = 0
         self._train_seconds = 0.0  # since the last row
         self._seconds = 0.0
+
+    def check_engine(self) -> str | None:
+        """Put an eager engine in the place of another one that cannot be trusted, and return the reason, if any.
+
+        Both make the next updates and an evaluation, on copies of the weights. A graph that cannot be recorded is a
+        reason too.
+        """
+        if self.engine.name == "eager":
+            return None
+        engine, kept = self.engine, copy.deepcopy(self.engine.state_dict())
+        reason = disagreement(
+            *(engine, self.experiment, kept),
+            batches=self.batches,
+            iteration=self.iteration,
+            lr=self.lr,
+            test=self.test,
+        )
+        if reason is not None:
+            self.engine = new_engine(self.experiment, device=engine.device, precision=engine.precision, name="eager")
+        self.engine.load_state_dict(kept)
+        return reason
 
     @property
     def finished(self) -> bool:

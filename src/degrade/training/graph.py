@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from degrade.config import Experiment
 from degrade.data import Batches
+from degrade.models import build_model
 from degrade.training.engine import Engine
 
 Body = Callable[[], None]
@@ -115,3 +116,18 @@ class GraphEngine(Engine):
     def _momentum(self) -> list[Tensor]:
         states = self.optimizer.state.values()
         return [state["momentum_buffer"] for state in states if state.get("momentum_buffer") is not None]
+
+
+def new_engine(experiment: Experiment, *, device: torch.device, precision: str, name: str) -> Engine:
+    """An engine of an experiment's network, whose weights are those that the seed draws.
+
+    Args:
+        experiment: as for `Engine`.
+        device: likewise.
+        precision: likewise.
+        name: `eager`, `compiled`, `graph` or `compiled-graph`.
+    """
+    model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
+    model.recompute = experiment.runtime.recompute
+    kind = GraphEngine if name.endswith("graph") else Engine
+    return kind(model, experiment, device=device, precision=precision, name=name)
