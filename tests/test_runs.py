@@ -282,7 +282,7 @@ def test_too_little_memory_on_a_gpu_names_the_mend(small: Make, monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(engine.Engine, "step", step)
-    with pytest.raises(RunFailed, match="Tried to allocate 2 GiB.; runtime.recompute=true needs less memory"):
+    with pytest.raises(RunFailed, match=r"Tried to allocate 2 GiB\.; runtime.recompute=true needs less memory"):
         run(small())
 
 
