@@ -29,7 +29,9 @@ def test_keys_groups_and_values_are_completed() -> None:
     assert completion.settings("optim.l") == ["optim.lr=", "optim.lr=0.1"]
     assert completion.settings("optim.nes") == ["optim.nesterov=", "optim.nesterov=true", "optim.nesterov=false"]
     assert completion.settings("data.pixels=") == [f"data.pixels={side}" for side in (32, 16, 8)]
-    assert completion.settings("runtime.device=") == [f"runtime.device={name}" for name in ("auto", "cpu", "cuda")]
+    assert completion.settings("runtime.device=") == [
+        f"runtime.device={name}" for name in ("auto", "cpu", "cuda", "mps")
+    ]
     assert completion.settings("nothing") == completion.settings("nothing=") == []
     assert completion.swept_settings("model=plain,r") == ["model=plain,residual", "model=plain,vgg"]
     assert completion.swept_settings("launcher=") == [f"launcher={name}" for name in LAUNCHERS]

@@ -8,13 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from degrade.config import Experiment
 from degrade.data import Batches, load_images
 from degrade.errors import ConfigError
 from degrade.models import build_model
 from degrade.runs.train import load_once
-from degrade.training import Training, checkpoint, choose_engine, fit
+from degrade.training import (
+    Training,
+    checkpoint,
+    choose_device,
+    choose_engine,
+    choose_precision,
+    device_name,
+    engine,
+    fit,
+)
+from degrade.training.engine import sum_dtype as engine_sum_dtype
 from degrade.training.graph import Body, GraphEngine
 
 Make = Callable[..., Experiment]
@@ -188,6 +199,44 @@ def test_a_recorded_step_reads_no_value_and_allocates_shapes_known_beforehand(
     assert [t.shape for t in total] == [(), (10,), (10,)]
     with pytest.raises(RuntimeError, match="meta"):
         int(engine.wrong)
+
+
+class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what Apple's GPUs refuse: tensors of 64 bit floats."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            assert not isinstance(tensor, torch.Tensor) or tensor.dtype not in (torch.float64, torch.complex128), func
+        return result
+
+
+def test_a_step_and_its_evaluations_need_no_float64_where_there_is_none(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for an Apple GPU, which no machine at hand has."""
+    experiment = small("data.pixels=8", "optim.clip=1", "log.every=1", "model.family=residual", "eval.clean_every=9")
+    expected = losses(training(experiment))
+    with pytest.raises(AssertionError, match="zeros"), NoFloat64():  # type: ignore[no-untyped-call]
+        training(experiment)
+    monkeypatch.setattr(engine, "sum_dtype", lambda _: engine_sum_dtype(torch.device("mps")))
+    with NoFloat64():  # type: ignore[no-untyped-call]
+        assert losses(training(experiment)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_apple_gpu_trains_in_fp32_by_the_eager_engine_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ConfigError, match="PyTorch sees no Apple GPU on this machine; use auto or cpu"):
+            choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    device = choose_device("mps")
+    assert (device.type, choose_device("auto").type != "mps") == ("mps", True)
+    assert (choose_precision("auto", device), choose_engine("auto", device, 64_000)) == ("fp32", "eager")
+    assert "not verified" in device_name(device)
+    with pytest.raises(ConfigError, match="use auto or fp32"):
+        choose_precision("bf16", device)
+    with pytest.raises(ConfigError, match="use auto or eager"):
+        choose_engine("graph", device, 64_000)
 
 
 def test_compiled_losses_are_the_eager_ones_step_by_step(small: Make) -> None:

@@ -68,7 +68,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.values_of("runtime.device"),
-        help="The device is auto, cpu, cuda or cuda:N. [default: auto]",
+        help="The device is auto, cpu, cuda, cuda:N, or mps, an Apple GPU (not verified). [default: auto]",
         rich_help_panel=RUN,
     ),
 ]

@@ -61,7 +61,7 @@ class Local(Launcher):
 
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:
         """`jobs`, each with its share of the cores."""
-        gpu = device.startswith("cuda") or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+        gpu = device.startswith(("cuda", "mps")) or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
         most = self.jobs if isinstance(self.jobs, int) else 1 if gpu else cores
         jobs = max(1, min(most, cells))
         return jobs, None if jobs == 1 else max(1, cores // jobs)

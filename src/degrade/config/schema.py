@@ -305,7 +305,7 @@ class RuntimeConfig(Section):
     section = "runtime."
 
     device: str = setting("auto", check=must.DEVICE)
-    """Device that computes: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Device that computes: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps`, an Apple GPU, which has not been verified."""
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
     engine: str = setting("auto", choices=("auto", "eager", "compiled", "graph", "compiled-graph"))

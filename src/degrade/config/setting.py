@@ -165,7 +165,8 @@ PATH_PART = Must(
 )
 FOLDER = Must(lambda value: value and "\0" not in value, "name a folder", quoted=True)
 DEVICE = Must(
-    lambda value: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", value), "choose one of auto, cpu, cuda, cuda:N"
+    lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", value),
+    "choose one of auto, cpu, cuda, cuda:N, mps",
 )
 
 

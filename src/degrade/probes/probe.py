@@ -114,6 +114,8 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
         RunError: the record has no checkpoint that can be used.
         ConfigError: the device is not there.
     """
+    if device == "mps":
+        raise ConfigError("runtime.device=mps: probes add up in float64, which Apple's GPUs lack; use --device cpu")
     settings = [f"runtime.device={device}", "runtime.precision=fp32", "runtime.engine=eager"]
     experiment = load_config(record.path / "config.yaml", settings)
     return restored(record, experiment, load_images(experiment.data, say=log.info))

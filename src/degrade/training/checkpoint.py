@@ -83,7 +83,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
             if archive.testzip() is not None:  # PyTorch does not look at the checksums that it writes
                 raise ValueError("a checksum differs")
         content.seek(0)
-        state = torch.load(content, map_location=device, weights_only=True)
+        place = "cpu" if device.type == "mps" else device  # a sum may be float64, which Apple's GPUs lack
+        state = torch.load(content, map_location=place, weights_only=True)
     except NO_DAMAGE:
         raise
     except Exception as error:  # torch.load raises whatever zipfile, pickle and the storage readers do

@@ -43,6 +43,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", 0) if count else torch.device("cpu")
     device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"runtime.device={name}: PyTorch sees no Apple GPU on this machine; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= count:
         has = f"this machine has {count} CUDA devices" if count else "PyTorch sees no CUDA device on this machine"
         raise ConfigError(f"runtime.device={name}: {has}; use auto or cpu")
@@ -51,6 +53,8 @@ def choose_device(name: str) -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU."""
+    if device.type == "mps":
+        return "Apple GPU, not verified"
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:
@@ -77,7 +81,14 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
         name: `fp32`, `bf16` or `auto`.
         device: where the network trains.
         before: the precision of the run's last session; None for a new run.
+
+    Raises:
+        ConfigError: bf16 is asked for on an Apple GPU, where it has not been tried.
     """
+    if device.type == "mps":
+        if name == "bf16":
+            raise ConfigError("runtime.precision=bf16: an Apple GPU trains in fp32; use auto or fp32")
+        return "fp32"
     if name != "auto":
         return name
     if before == "fp32" or not has_bf16(device):
@@ -159,8 +170,10 @@ def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     always, compiled in long runs.
 
     Raises:
-        ConfigError: a graph is asked for, and the device is no CUDA device.
+        ConfigError: a graph is asked for, and the device is no CUDA device, or anything but eager on an Apple GPU.
     """
+    if device.type == "mps" and name not in ("auto", "eager"):
+        raise ConfigError(f"runtime.engine={name}: an Apple GPU trains by the eager engine; use auto or eager")
     if device.type != "cuda":
         if name.endswith("graph"):
             raise ConfigError(f"runtime.engine={name}: a CUDA graph needs a CUDA device; use auto, eager or compiled")

@@ -40,11 +40,16 @@ class Sums(NamedTuple):
     """What evaluation adds up, on the device."""
 
     loss: Tensor
-    """float64, scalar."""
+    """float64, or float32 on an Apple GPU, scalar."""
     wrong: Tensor
     """int64, one number per class: images that were answered wrongly."""
     seen: Tensor
     """int64, one number per class: images that were seen."""
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """In what losses are added up; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Engine:
@@ -86,7 +91,7 @@ class Engine:
         if name.startswith("compiled"):
             self._compiled_sizes = {experiment.recipe.batch_size, self.evaluation_size}
             self._compiled = torch.compile(self.model, dynamic=False)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.loss_sum = torch.zeros((), dtype=sum_dtype(device), device=device)
         self.wrong = torch.zeros((), dtype=torch.int64, device=device)
         counts = torch.zeros((2, self.classes), dtype=torch.int64, device=device)
         self._evaluated = Sums(torch.zeros_like(self.loss_sum), *counts)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from degrade.config import Experiment
@@ -18,6 +17,7 @@ from degrade.training.agreement import disagreement
 from degrade.training.device import choose_device, choose_engine, choose_precision
 from degrade.training.engine import Sums
 from degrade.training.graph import new_engine
+from degrade.training.peaks import wait
 from degrade.training.schedule import WARMUP_WINDOW, learning_rate
 
 #: What changes along a training besides its engine and batches; a checkpoint names it without the underscore.
@@ -152,8 +152,8 @@ class Training:
         if self.recorded == self.iteration or not (evaluates or cleans or self._due(config.log.every)):
             return None
         started = time.perf_counter()
-        if self.engine.device.type == "cuda":
-            torch.cuda.synchronize(self.engine.device)  # updates still under way belong to training's time
+        if self.engine.device.type != "cpu":
+            wait(self.engine.device)  # updates still under way belong to training's time
             self._train_seconds += time.perf_counter() - started
         wrong = int(self.engine.wrong)
         train_loss, train_error = float(self.engine.loss_sum) / self._images, wrong / self._images

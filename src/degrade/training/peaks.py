@@ -54,3 +54,5 @@ def wait(device: torch.device) -> None:
     """Wait until a device has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
