@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from degrade.analysis.speed import Contender, Report
-from degrade.bench import contenders, traffic
+from degrade.analysis.intervals import median_interval
+from degrade.analysis.speed import Contender, Report, Result, reference, settled
+from degrade.bench import _Runner, contenders, traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
 from degrade.models import CifarNet, VggNet, build_model, multiply_adds
@@ -66,13 +67,69 @@ def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
     assert saved_bytes(model) < whole / 5
 
 
-def test_contenders_are_both_loops_at_each_setting_that_makes_sense() -> None:
-    found = contenders([8, 20], device="cpu", workers=1, batch_size=8, compiled=False)
-    labels = [contender.label for contender in found if contender.depth == 8]
+def test_contenders_are_both_loops_at_each_setting_that_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    found = contenders([8, 20], device="cpu", workers=1, batch_sizes=[8, 4], compiled=False)
+    labels = [contender.label for contender in found if contender.group == (8, 8)]
     assert labels[:3] == ["conventional, 0 workers", "conventional, 1 workers", "eager fp32"]
-    assert labels[-1].endswith("NCHW")
-    assert [contender.label for contender in found if contender.depth == 20] == labels
-    assert {(contender.batch_size, contender.device) for contender in found} == {(8, "cpu")}
+    assert "NCHW" in labels[-2]
+    assert labels[-1].endswith(", 4 at once")
+    assert list(dict.fromkeys(contender.group for contender in found)) == [(8, 8), (8, 4), (20, 8), (20, 4)]
+    assert [contender.label for contender in found if contender.group == (20, 4)] == labels
+    assert {contender.device for contender in found} == {"cpu"}
+
+
+def result(name: str, speeds: Sequence[float], cores: Sequence[float] = (), **how: Any) -> Result:
+    return Result(Contender(20, name, "fp32", **how), list(speeds), cores=list(cores))
+
+
+def test_ratios_are_of_turns_in_the_same_round_and_told_only_if_they_are_sure() -> None:
+    slow, fast = result("conventional", [90] * 8), result("conventional", [100, 50] * 4, workers=2)
+    eager, noisy = (
+        result("eager", [200, 101] * 4),
+        result("eager", [200, 100, 50, 70] * 2, memory_format="contiguous"),
+    )
+    assert reference([slow, fast, eager]) is slow
+    assert reference([fast, eager]) is fast
+    assert reference([eager, noisy]) is eager
+    ratio = eager.ratio(fast)
+    assert ratio == (2.01, 2.0, 2.02)
+    assert settled(ratio)
+    assert not settled(noisy.ratio(fast))
+    text = Report({"device": "here", "torch": "2"}, {"fp32": 1e9}, 1e9, [fast, eager, noisy]).as_text()
+    assert "20 layers, batches of 128, 8 turns each\n" in text
+    assert "2.01 ±0%" in text
+    assert text.count("too noisy") == 1
+
+
+def test_turns_in_which_other_work_took_the_cpu_are_left_out() -> None:
+    loop = result("conventional", [100, 100, 100, 60, 100, 100, 100, 100], cores=[2, 2, 2, 1, 2, 2, 1.9, 2])
+    eager = result("eager", [150, 150, 10, 150, 150, 150, 150, 150], cores=[2, 2, 0.1, 2, 2, 2, 2, 2])
+    assert (len(loop.counted), len(eager.counted)) == (7, 7)
+    assert eager.ratio(loop) == (1.5, 1.5, 1.5)
+    text = Report({"device": "here", "torch": "2"}, {"fp32": 1e9}, 1e9, [loop, eager]).as_text()
+    assert "8 turns each, 2 of 16 in all left out as disturbed" in text
+    apart = result("conventional", [100, 50], cores=[2, 1]), result("eager", [50, 100], cores=[1, 2])
+    assert apart[1].ratio(apart[0]) is None
+    assert not settled(None)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(1, 0, 0), (5, 0, 4), (6, 0, 5), (8, 0, 7), (9, 1, 7), (20, 5, 14), (25, 7, 17)]
+)
+def test_the_interval_of_a_median_is_that_of_tables(count: int, low: int, high: int) -> None:
+    """Between which of the ordered values, by 95 % (Conover, Practical Nonparametric Statistics, table A3)."""
+    found = median_interval([float(k) for k in reversed(range(count))])
+    assert found == ((count - 1) / 2, low, high)
+
+
+def test_two_networks_at_once_share_the_threads() -> None:
+    runner = _Runner(Contender(8, "eager", "fp32", batch_size=8, copies=2))
+    try:
+        assert len(runner.ask("start")) == 2
+        assert [speed > 0 and cores > 0 for speed, cores in runner.ask("run", 0.1)] == [True, True]
+    finally:
+        runner.stop()
 
 
 def test_bench_measures_both_loops_and_says_so_as_text_or_json(
@@ -86,7 +143,7 @@ def test_bench_measures_both_loops_and_says_so_as_text_or_json(
     monkeypatch.setattr("degrade.bench.contenders", few)
     arguments = ["bench", "--depths", "8", "--no-compiled", "--rounds", "2", "--seconds", "0.05"]
     outcome = cli(
-        *arguments, "--batch-size", "8", "--workers", "1", "--device", "cpu", "--json", "--profile", "t.json"
+        *arguments, "--batch-sizes", "8", "--workers", "1", "--device", "cpu", "--json", "--profile", "t.json"
     )
     assert outcome.code == 0
     report = json.loads(outcome.out)
@@ -94,17 +151,17 @@ def test_bench_measures_both_loops_and_says_so_as_text_or_json(
     for result in report["results"]:
         assert len(result["images_per_second"]) == 2
         assert result["median"] > 0
-        assert result["ratio"] > 0
+        assert len(result["cores"]) == 2
         assert 0 < result["roofline"] < 1
         assert 0 < result["bandwidth"] < 1
         assert result["peak_memory"] > 1e8
     conventional, engine = report["results"]
-    assert conventional["ratio"] == 1
+    assert conventional["median"] > 0
     parts = set(engine["step_ms"])
     assert parts == {"data", "forward", "backward", "optimizer", "metrics", "whole", "evaluation"}
     text = Report.from_json(outcome.out).as_text()
     assert json.loads(Report.from_json(outcome.out).as_json()) == report
     assert max(map(len, text.splitlines())) <= 80
     assert f"{engine['median']:,.0f}" in text
-    assert engine["paper_hours"] > 0
+    assert engine["paper_hours"] is None  # the paper's batches are larger
     assert "traceEvents" in json.loads((tmp_path / "t.json").read_text())

@@ -1,10 +1,11 @@
 """How fast training is: the conventional loop and degrade's engine, side by side in one run.
 
 Every contender runs in a process of its own, so that its memory is its own and none helps or harms another. The
-parent lets one work at a time, in turn, over several rounds: a noisy machine is then noisy for all, and what is
-reported are medians and the ratio to the conventional loop of the same run.
+parent lets one work at a time, a fraction of a second each, over many rounds: a noisy machine is then noisy for all,
+and what is reported is the median of the ratios to the conventional loop within a round, with its interval.
 """
 
+import contextlib
 import logging
 import math
 import multiprocessing
@@ -15,31 +16,37 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result
+from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result, reference, settled
 from degrade.config import Experiment, ModelConfig, compose
 from degrade.data.synthetic import noise
 from degrade.errors import RunFailed
 from degrade.models import build_model, layers, multiply_adds
 from degrade.runs.environment import git_state
+from degrade.runs.observers import Progress
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, rate, wait
 
 #: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
 BATCHES = 40
+
+#: Number of turns after which a ratio may be settled: the fewest that an interval of order statistics needs.
+LEAST = 6
+#: The speed of copying, among those of matrix products.
+COPYING = "copying"
 PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
 
 
 def contenders(
-    depths: Sequence[int], *, device: str, workers: int, batch_size: int, compiled: bool
+    depths: Sequence[int], *, device: str, workers: int, batch_sizes: Sequence[int], compiled: bool
 ) -> list[Contender]:
     """The conventional loop with and without workers, and the engine at each setting that makes sense there."""
     place = choose_device(device)
@@ -53,49 +60,79 @@ def contenders(
         settings.append(("compiled", best, "channels_last"))
     if compiled and place.type == "cuda":
         settings.append(("compiled-graph", best, "channels_last"))
+    threads = torch.get_num_threads() if place.type == "cpu" else 1
     found = []
-    for depth in depths:
-        loops = [Contender(depth, CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
-        engines = [Contender(depth, name, at, memory_format=layout) for name, at, layout in settings]
-        found += [replace(each, batch_size=batch_size, device=device) for each in loops + engines]
+    for depth, batch_size in product(depths, batch_sizes):
+        own = [Contender(depth, CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
+        own += [Contender(depth, name, at, memory_format=layout) for name, at, layout in settings]
+        if threads > 1:
+            own.append(Contender(depth, "eager", best, copies=threads))
+        found += [replace(each, batch_size=batch_size, device=device) for each in own]
     return found
 
 
 def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report:
-    """Let contenders work in turn, each so many rounds, so many seconds a turn.
+    """Let contenders work in turn, so many seconds a turn, until all ratios are settled.
+
+    Args:
+        chosen: those of one depth and batch size are alive at the same time.
+        rounds: number of turns of each at most, and LEAST at least.
+        seconds: length of a turn.
 
     Raises:
         RunFailed: a contender's process ended, or could not go on.
     """
     results = [Result(contender) for contender in chosen]
     peaks: dict[str, float] = {}
-    copying = 0.0
     device = choose_device(chosen[0].device)
+    with contextlib.closing(Progress(len(results) * (rounds + 1))) as progress:
+        for group in dict.fromkeys(contender.group for contender in chosen):
+            own = [result for result in results if result.contender.group == group]
+            _bench(own, peaks, device, progress, rounds=rounds, seconds=seconds)
+    return Report(_machine(device), {p: peak for p, peak in peaks.items() if p != COPYING}, peaks[COPYING], results)
+
+
+def _bench(
+    results: Sequence[Result],
+    peaks: dict[str, float],
+    device: torch.device,
+    progress: Progress,
+    *,
+    rounds: int,
+    seconds: float,
+) -> None:
+    """Bench the contenders of one depth and batch size; peaks are those of the device, and become no less."""
     runners: list[_Runner] = []
-    bar = tqdm(total=len(results) * (rounds + 1), desc="bench", unit="turn", leave=False, disable=None)
     try:
         for result in results:
-            bar.set_postfix_str(f"starting {result.contender.depth} {result.contender.label}")
+            progress.tell(f"starting {result.contender.depth} {result.contender.label}")
             runners.append(_Runner(result.contender))
-            result.start_seconds = runners[-1].ask("start")
-            bar.update()
-        for _ in range(rounds):
-            for precision in {result.contender.precision for result in results}:
-                peaks[precision] = max(peaks.get(precision, 0.0), gemm_peak(device, precision))
-            copying = max(copying, copy_peak(device))
+            result.start_seconds = max(runners[-1].ask("start"))
+            progress.advance(1)
+        for number in range(rounds):
+            if number % LEAST == 0:
+                for precision in {result.contender.precision for result in results}:
+                    peaks[precision] = max(peaks.get(precision, 0.0), gemm_peak(device, precision))
+                peaks[COPYING] = max(peaks.get(COPYING, 0.0), copy_peak(device))
             for result, runner in zip(results, runners, strict=True):
-                bar.set_postfix_str(f"{result.contender.depth} {result.contender.label}")
-                result.images_per_second.append(runner.ask("run", seconds))
-                bar.update()
+                progress.tell(f"{result.contender.depth} {result.contender.label}")
+                turns = runner.ask("run", seconds)
+                result.images_per_second.append(sum(speed for speed, _ in turns))
+                if device.type == "cpu":
+                    result.cores.append(sum(cores for _, cores in turns))
+                progress.advance(1)
+            beside = reference(results)
+            if number + 1 >= LEAST and all(settled(r.ratio(beside)) for r in results):
+                progress.expect(-len(results) * (rounds - number - 1))
+                break
         for result, runner in zip(results, runners, strict=True):
-            result.step_ms = runner.ask("split")
-            result.peak_memory = runner.ask("memory")
+            if result.contender.copies == 1:
+                result.step_ms = runner.ask("split")[0]
+            result.peak_memory = sum(runner.ask("memory"))
     finally:
         for runner in runners:
             runner.stop()
-        bar.close()
-    _compare(results, peaks, copying)
-    return Report(_machine(device), peaks, copying, results)
+    _compare(results, peaks)
 
 
 def traffic(model: nn.Module, precision: str) -> int:
@@ -121,55 +158,63 @@ def profile(contender: Contender, path: Path, steps: int = 5) -> None:
     profiler.export_chrome_trace(str(path))
 
 
-def _compare(results: Sequence[Result], peaks: dict[str, float], copying: float) -> None:
+def _compare(results: Sequence[Result], peaks: dict[str, float]) -> None:
     """Fill in what follows from the measurements."""
     for result in results:
         contender = result.contender
-        beside = [r for r in results if r.contender.depth == contender.depth and r.contender.name == CONVENTIONAL]
-        result.ratio = result.median / max(r.median for r in beside) if beside else 0.0
         model = build_model(ModelConfig(depth=contender.depth))
         # Backward costs twice the forward pass: gradients of inputs and of weights.
         result.roofline = 3 * multiply_adds(model) * result.median / peaks[contender.precision]
-        result.bandwidth = traffic(model, contender.precision) * result.median / copying
-        if "evaluation" in result.step_ms:
+        result.bandwidth = traffic(model, contender.precision) * result.median / peaks[COPYING]
+        if "evaluation" in result.step_ms and contender.batch_size == PAPER_BATCH:
             evaluation = PAPER_EPOCHS * 10_000 / EVALUATED * result.step_ms["evaluation"] / 1000
             result.paper_hours = (PAPER_ITERATIONS * PAPER_BATCH / result.median + evaluation) / 3600
 
 
 class _Runner:
-    """A contender's process, asked over a pipe."""
+    """A contender's processes, one for each of its copies, asked over pipes."""
 
     def __init__(self, contender: Contender) -> None:
         # Spawned, not forked: a fork would inherit this process's memory and threads.
         context = multiprocessing.get_context("spawn")
         self.contender = contender
-        self.connection, theirs = context.Pipe()
-        # Not a daemon: daemons may not have children, and the conventional loop's workers are its children.
-        self.process = context.Process(target=_serve, args=(theirs, contender))
-        self.process.start()
-        theirs.close()
+        self.members: list[tuple[Connection, Any]] = []
+        for _ in range(contender.copies):
+            connection, theirs = context.Pipe()
+            # Not a daemon: daemons may not have children, and the conventional loop's workers are its children.
+            process = context.Process(target=_serve, args=(theirs, contender))
+            process.start()
+            theirs.close()
+            self.members.append((connection, process))
 
-    def ask(self, what: str, *arguments: Any) -> Any:
+    def ask(self, what: str, *arguments: Any) -> list[Any]:
+        """The answers of all, which work at the same time."""
         try:
-            self.connection.send((what, *arguments))
-            answer = self.connection.recv()
+            for connection, _ in self.members:
+                connection.send((what, *arguments))
+            answers = [connection.recv() for connection, _ in self.members]
         except (EOFError, OSError) as error:
             raise RunFailed(f"bench: the process of {self.contender.label} ended") from error
-        if isinstance(answer, Exception):
-            raise RunFailed(f"bench: {self.contender.label} failed: {answer}") from answer
-        return answer
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise RunFailed(f"bench: {self.contender.label} failed: {answer}") from answer
+        return answers
 
     def stop(self) -> None:
-        self.connection.close()  # at which it returns
-        self.process.join(timeout=5)
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join()
+        for connection, _ in self.members:
+            connection.close()  # at which it returns
+        for _, process in self.members:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+                process.join()
 
 
 def _serve(connection: Connection, contender: Contender) -> None:
     """Answer questions until the parent goes away."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which misses CUDA on a CPU
+    if contender.copies > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // contender.copies))
     loop: _Conventional | _Engine | None = None
     started = time.perf_counter()
     while True:
@@ -187,7 +232,9 @@ def _serve(connection: Connection, contender: Contender) -> None:
                 connection.send(time.perf_counter() - started)
             elif what == "run":
                 loop.discard_prepared()  # what was made ready while others worked is not counted
-                connection.send(rate(loop.step, loop.device, *arguments))
+                wall, own = time.perf_counter(), time.process_time()
+                speed = rate(loop.step, loop.device, *arguments)
+                connection.send((speed, (time.process_time() - own) / (time.perf_counter() - wall)))
             elif what == "split":
                 connection.send(loop.split())
             else:

@@ -35,6 +35,21 @@ def student_factor(freedom: npt.ArrayLike, confidence: float = CONFIDENCE) -> np
     return np.asarray(stdtrit(freedom, (1 + confidence) / 2), dtype=np.float64)
 
 
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The median of some values and the interval in which that of all such values lies, whatever their distribution.
+
+    It reaches from one of the ordered values to another; with fewer than six values, over all of them.
+    """
+    from scipy.special import bdtr
+
+    ordered, count = sorted(values), len(values)
+    # The median of all lies below the k-th value, counted from 0, with the probability that k coins of `count` show
+    # heads at most.
+    inside = [k for k in range(count // 2) if 2 * bdtr(k, count, 0.5) <= 1 - confidence]
+    k = inside[-1] if inside else 0
+    return Interval(float(np.median(ordered)), ordered[k], ordered[-1 - k])
+
+
 def contrast(samples: Sequence[Sample]) -> float:
     """The signed sum of the networks' mean errors."""
     return float(sum(sample.sign * np.mean(sample.errors) for sample in samples))

@@ -6,12 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from degrade.analysis.intervals import Interval, median_interval
 from degrade.analysis.table import aligned
 
 CONVENTIONAL = "conventional"
 
 #: Number of images in the evaluation that is timed.
 EVALUATED = 1000
+
+#: A ratio is told if its interval is at most so wide, as a share of it.
+WIDEST = 0.1
+
+#: A turn counts as disturbed if the process had less CPU time in it than this share of what it had in its best turn.
+DISTURBED = 0.85
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,21 @@ class Contender:
     device: str = "cpu"
     memory_format: str = "channels_last"
     """How degrade's engine lays out activations and weights; the conventional loop doesn't have the setting."""
+    copies: int = 1
+    """Number of networks that are trained at once, which share the CPU's threads; their speeds are added."""
 
     @property
     def label(self) -> str:
         """Its name in the table."""
         if self.name == CONVENTIONAL:
             return f"{self.name}, {self.workers} workers"  # always fp32
-        return f"{self.name} {self.precision}{' NCHW' if self.memory_format == 'contiguous' else ''}"
+        layout = " NCHW" if self.memory_format == "contiguous" else ""
+        return f"{self.name} {self.precision}{layout}{f', {self.copies} at once' if self.copies > 1 else ''}"
+
+    @property
+    def group(self) -> tuple[int, int]:
+        """Depth and batch size: those that share both are set beside each other."""
+        return self.depth, self.batch_size
 
 
 @dataclass
@@ -43,15 +58,15 @@ class Result:
 
     contender: Contender
     images_per_second: list[float] = field(default_factory=list)
-    """One value for each round."""
+    """One value for each turn."""
+    cores: list[float] = field(default_factory=list)
+    """CPU time divided by time, for each turn; empty where the CPU does not set the pace."""
     step_ms: dict[str, float] = field(default_factory=dict)
     """Time of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
     peak_memory: int = 0
     """Bytes resident in its process without its workers (CUDA: allocated on the device)."""
     start_seconds: float = 0.0
     """Time from nothing to the third step, with compilation."""
-    ratio: float = 0.0
-    """Median speed over that of the fastest conventional loop at the same depth."""
     roofline: float = 0.0
     """Multiply-adds of forward and backward per second, divided by the GEMM peak of that precision."""
     bandwidth: float = 0.0
@@ -60,21 +75,53 @@ class Result:
     """What the paper's recipe would take, with an evaluation after each epoch."""
 
     @property
+    def counted(self) -> dict[int, float]:
+        """Images per second of the turns in which nothing else took the CPU, by number; of all, if there is none."""
+        least = DISTURBED * max(self.cores, default=0.0)
+        turns = dict(enumerate(self.images_per_second))
+        return {k: speed for k, speed in turns.items() if not self.cores or self.cores[k] >= least} or turns
+
+    @property
     def median(self) -> float:
         """Images per second."""
-        return statistics.median(self.images_per_second)
+        return statistics.median(self.counted.values())
+
+    def ratio(self, reference: "Result") -> Interval | None:
+        """Median of the ratios to another one's speed in the same round; None where no round counts for both."""
+        ours, theirs = self.counted, reference.counted
+        pairs = [ours[k] / theirs[k] for k in ours.keys() & theirs.keys()]
+        return median_interval(pairs) if pairs else None
 
 
-#: Columns of the table of speeds, and what stands in them.
-_SPEEDS: dict[str, Callable[[Result], str]] = {
-    "img/s": lambda r: f"{r.median:,.0f}",
-    "+-": lambda r: f"{(max(r.images_per_second) - min(r.images_per_second)) / 2 / r.median:.0%}",
-    "ratio": lambda r: f"{r.ratio:.2f}",
-    "GEMM": lambda r: f"{r.roofline:.0%}",
-    "copy": lambda r: f"{r.bandwidth:.0%}",
-    "MiB": lambda r: f"{r.peak_memory / 2**20:,.0f}",
-    "start": lambda r: f"{r.start_seconds:.0f} s",
-    "paper": lambda r: "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
+def settled(ratio: Interval | None) -> bool:
+    """Whether a ratio's interval is narrow enough for the ratio to be told."""
+    return ratio is not None and ratio.high - ratio.low <= WIDEST * ratio.estimate
+
+
+def reference(results: Sequence[Result]) -> Result:
+    """The conventional loop that is the faster one, or the first contender of all if there is none."""
+    loops = [result for result in results if result.contender.name == CONVENTIONAL]
+    return max(loops, key=lambda result: result.median) if loops else results[0]
+
+
+def _ratio(result: Result, beside: Result) -> str:
+    found = result.ratio(beside)
+    if result is beside:
+        return "1"
+    if found is None or not settled(found):
+        return "too noisy"
+    return f"{found.estimate:.2f} ±{(found.high - found.low) / 2 / found.estimate:.0%}"
+
+
+#: Columns of the table of speeds, and what stands in them, by the result and the one that it is set beside.
+_SPEEDS: dict[str, Callable[[Result, Result], str]] = {
+    "img/s": lambda r, _: f"{r.median:,.0f}",
+    "ratio": _ratio,
+    "GEMM": lambda r, _: f"{r.roofline:.0%}",
+    "copy": lambda r, _: f"{r.bandwidth:.0%}",
+    "MiB": lambda r, _: f"{r.peak_memory / 2**20:,.0f}",
+    "start": lambda r, _: f"{r.start_seconds:.0f} s",
+    "paper": lambda r, _: "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
 }
 
 
@@ -93,16 +140,16 @@ class Report:
     def as_text(self) -> str:
         """Two tables for each depth, within 80 columns: speed of each contender, and how a step's time divides."""
         peaks = ", ".join(f"{p} {2 * peak / 1e9:,.0f} GFLOP/s" for p, peak in sorted(self.gemm_peak.items()))
-        batch_size = self.results[0].contender.batch_size
         lines = [
-            f"{self.machine['device']}, torch {self.machine['torch']}, batch {batch_size}",
+            f"{self.machine['device']}, torch {self.machine['torch']}",
             f"matrix products {peaks}; copying {self.copy_peak / 1e9:,.0f} GB/s",
         ]
-        for depth in sorted({r.contender.depth for r in self.results}):
-            own = [r for r in self.results if r.contender.depth == depth]
-            speeds = [[r.contender.label, *(cell(r) for cell in _SPEEDS.values())] for r in own]
-            lines += ["", aligned([f"{depth} layers", *_SPEEDS], speeds)]
-            lines += ["", _parts([r for r in own if r.step_ms])]
+        for depth, batch_size in dict.fromkeys(r.contender.group for r in self.results):
+            own = [r for r in self.results if r.contender.group == (depth, batch_size)]
+            beside = reference(own)
+            speeds = [[r.contender.label, *(cell(r, beside) for cell in _SPEEDS.values())] for r in own]
+            lines += ["", f"{depth} layers, batches of {batch_size}, {_turns(own)}"]
+            lines += [aligned(["", *_SPEEDS], speeds), "", _parts([r for r in own if r.step_ms])]
         return "\n".join(lines)
 
     @staticmethod
@@ -111,7 +158,8 @@ class Report:
         held = json.loads(text)
         results = []
         for result in held.pop("results"):
-            del result["label"], result["median"]
+            for name in ("label", "median", "ratio"):  # the last stands in benches of earlier versions only
+                result.pop(name, None)
             results.append(Result(**{**result, "contender": Contender(**result["contender"])}))
         return Report(**held, results=results)
 
@@ -119,6 +167,14 @@ class Report:
         """All of it, as JSON."""
         results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
         return json.dumps({**asdict(self), "results": results}, indent=2)
+
+
+def _turns(results: Sequence[Result]) -> str:
+    """How many turns each had, and how many of all are left out."""
+    turns = sum(len(r.images_per_second) for r in results)
+    left_out = turns - sum(len(r.counted) for r in results)
+    disturbed = f", {left_out} of {turns} in all left out as disturbed" if left_out else ""
+    return f"{len(results[0].images_per_second)} turns each{disturbed}"
 
 
 def _parts(results: Sequence[Result]) -> str:

@@ -430,10 +430,15 @@ def bench(
         str, typer.Option(help="The plain network is measured at these depths, separated by commas.")
     ] = "20,56",
     rounds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Each setting takes so many turns; their median is reported.")
-    ] = 3,
-    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes so many seconds.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, max=16384, help="A step takes so many images.")] = 128,
+        int,
+        typer.Option(
+            min=1, max=1000, help="Each setting takes so many turns at most, fewer where the ratios are sure before."
+        ),
+    ] = 20,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes so many seconds.")] = 0.3,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Steps take so many images; several numbers are separated by commas.")
+    ] = "128,32",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -470,20 +475,29 @@ def bench(
     from degrade.config import compose
 
     name = compose([f"runtime.device={device or 'auto'}"]).runtime.device
-    if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*){0,99}", depths):
-        raise ConfigError(f"--depths {depths}: write whole numbers, such as 20,56")
-    chosen = [compose([f"model.depth={int(depth)}"]).model.depth for depth in depths.split(",")]
+    chosen = [compose([f"model.depth={depth}"]).model.depth for depth in _numbers("--depths", depths, "20,56")]
+    sizes = [
+        compose([f"recipe.batch_size={size}"]).recipe.batch_size
+        for size in _numbers("--batch-sizes", batch_sizes, "128,32")
+    ]
 
     from degrade import bench as benching
 
     count = min(8, os.cpu_count() or 1) if workers is None else workers
-    contenders = benching.contenders(chosen, device=name, workers=count, batch_size=batch_size, compiled=compiled)
+    contenders = benching.contenders(chosen, device=name, workers=count, batch_sizes=sizes, compiled=compiled)
     if trace is not None:
         benching.profile(next(c for c in contenders if c.name == "eager"), trace)
         print(f"trace: {trace}", file=sys.stderr)
     report = benching.bench(contenders, rounds=rounds, seconds=seconds)
     print(report.as_json() if as_json else report.as_text())
     return DONE
+
+
+def _numbers(option: str, words: str, such_as: str) -> list[int]:
+    """The whole numbers that an option lists."""
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*){0,99}", words):
+        raise ConfigError(f"{option} {words}: write whole numbers, such as {such_as}")
+    return list(dict.fromkeys(int(word) for word in words.split(",")))
 
 
 @app.command()
