@@ -34,7 +34,7 @@ from degrade.runs import environment as environment_module
 from degrade.runs.many import plan
 from degrade.runs.observers import EVALUATION_COST, planned_work
 from degrade.runs.record import sessions_of
-from degrade.training import Training, checkpoint, device, engine, fit
+from degrade.training import Training, checkpoint, choice, device, engine, fit
 from tests.conftest import SMALL, small_but
 from tests.test_sweep import wait_until
 
@@ -356,11 +356,11 @@ def test_sessions_of_a_record_of_schema_1_say_what_it_knew() -> None:
 def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
     small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "has_bf16", lambda _: True)
-    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: True)
+    monkeypatch.setattr(choice, "has_bf16", lambda _: True)
+    monkeypatch.setattr(choice, "_precision", lambda _: "bf16")
     record = interrupted_copy(small, "runtime.precision=auto")
     assert record.precision == "bf16"
-    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: False)
+    monkeypatch.setattr(choice, "_precision", lambda _: "fp32")
     monkeypatch.setattr(device, "device_name", lambda _: "another CPU")
     run(small("runtime.precision=auto"))
     assert (record.status, record.precisions) == ("complete", ["bf16", "bf16"])
@@ -369,8 +369,8 @@ def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
 
 
 def test_a_matrix_begun_in_fp32_goes_on_in_fp32(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "has_bf16", lambda _: True)
-    monkeypatch.setattr(device, "_cpu_is_fast_at_bf16", lambda: True)
+    monkeypatch.setattr(choice, "has_bf16", lambda _: True)
+    monkeypatch.setattr(choice, "_precision", lambda _: "bf16")
     run(small("seed=1"))
     cells = plan([small(f"seed={seed}", "runtime.precision=auto") for seed in range(3)])
     records = [run(cell.experiment) for cell in cells]

@@ -1,4 +1,5 @@
 import copy
+import functools
 import itertools
 import math
 import time
@@ -19,14 +20,14 @@ from degrade.training import (
     Metrics,
     Training,
     checkpoint,
+    choice,
     choose_device,
     choose_precision,
-    device,
     fit,
     learning_rate,
 )
-from degrade.training.engine import sgd
-from degrade.training.peaks import gemm_peak
+from degrade.training.choice import choose_runtime
+from degrade.training.engine import Engine, sgd
 from degrade.training.schedule import WARMUP_WINDOW
 from tests.conftest import SMALL
 
@@ -384,76 +385,87 @@ def test_devices_that_are_not_there_are_refused() -> None:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """A CPU with bf16, at 3.8 times fp32's speed, a cache directory of its own; the precisions timed so far."""
-    asked: list[str] = []
+def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, float]]:
+    """A CPU with bf16, at 3.8 times fp32's speed, a cache directory of its own, and a clock.
 
-    def peak(_: torch.device, precision: str, size: int, repeats: int) -> float:
-        asked.append(precision)
-        return {"fp32": 1.0, "bf16": 3.8}[precision]
+    What is given are the seconds of a step by precision, engine and memory format, and how many were `made`.
+    """
+    seconds = {"fp32": 0.38, "bf16": 0.1, "compiled": 0.9, "contiguous": 1.2, "made": 0, "near": 1.0}
+    now = 0.0
+
+    def step(own: Engine, *_: Any) -> tuple[float, float]:
+        nonlocal now
+        layout = "contiguous" if own.memory_format == torch.contiguous_format else ""
+        passed = math.prod(seconds.get(word, 1.0) for word in (own.precision, own.name, layout))
+        now += passed
+        seconds["made"] += 1
+        return passed, 2.3 * seconds["near"] if own.precision == "bf16" else 2.3
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(device, "gemm_peak", peak)
+    monkeypatch.setattr(choice, "_step", step)
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
-    monkeypatch.setattr(time, "thread_time", time.perf_counter)  # no other work disturbs it
-    device._cpu_is_fast_at_bf16.cache_clear()
-    yield asked
-    device._cpu_is_fast_at_bf16.cache_clear()
+    for clock in ("monotonic", "perf_counter", "process_time"):  # no other work disturbs it
+        monkeypatch.setattr(time, clock, lambda: now)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    choice._precision.cache_clear()
+    yield seconds
+    choice._precision.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("has_it", "times_as_fast", "expected"),
-    [(True, 3.8, "bf16"), (True, 0.5, "fp32"), (True, 1.2, "fp32"), (False, 3.8, "fp32")],
+    ("has_it", "fp32", "near", "expected"),
+    [
+        (True, 0.38, 1.0, "bf16"),
+        (True, 0.05, 1.0, "fp32"),
+        (True, 0.102, 1.0, "fp32"),
+        (False, 0.38, 1.0, "fp32"),
+        (True, 0.38, 1.1, "fp32"),  # its loss is another
+    ],
 )
-@pytest.mark.usefixtures("timed")
-def test_a_cpu_uses_bf16_if_it_is_fast_at_it(
-    has_it: bool, times_as_fast: float, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_uses_bf16_if_it_trains_faster_in_it(
+    has_it: bool, fp32: float, near: float, expected: str, timed: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(
-        device, "gemm_peak", lambda _, precision, **how: {"fp32": 1, "bf16": times_as_fast}[precision]
-    )
+    timed |= {"fp32": fp32, "near": near}
     assert choose_precision("auto", torch.device("cpu")) == expected
 
 
-def test_what_auto_means_is_timed_once_and_kept(timed: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_auto_means_is_timed_once_and_kept(timed: dict[str, float], caplog: pytest.LogCaptureFixture) -> None:
     cpu = torch.device("cpu")
     caplog.set_level("INFO", "degrade.training")
     assert choose_precision("auto", cpu) == "bf16"
-    assert (
-        "precision bf16: this CPU multiplies matrices in bf16 at 3.80 times its speed in fp32 (kept in" in caplog.text
-    )
-    asked = len(timed)
-    device._cpu_is_fast_at_bf16.cache_clear()  # as in another process
+    assert "precision bf16: 3.80 times as fast as the usual, by timing (kept in" in caplog.text
+    made = timed["made"]
+    choice._precision.cache_clear()  # as in another process
     caplog.clear()
     assert choose_precision("auto", cpu) == "bf16"
-    assert (len(timed), caplog.text) == (asked, "")
+    assert (timed["made"], caplog.text) == (made, "")
 
 
 @pytest.mark.usefixtures("timed")
 def test_timing_beside_other_work_says_so_every_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(time, "thread_time", lambda: time.perf_counter() / 2)
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
     caplog.set_level("INFO", "degrade.training")
     for advice in ("kept in", "delete"):
         caplog.clear()
         assert choose_precision("auto", torch.device("cpu")) == "bf16"
-        assert f"timed while other work used the CPU ({advice}" in caplog.text
-        device._cpu_is_fast_at_bf16.cache_clear()
+        assert f"timed while other work used the CPU ({advice}" in caplog.text.replace("by timing, ", "")
+        choice._precision.cache_clear()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', "\0"])
-def test_a_damaged_cache_is_timed_anew(content: str, timed: list[str], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_timed_anew(content: str, timed: dict[str, float], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "precision.json").write_text(content)
+    (tmp_path / "cache" / "timed.json").write_text(content)
     assert choose_precision("auto", torch.device("cpu")) == "bf16"
-    assert timed
+    assert timed["made"]
 
 
 def test_without_a_cache_directory_the_choice_is_made_and_said(
-    timed: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    timed: dict[str, float], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cache").write_text("a file")
     caplog.set_level("INFO", "degrade.training")
@@ -461,11 +473,64 @@ def test_without_a_cache_directory_the_choice_is_made_and_said(
     assert "not kept" in caplog.text
 
 
-def test_the_real_timing_compares_two_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On small matrices, since a CPU without bf16 takes seconds for those that are timed."""
-    monkeypatch.setattr(device, "gemm_peak", lambda cpu, precision, **_: gemm_peak(cpu, precision, size=64))
-    found = device._timed()
-    assert found["times_as_fast"] > 0
+LONG = ("recipe=paper", "model.depth=8", "data.pixels=8", "runtime.precision=fp32", "recipe.batch_size=16")
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed", "expected"),
+    [
+        (LONG, {}, "compiled channels_last"),
+        (LONG, {"compiled": 0.97}, "eager channels_last"),  # hardly faster
+        (LONG, {"contiguous": 0.5}, "eager contiguous"),
+        ((*LONG, "runtime.engine=eager"), {}, "eager channels_last"),
+        ((*LONG, "runtime.engine=eager", "runtime.memory_format=contiguous"), {}, "eager contiguous"),
+        ((*LONG, "runtime.memory_format=contiguous"), {"contiguous": 9.0}, "compiled contiguous"),
+        ((*LONG, "recipe.iterations=9000", "recipe.milestones=[9]"), {"contiguous": 0.5}, "eager channels_last"),  # too little work
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.0001}, "eager channels_last"),  # a short run
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05}, "eager channels_last"),  # too short for compiling
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05, "contiguous": 0.5}, "eager contiguous"),
+    ],
+)
+def test_engine_and_memory_format_are_the_fastest_ones(
+    settings: tuple[str, ...], changed: dict[str, float], expected: str, timed: dict[str, float]
+) -> None:
+    timed |= {"fp32": 1.0, **changed}
+    found = choose_runtime(compose(list(settings)), torch.device("cpu"), before={})
+    assert f"{found.engine} {found.memory_format}" == expected
+    made = timed["made"]
+    assert choose_runtime(compose(list(settings)), torch.device("cpu"), before={}) == found
+    assert timed["made"] == made or changed == {"fp32": 0.0001}  # a short run's step is timed each time
+
+
+def test_a_resumed_run_keeps_what_was_chosen_where_that_exists(timed: dict[str, float]) -> None:
+    timed["fp32"] = 1.0
+    cpu, long = torch.device("cpu"), compose(list(LONG))
+    before = {"engine": "compiled", "memory_format": "contiguous", "precision": "fp32"}
+    found = choose_runtime(long, cpu, before=before)
+    assert (found.engine, found.memory_format) == ("compiled", "contiguous")
+    found = choose_runtime(long, cpu, before={"engine": "compiled-graph", "memory_format": "contiguous"})
+    assert (found.engine, found.memory_format) == ("eager", "contiguous")
+    found = choose_runtime(compose([*LONG, "runtime.engine=eager"]), cpu, before=before)
+    assert (found.engine, timed["made"]) == ("eager", 0)
+
+
+def test_an_engine_that_raises_is_left_out_of_the_choice(
+    timed: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    timed["fp32"] = 1.0
+    monkeypatch.setattr(torch, "compile", raising)
+    assert choose_runtime(compose(list(LONG)), torch.device("cpu"), before={}).engine == "eager"
+
+
+def test_the_real_timing_compares_real_steps(small: Make) -> None:
+    own, cpu = small("data.pixels=8", "recipe.batch_size=4"), torch.device("cpu")
+    made = {p: functools.partial(choice._new, own, cpu, p, "eager") for p in ("fp32", "bf16")}
+    found = choice.times_as_fast(made, choice._batches(own, cpu), cpu, seconds=0.1, near=0.1)
+    assert found["chosen"] in made
+    assert found["times_as_fast"] >= 1
     assert isinstance(found["disturbed"], bool)
 
 

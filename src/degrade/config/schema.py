@@ -310,8 +310,8 @@ class RuntimeConfig(Section):
     """`fp32`, `bf16` (autocast), or `auto`: bf16 where the device is fast at it."""
     engine: str = setting("auto", choices=("auto", "eager", "compiled", "graph", "compiled-graph"))
     """`eager`, `compiled` (torch.compile), `graph` (a CUDA graph), `compiled-graph` (both), or `auto`."""
-    memory_format: str = setting("channels_last", choices=("channels_last", "contiguous"))
-    """How images lie in memory: `channels_last` or `contiguous` (channels first)."""
+    memory_format: str = setting("auto", choices=("auto", "channels_last", "contiguous"))
+    """How images lie in memory: `channels_last`, `contiguous` (channels first), or `auto`."""
     threads: int | None = setting(None, check=within(1, 1024))
     """Number of CPU threads. None: one for each core that is allowed and idle; a resumed run keeps its number."""
     deterministic: bool = setting(False)

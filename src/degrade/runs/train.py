@@ -29,7 +29,8 @@ from degrade.runs.many import finished
 from degrade.runs.observers import EVALUATION_COST, Pace, Progress, about, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, Session, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
-from degrade.training.device import device_name
+from degrade.training.choice import choose_runtime
+from degrade.training.device import choose_device, device_name
 
 log = logging.getLogger("degrade.run")
 
@@ -144,11 +145,10 @@ def set_up(runtime: RuntimeConfig, *, before: int | None = None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def _threads_before(record: RunRecord) -> int | None:
-    """Number of threads of a run's last session, if it was on the same CPU and has no more than are allowed."""
-    last: Session = record.sessions[-1] if record.sessions else {}
-    threads = last.get("threads")
-    same = last.get("device") == device_name(torch.device("cpu")) and (threads or 0) <= at_first().allowed
+def _threads(before: Session) -> int | None:
+    """Number of threads of a session, if it was on the same CPU and had no more than are allowed here."""
+    threads = before.get("threads")
+    same = before.get("device") == device_name(torch.device("cpu")) and (threads or 0) <= at_first().allowed
     return threads if same else None
 
 
@@ -162,9 +162,9 @@ class _Session:
         self.record = record
         self.bar = bar
         self.signals = StopSignals()
-        set_up(experiment.runtime, before=None if fresh else _threads_before(record))
+        self.before: Session = {} if fresh or not record.sessions else record.sessions[-1]
+        set_up(experiment.runtime, before=_threads(self.before))
         self.images = images(experiment) if images else load_images(experiment.data, say=log.info)
-        self.precision = None if fresh else record.precision
         self.training = self._new_training()
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
@@ -233,7 +233,8 @@ class _Session:
         return experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
 
     def _new_training(self) -> Training:
-        return Training(self.experiment, self.images, tick=self._evaluated, precision=self.precision)
+        runtime = choose_runtime(self.experiment, choose_device(self.experiment.runtime.device), before=self.before)
+        return Training(dataclasses.replace(self.experiment, runtime=runtime), self.images, tick=self._evaluated)
 
     def _resume(self) -> bool:
         """Take up the newest checkpoint that can be read, log damage, and return whether there was one."""

@@ -18,7 +18,7 @@ from degrade.data import Batches
 from degrade.data.batches import single_view
 
 #: PyTorch's name for each value of `runtime.memory_format`.
-MEMORY_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
+MEMORY_FORMATS = {"auto": "channels_last", "channels_last": "channels_last", "contiguous": "contiguous_format"}
 
 
 def keep_freed_memory() -> None:

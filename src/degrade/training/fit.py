@@ -14,7 +14,8 @@ from degrade.data import Batches, ImageSet
 from degrade.errors import ConfigError
 from degrade.metrics import Metrics
 from degrade.training.agreement import disagreement
-from degrade.training.device import choose_device, choose_engine, choose_precision
+from degrade.training.choice import choose_precision
+from degrade.training.device import choose_device, choose_engine
 from degrade.training.engine import Sums
 from degrade.training.graph import new_engine
 from degrade.training.peaks import wait

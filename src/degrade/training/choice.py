@@ -1,0 +1,272 @@
+"""What `auto` means: which precision, engine and memory format train fastest here, by timing training steps.
+
+Precision is timed once for each device, by one network, since networks that are set beside each other should share
+it. Engine and memory format, which only round in another way, are timed for each network and batch size. What was
+found is kept in the user's cache directory, so that the same command means the same on every day and in every process
+of a matrix.
+"""
+
+import functools
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from filelock import FileLock
+
+from degrade.config import Experiment, RuntimeConfig, compose
+from degrade.data import Batches
+from degrade.data.synthetic import noise
+from degrade.errors import ConfigError
+from degrade.files import replace_text
+from degrade.training.device import choose_engine, device_name, has_bf16
+from degrade.training.engine import Engine
+from degrade.training.graph import new_engine
+from degrade.training.peaks import wait
+
+log = logging.getLogger("degrade.training")
+
+#: Something else than the usual is taken if it is so many times as fast: less may be noise of the timing.
+GAIN = 1.05
+
+#: bf16 is taken only if its loss on the first batch is so near to that in fp32, relatively.
+NEAR = 0.02
+
+#: Engines are timed for at most this share of the run, and never in one that takes fewer seconds than this.
+SHARE, SHORTEST = 0.02, 60
+
+#: Compiling takes so many seconds or more, so it is tried only where the share allows that.
+COMPILING = 90
+
+#: A run of less work than this, in images of 32 pixels times the network's depth, is taken to be too short.
+LITTLE = 200_000
+
+#: A timing counts as undisturbed if the timed threads had the CPU for this share of the time.
+UNDISTURBED = 0.9
+
+
+def choose_precision(name: str, device: torch.device, *, before: str | None = None) -> str:
+    """`fp32` or `bf16`: what `runtime.precision` asks for.
+
+    `auto` is the precision that the run was begun in; for a new run it is bf16 where the device trains faster in it.
+
+    Args:
+        name: `fp32`, `bf16` or `auto`.
+        device: where the network trains.
+        before: the precision of the run's last session; None for a new run.
+
+    Raises:
+        ConfigError: bf16 is asked for on an Apple GPU, where it has not been tried.
+    """
+    if device.type == "mps":
+        if name == "bf16":
+            raise ConfigError("runtime.precision=bf16: an Apple GPU trains in fp32; use auto or fp32")
+        return "fp32"
+    if name != "auto":
+        return name
+    if before == "fp32" or not has_bf16(device):
+        return "fp32"
+    return "bf16" if before == "bf16" or _precision(device) == "bf16" else "fp32"
+
+
+def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapping[str, object]) -> RuntimeConfig:
+    """The runtime of a training with precision, engine and memory format settled.
+
+    Args:
+        experiment: what is trained.
+        device: where.
+        before: the run's last session, whose choices stay as far as the device can; empty for a new run.
+
+    Raises:
+        ConfigError: what is asked for does not exist on the device.
+    """
+    asked = experiment.runtime
+    last = {key: value for key, value in before.items() if isinstance(value, str)}
+    precision = choose_precision(asked.precision, device, before=last.get("precision"))
+    engine = choose_engine(asked.engine, device, experiment.recipe.iterations)
+    layout = "channels_last" if asked.memory_format == "auto" else asked.memory_format
+    engines = _engines(engine, device) if asked.engine == "auto" else [engine]
+    layouts = [layout, "contiguous"] if asked.memory_format == "auto" else [layout]
+    if before:
+        engine = last["engine"] if last.get("engine") in engines else engine
+        layout = last["memory_format"] if last.get("memory_format") in layouts else layout
+    usual = replace(asked, precision=precision, engine=engine, memory_format=layout)
+    images = experiment.recipe.iterations * experiment.recipe.batch_size * (experiment.data.pixels / 32) ** 2
+    if before or len(engines) * len(layouts) == 1 or images * experiment.model.depth < LITTLE:
+        return usual
+    engine, layout = _fastest(replace(experiment, runtime=usual), device, engines, layouts).split()
+    return replace(usual, engine=engine, memory_format=layout)
+
+
+def _engines(usual: str, device: torch.device) -> list[str]:
+    """Engines that a device has, the usual one first, those that compile last."""
+    known = {"cpu": ["eager", "compiled"], "mps": ["eager"]}
+    found = known.get(device.type, ["eager", "graph", "compiled", "compiled-graph"])
+    return [usual, *(name for name in found if name != usual)]
+
+
+@functools.cache
+def _precision(device: torch.device) -> str:
+    """The precision in which plain-20 trains faster, by one thread: a CPU may have bf16 and be slower in it."""
+    threads = torch.get_num_threads()
+    own = compose(["model.depth=20"])
+
+    def measure() -> dict[str, Any]:
+        torch.set_num_threads(1)
+        try:
+            made = {name: functools.partial(_new, own, device, name, "eager") for name in ("fp32", "bf16")}
+            return times_as_fast(made, _batches(own, device), device, seconds=4, near=NEAR)
+        finally:
+            torch.set_num_threads(threads)
+
+    return _kept(f"precision, {_place(device)}", measure, "precision")
+
+
+def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str], layouts: Sequence[str]) -> str:
+    """Engine and memory format that train fastest; the usual ones, which come first, where nothing is gained."""
+    precision, size, model = experiment.runtime.precision, experiment.recipe.batch_size, experiment.model
+    batches, usual = _batches(experiment, device), f"{engines[0]} {layouts[0]}"
+
+    def measure() -> dict[str, Any]:
+        uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engines[0], engines[0])
+        engine = _new(experiment, device, precision, uncompiled)
+        step = statistics.median([_step(engine, batches, device, 1 + k)[0] for k in range(4)][1:])
+        seconds = SHARE * step * experiment.recipe.iterations
+        if seconds < SHARE * SHORTEST:
+            return {"chosen": usual, "times_as_fast": 1.0, "unknown": True}
+        pairs = [(name, layout) for name in engines for layout in layouts]
+        made = {
+            f"{name} {layout}": functools.partial(_new, experiment, device, precision, name, layout)
+            for name, layout in pairs
+            if f"{name} {layout}" == usual
+            or not name.startswith("compiled")
+            or (seconds > COMPILING and layout == layouts[0])
+        }
+        return times_as_fast(made, batches, device, seconds=seconds)
+
+    network = f"{model.family}-{model.depth}, width {model.width}, {model.norm}, {experiment.data.pixels} pixels"
+    how = (
+        f"{precision}, {torch.get_num_threads()} threads, batches of {size}, {'/'.join(engines)}, {'/'.join(layouts)}"
+    )
+    return _kept(f"engine, {_place(device)}, {how}, {network}", measure, "engine")
+
+
+def times_as_fast(
+    made: Mapping[str, Callable[[], Engine]],
+    batches: Batches,
+    device: torch.device,
+    *,
+    seconds: float,
+    near: float | None = None,
+) -> dict[str, Any]:
+    """Time engines side by side, a step each in turn, what disturbs one disturbs the others.
+
+    Args:
+        made: makes each of them, the usual one first; one that raises is left out.
+        batches: what they train on.
+        device: where.
+        seconds: after which no further round begins; three are made in any case.
+        near: how far the first loss of another may be from the usual one's, relatively; None: it is not looked at.
+
+    Returns:
+        The `chosen` one, how many `times_as_fast` as the usual it is, and whether other work `disturbed` the timing.
+    """
+    started, usual = time.monotonic(), next(iter(made))
+    engines, losses = {}, {}
+    for name, make in made.items():
+        if name != usual and time.monotonic() - started > seconds:
+            break
+        try:
+            engine = make()
+            losses[name] = _step(engine, batches, device, 1)[1]
+            _step(engine, batches, device, 2)
+            engines[name] = engine
+        except Exception as error:  # whatever recording or compiling raises
+            if name == usual:
+                raise
+            log.debug("%s is left out: %s", name, error)
+    if near is not None:
+        engines = {n: e for n, e in engines.items() if abs(losses[n] - losses[usual]) <= near * abs(losses[usual])}
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    wall, used = time.perf_counter(), time.process_time()
+    while len(times[usual]) < 3 or (time.monotonic() - started < seconds and len(times[usual]) < 100):
+        for name, engine in engines.items():
+            times[name].append(_step(engine, batches, device, 3 + len(times[usual]))[0])
+    wall, used = time.perf_counter() - wall, time.process_time() - used
+    middle = {name: statistics.median(turns) for name, turns in times.items()}
+    best = min(middle, key=lambda name: middle[name])
+    chosen = best if middle[usual] >= GAIN * middle[best] else usual
+    disturbed = device.type == "cpu" and used < UNDISTURBED * wall * torch.get_num_threads()
+    return {"chosen": chosen, "times_as_fast": round(middle[usual] / middle[chosen], 2), "disturbed": disturbed}
+
+
+def _new(
+    experiment: Experiment, device: torch.device, precision: str, name: str, layout: str = "channels_last"
+) -> Engine:
+    own = replace(experiment, runtime=replace(experiment.runtime, memory_format=layout))
+    return new_engine(own, device=device, precision=precision, name=name)
+
+
+def _batches(experiment: Experiment, device: torch.device) -> Batches:
+    size, side = experiment.recipe.batch_size, experiment.data.pixels
+    images = noise(2 * size, side=side, classes=2)
+    return Batches(images, batch_size=size, augment=experiment.data.augment, seed=0, device=device)
+
+
+def _step(engine: Engine, batches: Batches, device: torch.device, iteration: int) -> tuple[float, float]:
+    """Seconds of a step, and its loss summed over the batch."""
+    engine.loss_sum.zero_()
+    wait(device)
+    started = time.perf_counter()
+    engine.train(batches, iteration, 1e-4)
+    wait(device)
+    return time.perf_counter() - started, float(engine.loss_sum)
+
+
+def _place(device: torch.device) -> str:
+    capability = f", {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else ""
+    return f"{device_name(device)}{capability}, torch {torch.__version__}"
+
+
+def _kept(key: str, measure: Callable[[], dict[str, Any]], what: str) -> str:
+    """What was chosen before under a key, else what `measure` finds, which is kept and said."""
+    file = platformdirs.user_cache_path("degrade") / "timed.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):  # processes that begin together decide once
+            known = _read(file)
+            if key not in known:
+                known[key] = measure()
+                if not known[key].pop("unknown", False):  # a longer run is timed
+                    replace_text(file, json.dumps(known, indent=2) + "\n")
+                    _tell(what, known[key], f"kept in {file}")
+            elif known[key].get("disturbed"):
+                _tell(what, known[key], f"delete {file} to time it again")
+            return str(known[key]["chosen"])
+    except OSError as error:
+        found = measure()
+        _tell(what, found, f"not kept: {error}")
+        return str(found["chosen"])
+
+
+def _tell(what: str, found: Mapping[str, Any], kept: str) -> None:
+    gained = (
+        f"{found['times_as_fast']:.2f} times as fast as the usual" if found["times_as_fast"] != 1 else "the usual"
+    )
+    while_busy = ", timed while other work used the CPU" if found.get("disturbed") else ""
+    log.info("%s %s: %s, by timing%s (%s)", what, found["chosen"], gained, while_busy, kept)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What was timed before; nothing if the file is missing or holds something else."""
+    try:
+        known = json.loads(file.read_text())
+        return {k: v for k, v in known.items() if isinstance(v["times_as_fast"], int | float) and v["chosen"]}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError, KeyError):
+        return {}
