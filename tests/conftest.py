@@ -1,13 +1,16 @@
 """Fixtures: the real configs, shrunk, into a temporary folder."""
 
+import math
+import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from degrade import cores
 from degrade.cli import main
 from degrade.config import Experiment, compose
 from degrade.runs import RunRecord, run_directory
@@ -30,6 +33,18 @@ def pytest_configure() -> None:
     """Where a shell started the tests in the background, Ctrl-C is ignored, by the commands that they start too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let all cores seem idle, whatever runs beside the tests, other tests above all."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    monkeypatch.setattr(cores, "look", lambda: cores.Cores(count, math.inf, 0.0))
+    cores.at_first.cache_clear()
+    cores.usable.cache_clear()
+    yield
+    cores.at_first.cache_clear()
+    cores.usable.cache_clear()
 
 
 @pytest.fixture

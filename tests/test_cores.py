@@ -12,6 +12,8 @@ from degrade import cores
 from degrade.cores import Cores
 from degrade.runs.observers import Pace
 
+look = cores.look  # the tests have another in its place
+
 
 @pytest.mark.parametrize(
     ("found", "usable"),
@@ -63,12 +65,12 @@ def test_the_tightest_quota_above_the_process_counts(
     own: str, files: dict[str, str], quota: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups(tmp_path, monkeypatch, own, files)
-    assert cores.look().quota == quota
+    assert look().quota == quota
 
 
 def test_a_system_without_control_groups_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "OWN_CGROUPS", Path("/nowhere"))
-    assert cores.look().quota == math.inf
+    assert look().quota == math.inf
 
 
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
@@ -87,7 +89,7 @@ def test_busy_cores_are_other_processes_and_neither_idle_nor_niced(
     before = "cpu 0 0 0 0\ncpu0 100 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 100 0 0 0 0 0 0\ncpu2 0 0 0 0 0 0 0 0 0 0\n"
     after = "cpu 0 0 0 0\ncpu0 125 0 5 0 0 0 0 0 0 0\ncpu1 0 10 0 110 10 0 0 0 0 0\ncpu2 30 0 0 0 0 0 0 0 0 0\n"
     load(tmp_path, monkeypatch, before, after)
-    assert cores.look().busy == pytest.approx(1.0)
+    assert look().busy == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("content", ["", "cpu0 a b\n", "cpu0 1 2 3\n", "cpu0 0 0 0 0 0 0 0 0\n"])
@@ -95,7 +97,7 @@ def test_a_load_that_cannot_be_read_counts_as_none(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(tmp_path, monkeypatch, content, content)
-    assert cores.look().busy == 0
+    assert look().busy == 0
 
 
 def forget() -> None:

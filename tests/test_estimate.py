@@ -8,9 +8,10 @@ import pytest
 from degrade.cli.options import seconds_of
 from degrade.config import Experiment, compose
 from degrade.errors import ConfigError, RunConflictError
+from degrade.progress import Progress, about
 from degrade.runs import RunRecord, estimate, run, run_directory, train
 from degrade.runs.estimate import Plan, choose, fitting, plan, recipes
-from degrade.runs.observers import EVALUATION_COST, Progress, about, planned_work
+from degrade.runs.observers import EVALUATION_COST, planned_work
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from degrade import progress
 from degrade.config import Experiment, compose
 from degrade.config.compose import expand
 from degrade.config.launcher import Launcher, Local, Ray, Slurm, SubmititLocal
@@ -74,7 +75,7 @@ def trainers(of: subprocess.Popen[str], folder: Path) -> dict[str, int]:
 def test_a_sweep_trains_every_cell_into_its_own_record_and_skips_it_afterwards(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observers, "TOLD", 0)
+    monkeypatch.setattr(progress, "TOLD", 0)
     (tmp_path / "queue.py").write_text("raise ImportError('no queue of Python')\n")
     words = [*SMALL, "model=plain,residual", "launcher.jobs=2"]
     outcome = cli("sweep", *words)

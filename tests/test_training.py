@@ -485,7 +485,11 @@ LONG = ("recipe=paper", "model.depth=8", "data.pixels=8", "runtime.precision=fp3
         ((*LONG, "runtime.engine=eager"), {}, "eager channels_last"),
         ((*LONG, "runtime.engine=eager", "runtime.memory_format=contiguous"), {}, "eager contiguous"),
         ((*LONG, "runtime.memory_format=contiguous"), {"contiguous": 9.0}, "compiled contiguous"),
-        ((*LONG, "recipe.iterations=9000", "recipe.milestones=[9]"), {"contiguous": 0.5}, "eager channels_last"),  # too little work
+        (
+            (*LONG, "recipe.iterations=9000", "recipe.milestones=[9]"),
+            {"contiguous": 0.5},
+            "eager channels_last",
+        ),  # too little work
         ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.0001}, "eager channels_last"),  # a short run
         ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05}, "eager channels_last"),  # too short for compiling
         ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05, "contiguous": 0.5}, "eager contiguous"),

@@ -29,8 +29,8 @@ from degrade.config import Experiment, ModelConfig, compose
 from degrade.data.synthetic import noise
 from degrade.errors import RunFailed
 from degrade.models import build_model, layers, multiply_adds
+from degrade.progress import Progress
 from degrade.runs.environment import git_state
-from degrade.runs.observers import Progress
 from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, rate, wait

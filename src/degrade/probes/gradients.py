@@ -27,7 +27,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from degrade.analysis.curves import Array, Curve, first_seed
 from degrade.analysis.facts import CLEAN, colour, data_name, footer
@@ -48,6 +47,7 @@ from degrade.probes.probe import (
     write,
 )
 from degrade.probes.responses import deviations, moments, watched
+from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
 
@@ -106,7 +106,7 @@ def look_initial(experiments: Sequence[Experiment], folder: Path, *, limit: int 
     told = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}  # by other columns
     settings = [{k: v for k, v in own.flat().items() if k not in told} for own in experiments]
     rows: list[Row] = []
-    bar = tqdm(experiments, "initialisation", leave=False, disable=None)
+    bar = through(experiments, "networks before training", total=len(experiments))
     for experiment, own in zip(bar, settings, strict=True):
         model, data = experiment.model, experiment.data
         extra = [f"{k}={v}" for k, v in own.items() if any(other[k] != v for other in settings)]
@@ -197,7 +197,8 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         images, labels = _images(training, limit)
         kept, rows = checkpoint.snapshots(record.path), []
-        for iteration in tqdm(sorted({*kept, training.iteration}), str(record.path), leave=False, disable=None):
+        iterations = sorted({*kept, training.iteration})
+        for iteration in through(iterations, str(record.path), total=len(iterations)):
             model = training.engine.model
             if iteration != training.iteration:
                 try:

@@ -19,7 +19,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from degrade.analysis.curves import Array, Curve, first_seed
 from degrade.analysis.facts import footer
@@ -28,6 +27,7 @@ from degrade.analysis.table import aligned
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError
 from degrade.probes.probe import MOST, Row, Shown, batches, kept_or_measured, looked_at, networks, within
+from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training
 
@@ -116,7 +116,7 @@ def landscape(
         loss, count = _loss_around(training, seed, limit, recalibrate=recalibrate)
         rows: list[Row] = [{**row, "count": count} for row in kept]
         done = len(rows)
-        for a, b in tqdm(places[done:], str(record.path), grid**2, initial=done, leave=False, disable=None):
+        for a, b in through(places[done:], str(record.path), total=grid**2, done=done):
             found, error = loss(a, b)
             rows.append({"a": a, "b": b, "loss": found, "error": error, "count": count})
             yield rows  # all of them, whole at any moment; it costs nothing beside a point

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from degrade.analysis.curves import Curve, error_curves
 from degrade.config import load_config
@@ -24,6 +23,7 @@ from degrade.data import load_images
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.files import read_bytes, replace_text
+from degrade.progress import through
 from degrade.runs.evaluation import restored
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
@@ -126,11 +126,11 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Un-augmented images as the network takes them, with their labels, as many at a time as an evaluation takes.
 
-    The pixels are uint8. A progress bar is shown if it is given a name.
+    The pixels are uint8. Progress is shown if it is given a name.
     """
     size = training.engine.evaluation_size
     places = range(0, len(labels), size)
-    for start in tqdm(places, bar, leave=False, disable=None if bar else True):
+    for start in through(places, bar, total=len(places)) if bar else places:
         part = slice(start, start + size)
         yield single_view(pixels[part], training.batches.mean), labels[part]
 

@@ -13,12 +13,12 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from degrade.config import Experiment, compose
 from degrade.config.groups import group_options
 from degrade.data.synthetic import noise
-from degrade.runs.observers import about, image_work, planned_work, share_done
+from degrade.progress import about, through
+from degrade.runs.observers import image_work, planned_work, share_done
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.train import set_up
 from degrade.training import Training, choose_device, choose_engine, choose_precision
@@ -142,13 +142,11 @@ def tell(plans: Sequence[Plan]) -> list[float]:
     timed = {_key(*pair): pair for pairs in by_network for pair in pairs if pair}
     moment, started = min(1.0, 8 / max(1, len(timed))), time.monotonic()
     paces, alike, place = {}, {}, ""
-    with tqdm(timed.items(), desc="timing the networks", leave=False, disable=None) as bar:
-        for key, (plan, own) in bar:
-            bar.set_postfix_str(f"{own.model.family}-{own.model.depth}, recipe {plan.recipe}")
-            size = own.data.pixels, own.recipe.batch_size
-            if size not in alike or time.monotonic() - started < LONGEST:
-                alike[size], place = _pace(own, plan.precision, moment)
-            paces[key] = alike[size]
+    for key, (plan, own) in through(timed.items(), "timing the networks", total=len(timed)):
+        size = own.data.pixels, own.recipe.batch_size
+        if size not in alike or time.monotonic() - started < LONGEST:
+            alike[size], place = _pace(own, plan.precision, moment)
+        paces[key] = alike[size]
     seconds = [plan.lasts([left * paces[_key(plan, own)] for own, left in plan.todo]) for plan in plans]
     rests = [
         about(needed) + " more" * plan.begun if plan.todo else "complete"

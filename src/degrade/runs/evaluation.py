@@ -1,14 +1,14 @@
 """Evaluation of a record's checkpoint."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from tqdm import tqdm
-
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet, load_images
 from degrade.errors import RunError
+from degrade.progress import Progress
 from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord
 from degrade.training import Evaluation, Training, checkpoint
@@ -36,9 +36,14 @@ def evaluate(
         RunConflictError: the images are not those it was trained on.
     """
     images = load_images(experiment.data, say=log.info)
-    bar = tqdm(total=len(images.train_labels) + len(images.test_labels), unit="img", leave=False, disable=None)
-    training = restored(record, experiment, images, tick=bar.update)
-    with bar:
+    progress = Progress(len(images.train_labels) + len(images.test_labels))
+
+    def tick(count: int) -> None:
+        progress.advance(count)
+        progress.tell("evaluating")
+
+    training = restored(record, experiment, images, tick=tick)
+    with contextlib.closing(progress):
         batch_statistics = batch_statistics and experiment.model.norm == "batch"
         if batch_statistics or augmented:
             train = training.evaluate_batches(batch_statistics=batch_statistics, augmented=augmented)

@@ -22,11 +22,12 @@ from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
 from degrade.files import copy_aside, reason, regular, set_aside
 from degrade.models import count_parameters
+from degrade.progress import Progress, about
 from degrade.runs import board
 from degrade.runs.checked import Status
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.many import finished
-from degrade.runs.observers import EVALUATION_COST, Pace, Progress, about, errors_in_words, image_work, planned_work
+from degrade.runs.observers import EVALUATION_COST, Pace, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, Session, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
 from degrade.training.choice import choose_runtime
