@@ -1,5 +1,6 @@
 """The page of `degrade report`: what it holds, and, where there is a chromium, what it does."""
 
+import html
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from degrade.analysis import error_curves
+from degrade.analysis import error_curves, facts
 from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
 from degrade.errors import ConfigError
@@ -90,6 +91,45 @@ def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
     assert "5.10±0.14" in cells
     assert "5.80/13.30" in cells
     assert "curves were thinned" not in text
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        (
+            ERRORS | RESIDUAL,
+            "36 more layers raise a plain network's training error by 3.1 points, and lower that of one with shortcuts "
+            "by 1.2 points",
+        ),
+        (ERRORS, "36 more layers raise a plain network's training error by 3.1 points"),
+        (
+            ERRORS | {"residual-20": ([1.5, 1.6], [8, 8]), "residual-56": ([2.5, 2.6], [9, 9])},
+            "36 more layers raise a plain network's training error by 3.1 points, and that of one with shortcuts by "
+            "1.0 points",
+        ),
+        (RESIDUAL, ""),
+    ],
+)
+def test_the_finding_is_the_headline_with_its_numbers(errors: Errors, said: str, tmp_path: Path) -> None:
+    text = page(error_curves(story(tmp_path / "paper", errors)))
+    found = re.search("<h1>(.*)</h1>", text)
+    assert found
+    assert html.unescape(found[1]) == (said or "paper")
+    panels = data_of(text)["panels"]
+    assert [panel["title"] for panel in panels] == [
+        f"{family} networks" for family in ("plain", "residual") if said and f"{family}-20" in errors
+    ]
+    for panel in panels:  # a depth has one colour in all panels
+        assert [line["depth"] for line in panel["lines"]] == [20, 56]
+        assert [line["colour"] for line in panel["lines"]] == [facts.colour(0), facts.colour(1)]
+
+
+def test_of_several_experiments_the_fullest_gives_the_headline(tmp_path: Path) -> None:
+    story(tmp_path / "outputs", {"plain-20": ([30.0], [40.0]), "plain-56": ([70.0], [70.0])}, "recipe=quick")
+    story(tmp_path / "outputs", ERRORS | RESIDUAL)
+    text = page(error_curves(find_records([tmp_path / "outputs"])))
+    assert "by 3.1 points, and lower" in text
+    assert [len(panel["lines"]) for panel in data_of(text)["panels"]] == [2, 2]
 
 
 def test_the_verdict_is_told_in_words(tmp_path: Path) -> None:
@@ -174,12 +214,17 @@ def test_a_picture_of_each_kind_has_words(tmp_path: Path) -> None:
     (record.path.parents[1] / "gradients-initial.png").write_bytes(b"png")
     (record.path / "probes").mkdir()
     (record.path / "probes" / "own.svg").write_text("<svg/>")
-    pictures = [own for tag, own in Elements(page(error_curves([record]))).tags if tag == "img"]
+    text = page(error_curves([record]))
+    pictures = [own for tag, own in Elements(text).tags if tag == "img"]
     assert [own["src"] for own in pictures] == [
         "data:image/png;base64,cG5n",
         "data:image/svg+xml;base64,PHN2Zy8+",
     ]
     assert "before the first update" in str(pictures[0]["alt"])
+    assert [own["id"] for tag, own in Elements(text).tags if str(own.get("id")).startswith("chapter-")] == [
+        "chapter-gradients-initial",
+        "chapter-other",
+    ]
     assert "own.svg" in str(pictures[1]["alt"])
 
 
@@ -381,6 +426,12 @@ def test_in_a_browser_the_page_draws_the_records_without_an_error(
     shown, _, percent = drawn["plain-56, clean training error, last iterate"]
     assert shown
     assert percent == pytest.approx([5.1])
+    told = opened.execute_script(
+        "const own = document.getElementById('story'), bold = own.data.filter(t => t.line && t.line.width === 3);"
+        "return [bold.map(t => t.name), own.getBoundingClientRect().bottom]"
+    )
+    assert told[0] == [f"{network}, running training error" for network in (*ERRORS, *RESIDUAL)]
+    assert told[1] < 900  # above the fold of a laptop's screen
     cells = [cell.text for cell in opened.find_elements("css selector", "#table ~ .scroll td")]
     assert "12.50±0.14" in cells
     assert opened.title == "paper: degrade report"  # no hostile name has run

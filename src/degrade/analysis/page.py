@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from degrade import __version__
 from degrade.analysis import facts
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
 from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
-from degrade.analysis.text import interval_in_words, notes, said
-from degrade.analysis.verdict import verdicts
+from degrade.analysis.text import headline, interval_in_words, notes, said
+from degrade.analysis.verdict import Verdict, verdicts
 from degrade.config import compose
 from degrade.config.identity import departures, open_choices
 from degrade.errors import ConfigError
@@ -35,17 +35,73 @@ LIMIT = 6_000_000
 #: How many numbers the curves of all runs may have together, some seven bytes each; beyond that they are thinned.
 NUMBERS = 100_000
 
-#: Descriptions of the pictures beside the runs, by how the files' names begin, for readers who cannot see them.
-PICTURES = {
-    "figure": "Running training error and test error against iterations, one line per network, and diamonds where "
-    "clean training error ended; the table of last errors has these ends",
-    "remedies": "Running training error, growth of the weights and gradient of the first layers along training, one "
-    "line per remedy, one column per network",
-    "responses": "Standard deviation of each layer's response, one line per network",
-    "gradients-initial": "Norm of the loss' gradient at each layer before the first update, one line per network",
-    "gradients": "Norm of the loss' gradient, layer by iteration, one panel per network",
-    "construct": "Errors of a trained shallow network and of the deeper one built from it, which computes the same",
-    "landscape": "Loss around a trained network along two random directions, as contours",
+
+class Chapter(NamedTuple):
+    """What the page says of pictures whose files' names begin in some way."""
+
+    title: str
+    intro: str
+    """One sentence that says what was looked at, and why."""
+    alt: str
+    """Describes the picture to readers who cannot see it."""
+
+
+#: Chapters that are told by pictures beside the runs, in the order of the story, by how the files' names begin.
+CHAPTERS = {
+    "compare": Chapter(
+        "Why small filters",
+        "Three 3x3 convolutions see as much of an image as one of 7x7, with half its weights and three ReLUs instead "
+        "of one. That made deep stacks attractive.",
+        "Parameters, multiply-adds and ReLUs of stacks of 3x3 convolutions beside those of one large convolution",
+    ),
+    "wall": Chapter(
+        "The wall",
+        "A network of the VGG kind is made deeper, one convolution in each of its last stages at a time. Where its "
+        "line turns up, stacking has stopped to help.",
+        "Last errors against depth, one line per family",
+    ),
+    "gradients-initial": Chapter(
+        "Gradients before training",
+        "Whether signals and gradients keep their size through a deep network depends on its initial weights and on "
+        "batch norm.",
+        "Norm of the loss' gradient at each layer before the first update, one line per network",
+    ),
+    "gradients": Chapter(
+        "Gradients along training",
+        "With batch norm gradients do not vanish. What counts is their size relative to the weights that they move.",
+        "Norm of the loss' gradient, layer by iteration, one panel per network",
+    ),
+    "figure": Chapter(
+        "The figure",
+        "The curves as they are drawn for print, with what departs from the paper below them.",
+        "Running training error and test error against iterations, one line per network, and diamonds where clean "
+        "training error ended; the table of last errors has these ends",
+    ),
+    "remedies": Chapter(
+        "Remedies",
+        "What keeps a deep plain network from learning early? Each remedy keeps its first updates from doing harm, "
+        "or lets it heal.",
+        "Running training error, growth of the weights and gradient of the first layers along training, one line per "
+        "remedy, one column per network",
+    ),
+    "responses": Chapter(
+        "What the layers do",
+        "How strongly each layer responds to images. In the paper residual layers respond less than plain ones, "
+        "and less the more of them there are.",
+        "Standard deviation of each layer's response, one line per network",
+    ),
+    "landscape": Chapter(
+        "The loss around the networks",
+        "The loss on a plane of two random directions around the trained weights.",
+        "Loss around a trained network along two random directions, as contours",
+    ),
+    "construct": Chapter(
+        "The constructed solution",
+        "A deeper network need not be worse: with identity layers added, it computes what the shallower one does. "
+        "Whether training keeps that is seen here.",
+        "Errors of a trained shallow network and of the deeper one built from it, which computes the same",
+    ),
+    "": Chapter("Other pictures", "These were found beside the runs.", "A picture"),
 }
 
 
@@ -70,10 +126,11 @@ def page(curves: Sequence[Curve]) -> str:
     )
     template = environment.get_template("page.html")
     content, plotly = _content(curves), get_plotlyjs()
-    bare = template.render(content, plotly="", pictures=[], left_out=[])
+    bare = template.render(content, plotly="", chapters=[], left_out=[])
     room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
     shown, left_out = _pictures(curves, room)
-    return template.render(content, plotly=plotly, pictures=shown, left_out=left_out)
+    chapters = [(key or "other", chapter, shown[key]) for key, chapter in CHAPTERS.items() if key in shown]
+    return template.render(content, plotly=plotly, chapters=chapters, left_out=left_out)
 
 
 def _content(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -87,6 +144,8 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     lines = _Lines(max(16, NUMBERS // (4 * count + 6 * len(curves))))
     networks = [_network(curve, facts.colour(k), runs[k], lines) for k, curve in enumerate(curves)]
     axis = facts.has_paper_axis(curves)
+    found = verdicts(curves)
+    told = _told(found)
     commands = (_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
     return {
         "version": __version__,
@@ -99,7 +158,9 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         },
         "synthetic": [curve.label for curve in curves if curve.synthetic],
         "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
-        "verdicts": verdicts(curves),
+        "verdicts": found,
+        "headline": told and headline(told),
+        "panels": _panels(curves, told) if told else [],
         "notes": notes,
         "interval_in_words": interval_in_words,
         "said": said,
@@ -110,6 +171,8 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
             "ceiling": facts.PAPER_TOP if axis else None,
             "band": BANDS[curves[0].band],
             "kinds": {"train": facts.RUNNING, "clean": facts.CLEAN, "test": facts.TEST},
+            "panels": _panels(curves, told) if told else [],
+            "follows_paper": bool(told and all(curve.follows_paper for curve in told.curves)),
         },
         "axis": facts.PAPER_AXIS.capitalize() if axis else "",
         "several_seeds": count > len(curves),
@@ -123,6 +186,33 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "commands": list(dict.fromkeys(commands)),
         "after": [shlex.join(["degrade", verb, *folders]) for verb in ("verify", "plot", "report")],
     }
+
+
+def _told(found: Sequence[Verdict]) -> Verdict | None:
+    """The verdict whose finding is the page's headline: of the paper's recipe, with a family more, of more seeds."""
+    able = [verdict for verdict in found if headline(verdict)]
+
+    def weight(verdict: Verdict) -> tuple[bool, int, int]:
+        families = {curve.family for curve in verdict.curves}
+        seeds = min(len(curve.seeds) for curve in verdict.curves)
+        return all(curve.follows_paper for curve in verdict.curves), len(families), seeds
+
+    return max(able, key=weight, default=None)
+
+
+def _panels(curves: Sequence[Curve], told: Verdict) -> list[dict[str, Any]]:
+    """Panels of the page's first chart, one per family: their networks' numbers, and a colour for each depth."""
+    own = [(k, curve) for k, curve in enumerate(curves) if curve in told.curves and not curve.built]
+    families = sorted({curve.family for _, curve in own}, key=lambda family: (family == "residual", family))
+    found = []
+    for family in families:
+        members = sorted((curve.depth, k) for k, curve in own if curve.family == family)
+        lines = [{"network": k, "depth": depth} for depth, k in members]
+        shades = {depth: place for place, depth in enumerate(dict.fromkeys(depth for depth, _ in members))}
+        for line in lines:
+            line["colour"] = facts.colour(shades[line["depth"]])  # type: ignore[assignment]
+        found.append({"title": "VGG" if family == "vgg" else f"{family} networks", "lines": lines})
+    return found
 
 
 # Curves
@@ -386,14 +476,16 @@ def _is_word(text: str) -> bool:
 # Pictures
 
 
-def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]], list[str]]:
-    """Pictures beside the runs and in their folders of probes, and the names of those for which there is no room.
+def _pictures(curves: Sequence[Curve], room: int) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+    """Pictures beside the runs and in their folders of probes, by chapter, and the names of those left out.
 
     The room is in bytes.
     """
     folders = sorted({curve.folder for curve in curves})
+    walls = {curve.folder for curve in curves if curve.family == "vgg"}
     probes = [path / "probes" for curve in curves for path in curve.paths.values()]
-    shown, left_out = [], []
+    shown: dict[str, list[dict[str, str]]] = {}
+    left_out = []
     for path in (p for folder in [*folders, *probes] for p in sorted(folder.glob("*")) if p.is_file()):
         kind = {".png": "png", ".svg": "svg+xml"}.get(path.suffix.lower())
         if kind is None:
@@ -405,6 +497,8 @@ def _pictures(curves: Sequence[Curve], room: int) -> tuple[list[dict[str, str]],
             left_out.append(name)
             continue
         room -= len(address)
-        words = next((text for start, text in PICTURES.items() if path.stem.startswith(start)), "A picture")
-        shown.append({"name": name, "address": address, "alt": f"{words} ({path.name})."})
+        key = next(start for start in CHAPTERS if path.stem.startswith(start))
+        key = "wall" if key == "figure" and path.parent in walls else key
+        picture = {"name": name, "address": address, "alt": f"{CHAPTERS[key].alt} ({path.name})."}
+        shown.setdefault(key, []).append(picture)
     return shown, left_out

@@ -96,6 +96,35 @@ def _claim(claim: Claim) -> list[str]:
     return lines + [line for told in said(claim) for line in _indented(told)]
 
 
+def headline(verdict: Verdict) -> str:
+    """What was found, as one sentence with numbers: what more layers cost each family; empty without such a pair."""
+    costs = {
+        claim.contrast[0][1].split("-")[0]: claim
+        for claim in verdict.claims
+        if claim.error == "train" and claim.estimate is not None and _is_cost_of_depth(claim)
+    }
+    if not costs:
+        return ""
+    parts: list[str] = []
+    verb = ""
+    for family in sorted(costs, key=lambda family: (family == "residual", family)):
+        claim = costs[family]
+        deep, shallow = (int(network.rpartition("-")[2]) for _, network in claim.contrast)
+        points, before = 100 * (claim.estimate or 0.0), verb
+        verb = "raise" if points >= 0 else "lower"
+        whose = {"vgg": "VGG's", "plain": "a plain network's"}.get(family, "a residual network's")
+        what = f"{whose} training error" if not parts else "that of one with shortcuts"
+        layers = "" if parts else f"{deep - shallow} more layers "
+        parts.append(f"{layers}{'' if verb == before else f'{verb} '}{what} by {abs(points):.1f} points")
+    return ", and ".join(parts)
+
+
+def _is_cost_of_depth(claim: Claim) -> bool:
+    """Whether it sets the deeper network of one family beside the shallower one."""
+    families = {network.split("-")[0] for _, network in claim.contrast}
+    return len(claim.contrast) == 2 and len(families) == 1
+
+
 def said(claim: Claim) -> list[str]:
     """All that stands below a claim: what the paper and others have in its place, and what hinders it."""
     told = []
