@@ -98,8 +98,8 @@ def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
     [
         (
             ERRORS | RESIDUAL,
-            "36 more layers raise a plain network's training error by 3.1 points, and lower that of one with shortcuts "
-            "by 1.2 points",
+            "36 more layers raise a plain network's training error by 3.1 points, and lower that of one with "
+            "shortcuts by 1.2 points",
         ),
         (ERRORS, "36 more layers raise a plain network's training error by 3.1 points"),
         (
@@ -107,7 +107,8 @@ def test_curves_and_tables_hold_the_records_values(tmp_path: Path) -> None:
             "36 more layers raise a plain network's training error by 3.1 points, and that of one with shortcuts by "
             "1.0 points",
         ),
-        (RESIDUAL, ""),
+        (RESIDUAL, "36 more layers lower a residual network's training error by 1.2 points"),
+        ({"plain-20": ERRORS["plain-20"]}, ""),
     ],
 )
 def test_the_finding_is_the_headline_with_its_numbers(errors: Errors, said: str, tmp_path: Path) -> None:
@@ -430,7 +431,7 @@ def test_in_a_browser_the_page_draws_the_records_without_an_error(
         "const own = document.getElementById('story'), bold = own.data.filter(t => t.line && t.line.width === 3);"
         "return [bold.map(t => t.name), own.getBoundingClientRect().bottom]"
     )
-    assert told[0] == [f"{network}, running training error" for network in (*ERRORS, *RESIDUAL)]
+    assert {f"{network}, running training error" for network in (*ERRORS, *RESIDUAL)} <= set(told[0])
     assert told[1] < 900  # above the fold of a laptop's screen
     cells = [cell.text for cell in opened.find_elements("css selector", "#table ~ .scroll td")]
     assert "12.50±0.14" in cells
