@@ -115,8 +115,14 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
         path.write_text(legible(page(curves)), encoding="utf-8")
 
 
-def page(curves: Sequence[Curve]) -> str:
-    """The page of some networks, less than `LIMIT` bytes of HTML unless there are thousands of runs."""
+def page(curves: Sequence[Curve], *, live: Mapping[str, Any] | None = None) -> str:
+    """The page of some networks, less than `LIMIT` bytes of HTML unless there are thousands of runs.
+
+    Args:
+        curves: the networks.
+        live: makes a page of `degrade watch`: after so many `seconds` it asks its server whether there is more than
+            its `stamp` says. None: a page that asks nobody.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -125,7 +131,7 @@ def page(curves: Sequence[Curve]) -> str:
         loader=rooms, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html")
-    content, plotly = _content(curves), get_plotlyjs()
+    content, plotly = {**_content(curves), "live": live}, get_plotlyjs()
     bare = template.render(content, plotly="", chapters=[], left_out=[])
     room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
     shown, left_out = _pictures(curves, room)

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import sys
+import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +52,7 @@ from degrade.cli.options import (
 )
 from degrade.cli.probe import probe_app
 from degrade.errors import ConfigError, RunConflictError, RunError, RunInterrupted
+from degrade.extras import require
 
 if TYPE_CHECKING:
     from degrade.analysis import Curve
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from degrade.config.launcher import Launcher
     from degrade.runs import RunRecord
     from degrade.runs.many import Cell
+    from degrade.watch import Read
 
 #: What `degrade evaluate` lets batch norm normalise by.
 STATISTICS = ("running", "batch")
@@ -529,6 +533,65 @@ def report(
     save_page(error_curves(records, band=band), target := output or folder / "report.html")
     print(f"page: {target}")
     return DONE
+
+
+@app.command()
+def watch(
+    runs: Runs = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The page is served at this port; 0 takes any that is free.")
+    ] = 8565,
+    every: Annotated[
+        float, typer.Option(min=1, max=3600, help="After so many seconds it is looked whether there is more.")
+    ] = 5.0,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", help="Draw the curves in the terminal instead, until all runs have ended.")
+    ] = False,
+) -> int:
+    """Follow runs while they are trained: as a page in this machine's browser, or in the terminal.
+
+    Records are read only, so it may begin and end at any time. Ctrl-C ends it.
+
+    Examples:
+
+    - `degrade watch`
+    - `degrade watch outputs/paper --open`
+    - `degrade watch --terminal`
+    """
+    from degrade import watch as watching
+    from degrade.runs import find_records
+
+    if terminal:
+        require("plotext", extra="terminal", what="--terminal")
+    read = watching.find(runs or [Path("outputs")], find_records)
+    read()  # where there is nothing to watch, that is said before anything is served
+    with contextlib.suppress(KeyboardInterrupt):
+        if terminal:
+            _watch_in_terminal(read, every)
+        else:
+            with watching.server(read, port, every) as server:
+                address = f"http://{watching.HERE[0]}:{server.server_port}/"
+                print(f"{address} shows the runs as they grow; Ctrl-C ends it", flush=True)
+                if open_browser:
+                    webbrowser.open(address)
+                server.serve_forever()
+    return DONE
+
+
+def _watch_in_terminal(read: "Read", every: float) -> None:
+    """Draw again and again; where the output is no terminal, once."""
+    from degrade.analysis import error_curves
+    from degrade.watch import in_terminal, running
+
+    shown = sys.stdout.isatty()
+    while True:
+        found = read()
+        drawn = in_terminal(error_curves(found), found, colour=shown and "NO_COLOR" not in os.environ)
+        print(f"\033[H\033[2J{drawn}" if shown else drawn, flush=True)
+        if not shown or not running(found):
+            return
+        time.sleep(every)
 
 
 @app.command()
