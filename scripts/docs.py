@@ -1,6 +1,5 @@
 """What mkdocs calls as it builds the documentation: pages made from the code, pictures from outputs/reference."""
 
-import inspect
 import json
 import re
 import subprocess
@@ -9,22 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from degrade.config import schema
-from degrade.config.setting import Kind, Setting
+from degrade.config.setting import Setting
 
 TOP = Path(__file__).resolve().parents[1]
-
-#: What each kind of setting means, for the page of settings.
-KINDS = {
-    Kind.FIXED: "The paper fixes it: another value is named on figures as a departure.",
-    Kind.OPEN: "The paper leaves it open: another value is named on figures as an open choice.",
-    Kind.COMPARED: "It tells apart the runs that are set beside each other.",
-    Kind.INCIDENTAL: "It does not change which experiment a run is.",
-}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -52,34 +42,30 @@ def commands() -> str:
 
 def settings() -> str:
     """Every setting, with what it says about itself where it is declared."""
-    told = griffe.load("degrade.config.schema", search_paths=[str(TOP / "src")])
-    groups = {
-        cls.section: name for name, cls in inspect.getmembers(schema, inspect.isclass) if "section" in vars(cls)
-    }
-    groups[""] = "Experiment"
     page = [
         "# Settings\n",
         "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`. The defaults "
-        "are the paper's. `degrade train --dry-run` prints all of them as they stand after your command.\n",
+        "are the paper's. `degrade settings` prints this page, and "
+        "`degrade train --dry-run` prints all of them as they stand after your command.\n",
     ]
     section = None
     for key, own in schema.settings().items():
-        group, name = re.fullmatch(r"(\w+\.)?(\w+)", key).groups(default="")  # type: ignore[union-attr]
+        group = key[: key.find(".") + 1]
         if group != section:
             section = group
             page.append(f"## {group}*\n" if group else "## The experiment\n")
         page.append(f"### `{key}`\n")
-        page.append(_about(own, told[groups[group]].members[name].docstring.value))
+        page.append(_about(own, schema.descriptions()[key]))
     return "\n".join(page)
 
 
 def _about(own: Setting, description: str) -> str:
-    lines = [f"{inspect.cleandoc(description)}\n", f"- Default: `{_yaml(own.default)}`"]
+    lines = [f"{description}\n", f"- Default: `{_yaml(own.default)}`"]
     if own.choices:
         lines.append(f"- Choices: {', '.join(f'`{choice}`' for choice in own.choices)}")
     if own.families:
         lines.append(f"- Families: {', '.join(own.families)}")
-    return "\n".join([*lines, f"- {KINDS[own.kind]}\n"])
+    return "\n".join([*lines, f"- {own.kind.means}\n"])
 
 
 def _yaml(value: Any) -> str:

@@ -29,6 +29,7 @@ from degrade.config import compose
 from degrade.config.identity import follows_paper, open_choices
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, run_directory
+from tests.records import finished
 
 
 def parsed(text: str) -> list[dict[str, str]]:
@@ -400,3 +401,29 @@ def test_text_is_cut_in_the_middle_to_fit_80_columns(tmp_path: Path) -> None:
     lines = runs_table([*deep, RunRecord(Path("reference") / ("x" * 150))], below=Path()).splitlines()
     assert len({line.split()[0] for line in lines}) == 5
     assert max(map(len, lines)) <= 90
+
+
+def test_csv_names_the_experiment_and_the_settings_that_differ(tmp_path: Path) -> None:
+    records = [
+        finished(tmp_path, "plain-20", 0, 0.2, 0.3),
+        finished(tmp_path, "plain-20", 1, 0.2, 0.3, "optim.clip=1", "recipe.milestones=[5,7]"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(runs_table(records, below=tmp_path, form="csv"))))
+    assert [(row["experiment"], row["seed"], row["optim.clip"], row["recipe.milestones"]) for row in rows] == [
+        ("paper", "0", "", "32000/48000"),
+        ("paper", "1", "1.0", "5/7"),
+    ]
+    assert "optim.lr" not in rows[0]
+    assert "model.family" not in rows[0]
+    (records[0].path / "config.yaml").write_text("")
+    rows = list(csv.DictReader(io.StringIO(runs_table(records, below=tmp_path, form="csv"))))
+    assert [(row["status"], row["seed"]) for row in rows] == [("complete", ""), ("complete", "1")]
+
+
+def test_names_are_whole_where_no_width_is_given(tmp_path: Path) -> None:
+    long = "optim.weight_decay=0.00012345"
+    curves = error_curves(
+        [finished(tmp_path, "plain-20", 0, 0.2, 0.3), finished(tmp_path, "plain-20", 0, 0.2, 0.3, long)]
+    )
+    assert long not in error_table(curves)
+    assert long in error_table(curves, width=None)

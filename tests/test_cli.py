@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from degrade.cli import commands, options
+from degrade.config import schema
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
@@ -501,3 +502,16 @@ def test_exit_codes_are_the_contracts() -> None:
     assert commands.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4, "too early": 4}
     codes = (options.DONE, options.RUN_FAILED, options.BAD_INPUT, options.INTERRUPTED)
     assert codes == (0, 1, 2, 130)
+
+
+def test_settings_are_listed_with_meaning_default_and_choices(cli: Cli) -> None:
+    every = cli("settings").out
+    assert all(f"{key}=" in every for key in schema.settings())
+    assert max(map(len, every.splitlines())) <= 80
+    warm = cli("settings", "recipe.warmup").out
+    assert warm.startswith("recipe.warmup=auto\n")
+    assert "Choices: auto, on, off, linear, quadratic." in " ".join(warm.split())
+    assert "optim.lr" not in warm
+    wrong = cli("settings", "optm")
+    assert wrong.code == 2
+    assert wrong.err == "degrade: optm: no setting begins so; did you mean optim or optim.lr or optim.clip?\n"

@@ -12,6 +12,9 @@ import numpy as np
 
 from degrade.analysis.curves import ERRORS, Curve
 from degrade.analysis.facts import papers
+from degrade.config import Experiment
+from degrade.config.schema import settings
+from degrade.errors import RunError
 from degrade.runs.record import Run
 
 if TYPE_CHECKING:
@@ -40,16 +43,23 @@ PAPER_NOTE = (
 )
 
 
-def error_table(curves: Sequence[Curve], *, form: str = "text") -> str:
+def error_table(curves: Sequence[Curve], *, form: str = "text", width: int | None = _WIDTH) -> str:
     """Final errors of each network, mean ± standard deviation over its finished seeds, beside the paper's.
 
-    Errors are in percent; in `csv` they are fractions, and there are more columns.
+    Errors are in percent; in `csv` they are fractions, and there are more columns: the experiment, and the settings
+    that are not the same in all networks.
+
+    Args:
+        curves: the networks.
+        form: one of `FORMATS`.
+        width: the most characters in a line of text; None for as many as it takes.
     """
     if form == "csv":
-        return as_csv([_error_fields(curve) for curve in curves])
+        differing = differing_settings([curve.experiment for curve in curves])
+        return as_csv([_error_fields(curve) | own for curve, own in zip(curves, differing, strict=True)])
     rows = [error_cells(curve) for curve in curves]
     kept = [key for key in ERROR_HEAD if key != "batch%" or any(row[key] != "-" for row in rows)]
-    blocks = [table(kept, [[row[key] for key in kept] for row in rows], form)]
+    blocks = [table(kept, [[row[key] for key in kept] for row in rows], form, width=width)]
     if any(row["paper"] != "-" for row in rows):
         blocks.append(textwrap.fill(PAPER_NOTE, _WIDTH))
     if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
@@ -73,6 +83,7 @@ def error_cells(curve: Curve) -> dict[str, str]:
 def _error_fields(curve: Curve) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "network": curve.label,
+        "experiment": curve.folder.name,
         "family": curve.family,
         "depth": curve.depth,
         "recipe": curve.experiment.recipe.name,
@@ -109,8 +120,33 @@ def runs_table(
     if statuses is not None:
         fields = [own | {"status": status} for own, status in zip(fields, statuses, strict=True)]
     if form == "csv":
+        known = {place: own for place, record in enumerate(records) if (own := _experiment(record)) is not None}
+        for place, more in zip(known, differing_settings(list(known.values())), strict=True):
+            fields[place] |= {"experiment": known[place].name, "seed": known[place].seed, **more}
         return as_csv(fields)
     return table(RUN_HEAD, [run_cells(own) for own in fields], form, width=width)
+
+
+def differing_settings(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """For each experiment, by key, the settings that change the result and are not the same in all of them."""
+    known = settings()
+    flat = [own.flat() for own in experiments]
+    keys = [
+        key
+        for key, about in known.items()
+        if key != "seed"
+        and any(about.changes_result(own) for own in experiments)
+        and len({str(own.get(key)) for own in flat}) > 1
+    ]
+    return [{key: "/".join(map(str, v)) if isinstance(v := own[key], list) else v for key in keys} for own in flat]
+
+
+def _experiment(record: Run) -> Experiment | None:
+    """What was trained; None where the record cannot tell."""
+    try:
+        return record.experiment
+    except RunError:
+        return None
 
 
 def run_fields(record: Run, below: Path) -> dict[str, Any]:
@@ -207,7 +243,8 @@ def _fitted(texts: Sequence[str], width: int) -> list[str]:
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows under their keys; numbers to ten digits, empty where there is none."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue().rstrip("\n")

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 #: What `degrade evaluate` lets batch norm normalise by.
 STATISTICS = ("running", "batch")
 
+#: How the commands are grouped in --help.
+TRAIN, LOOK, EXPLAIN, DATA = "Train", "Look at what was trained", "Understand", "Data and speed"
+
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too early": 4}
 
 app = typer.Typer(
@@ -76,8 +79,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Fetch CIFAR-10, or print where it is.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(probe_app, name="probe")
+app.add_typer(probe_app, name="probe", rich_help_panel=EXPLAIN)
+app.add_typer(data_app, name="data", rich_help_panel=DATA)
 
 
 @app.callback(invoke_without_command=True)
@@ -99,7 +102,7 @@ def _options(
         raise typer.Exit(DONE)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     overrides: Overrides = None,
     depth: Depth = None,
@@ -158,7 +161,7 @@ def train(
     return exit_code([record.status])
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def reproduce(
     arguments: Annotated[
         list[str] | None,
@@ -257,7 +260,7 @@ def reproduce(
     return exit_code(record.status for record in records)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def sweep(
     overrides: Annotated[
         list[str],
@@ -303,7 +306,7 @@ def sweep(
     return exit_code(cell.outcome for cell in cells)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def plot(
     runs: Runs = None,
     output: FigureFile = None,
@@ -338,7 +341,7 @@ def plot(
     return DONE
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def verify(
     runs: Runs = None,
     allow_one_seed: Annotated[
@@ -385,7 +388,7 @@ def verify(
     return VERDICTS[overall(found)]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def evaluate(
     run: Annotated[
         Path,
@@ -428,7 +431,7 @@ def evaluate(
     return DONE
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def bench(
     depths: Annotated[
         str, typer.Option(help="The plain network is measured at these depths, separated by commas.")
@@ -504,7 +507,7 @@ def _numbers(option: str, words: str, such_as: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words.split(",")))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     runs: Runs = None,
     output: Annotated[
@@ -535,7 +538,7 @@ def report(
     return DONE
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def watch(
     runs: Runs = None,
     port: Annotated[
@@ -594,7 +597,7 @@ def _watch_in_terminal(read: "Read", every: float) -> None:
         time.sleep(every)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def export(
     runs: Runs = None,
     form: Annotated[
@@ -679,7 +682,7 @@ def _weights(runs: list[Path], form: str | None, output: Path | None) -> int:
     return DONE
 
 
-@app.command()
+@app.command(rich_help_panel=EXPLAIN)
 def inspect(
     overrides: Overrides = None,
     depth: Depth = None,
@@ -755,7 +758,7 @@ def _odd(text: str) -> int:
     return int(first)
 
 
-@app.command(name="runs")
+@app.command(name="runs", rich_help_panel=LOOK)
 def list_runs(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", autocompletion=completion.runs, help="The runs are below this folder.")
@@ -779,14 +782,39 @@ def list_runs(
     from degrade.analysis import error_curves, error_table, runs_table
     from degrade.runs import find_records
 
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if mean:
-        print(error_table(error_curves(readable([directory])), form=form))
+        print(error_table(error_curves(readable([directory])), form=form, width=width))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         records = find_records([directory])
         for record in records:
             name_losses(record.path, record.file_losses())
         print(runs_table(records, below=directory, form=form, width=width))
+    return DONE
+
+
+@app.command(name="settings", rich_help_panel=EXPLAIN)
+def list_settings(
+    group: Annotated[
+        str | None,
+        typer.Argument(
+            autocompletion=completion.settings_groups,
+            help="Only settings whose key begins so are listed, such as optim or optim.lr.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """List all settings that can be given as KEY=VALUE: what each means, its default and its choices.
+
+    Examples:
+
+    - `degrade settings`
+    - `degrade settings optim`
+    - `degrade settings recipe.warmup`
+    """
+    from degrade.config.text import settings_text
+
+    print(settings_text(group or ""))
     return DONE
 
 

@@ -93,6 +93,12 @@ def settings(incomplete: str) -> list[str]:
     return _settings(incomplete, _defaults())
 
 
+def settings_groups(incomplete: str) -> list[str]:
+    """Groups of settings, and their keys."""
+    keys = list(_defaults())
+    return _beginning([*dict.fromkeys(key.partition(".")[0] for key in keys), *keys], incomplete)
+
+
 def swept_settings(incomplete: str) -> list[str]:
     """Settings as above, and a launcher with its settings."""
     return _settings(incomplete, {**_defaults(), **_launcher_defaults()})

@@ -5,7 +5,11 @@ it, and when it takes effect (`Setting`). `identity` tells from that alone which
 dataclasses are Hydra's schema as well, and their defaults are the paper's recipe. This module does not import torch.
 """
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -393,6 +397,21 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings() -> dict[str, Setting]:
     """All settings by key, in the order in which they are declared."""
     return {own.key: own for own in _settings_of(Experiment)}
+
+
+@cache
+def descriptions() -> dict[str, str]:
+    """What stands below each setting where it is declared, by key."""
+    found = {}
+    for own in ast.parse(inspect.getsource(sys.modules[__name__])).body:
+        if not isinstance(own, ast.ClassDef):
+            continue
+        section = getattr(globals()[own.name], "section", "")
+        for field_, below in itertools.pairwise(own.body):
+            if isinstance(field_, ast.AnnAssign) and isinstance(below, ast.Expr):
+                name = typing.cast(ast.Name, field_.target).id
+                found[f"{section}{name}"] = inspect.cleandoc(str(typing.cast(ast.Constant, below.value).value))
+    return {key: found[key] for key in settings()}
 
 
 def _settings_of(section: type[Section], **more: Any) -> Iterator[Setting]:

@@ -36,6 +36,16 @@ class Kind(StrEnum):
     """It changes where a run is written, what is looked at on its way, or how it is computed, but not which
     experiment it is. environment.json says how each session computed."""
 
+    @property
+    def means(self) -> str:
+        """A sentence for readers of the settings' page."""
+        return {
+            Kind.FIXED: "The paper fixes it: another value is named on figures as a departure.",
+            Kind.OPEN: "The paper leaves it open: another value is named on figures as an open choice.",
+            Kind.COMPARED: "It tells apart the runs that are set beside each other.",
+            Kind.INCIDENTAL: "It does not change which experiment a run is.",
+        }[self]
+
 
 @dataclass(frozen=True)
 class Need:
