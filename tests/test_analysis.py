@@ -24,7 +24,7 @@ from degrade.analysis import (
     verdicts,
 )
 from degrade.analysis.facts import footer
-from degrade.analysis.figures import save
+from degrade.analysis.figures import balanced, save
 from degrade.config import compose
 from degrade.config.identity import follows_paper, open_choices
 from degrade.errors import ConfigError
@@ -427,3 +427,20 @@ def test_names_are_whole_where_no_width_is_given(tmp_path: Path) -> None:
     )
     assert long not in error_table(curves)
     assert long in error_table(curves, width=None)
+
+
+def test_guessing_is_marked_where_the_axis_reaches_it(tmp_path: Path) -> None:
+    for name, error, marked in (("early", 0.85, True), ("late", 0.3, False)):
+        curves = error_curves([finished(tmp_path / name, "plain-20", 0, error, error, "recipe=quick")])
+        axes = draw(curves).axes[0]
+        assert ("guessing" in [text.get_text() for text in axes.texts]) is marked
+
+
+def test_footers_end_in_no_orphaned_word() -> None:
+    text = " ".join(["word"] * 30)
+    lines = balanced(text, 60)
+    assert " ".join(lines) == text
+    assert len(lines) == 3
+    assert max(map(len, lines)) - min(map(len, lines)) <= 5
+    assert balanced("one", 60) == ["one"]
+    assert balanced("", 60) == []

@@ -95,17 +95,14 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     for axes, (key, name) in zip(panels, (training, ("test_error", facts.TEST)), strict=True):
         for k, (label, own) in enumerate(lines.items()):
             errors = [curve.final[key] for curve in own]
-            band = [np.subtract(edges(values, curves[0].band), np.mean(values)) for values in errors]
-            axes.errorbar(
-                [curve.depth for curve in own],
-                [100 * float(np.mean(values)) for values in errors],
-                100 * np.abs(np.transpose(band)),
-                color=facts.colour(k),
-                marker="o",
-                markersize=4,
-                capsize=2,
-                label=label,
-            )
+            depths, means = [curve.depth for curve in own], [100 * float(np.mean(values)) for values in errors]
+            style: dict[str, Any] = {"color": facts.colour(k), "marker": "o", "markersize": 4, "label": label}
+            if max(map(len, errors)) > 1:
+                band = [np.subtract(edges(values, curves[0].band), np.mean(values)) for values in errors]
+                axes.errorbar(depths, means, 100 * np.abs(np.transpose(band)), capsize=2, **style)
+            else:
+                axes.plot(depths, means, **style)
+        mark_chance(axes, curves)
         axes.set_ylabel(f"{name} (%)")
         axes.set_xlabel("depth (weighted layers)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -245,19 +242,40 @@ def _scaled(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     """Set axes of iterations and of an error in percent, the same for all panels, and the legend of the networks."""
     series = [own for curve in curves for own in (curve.train, curve.test) if len(own.iteration)]
     last = max((float(own.iteration.max()) for own in series), default=1)
-    axes.set_xlim(0, 1.02 * last)
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    if last > 1e4:
-        axes.set_xlabel("iterations (1e4)")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e4:g}")
-    else:
-        axes.set_xlabel("iterations")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    iterations_axis(axes, last)
     highest = max((float(own.high.max()) for own in series), default=1)
     axes.set_ylim(0, facts.PAPER_TOP if facts.has_paper_axis(curves) else min(100, 103 * highest))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    mark_chance(axes, curves)
     axes.set_ylabel(name)
     axes.legend(loc="best", fontsize=7)
+
+
+def iterations_axis(axes: Axes, last: float) -> None:
+    """Make the x axis one of iterations up to some number, in units of 1e4 as in the paper where they are many."""
+    axes.set_xlim(0, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    many = last > 3e4
+    axes.set_xlabel("iterations (1e4)" if many else "iterations")
+    axes.xaxis.set_major_formatter((lambda x, _: f"{x / 1e4:g}") if many else (lambda x, _: f"{x:,.0f}"))
+
+
+def mark_chance(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draw a line at the error of guessing, where the axis reaches it and it is the same for all networks."""
+    chances = {curve.chance for curve in curves}
+    if len(chances) == 1 and axes.get_ylim()[1] >= 100 * (chance := chances.pop()):
+        axes.axhline(100 * chance, color="0.45", linestyle=(0, (1, 2)), linewidth=0.8, zorder=0.5)
+        place = (0.995, 100 * chance)
+        axes.annotate(
+            "guessing",
+            place,
+            (0, 1),
+            axes.get_yaxis_transform(),
+            "offset points",
+            fontsize=6,
+            color="0.35",
+            ha="right",
+        )
 
 
 def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handles: Sequence[Line2D] = ()) -> Figure:
@@ -283,6 +301,14 @@ def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handle
     return finished(figure, facts.footer(curves) + f"\n{facts.PAPER_AXIS}" * facts.has_paper_axis(curves), title)
 
 
+def balanced(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, as few as that takes, and about as long as each other."""
+    lines = textwrap.wrap(text, width)
+    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
+        lines, width = narrower, width - 1
+    return lines
+
+
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:
     """The figure with its sizes of letters, the title above, and below it what a reader must know of the runs."""
     for axes in figure.axes:
@@ -297,7 +323,7 @@ def finished(figure: Figure, footer: str, title: str | None) -> Figure:
             legend.set_frame_on(False)
     width = round(120 * figure.get_figwidth() / 7.2)
     if title:
-        figure.suptitle(textwrap.fill(title, width * 2 // 3), fontsize=10, parse_math=False)
-    wrapped = "\n".join(line for text in footer.splitlines() for line in textwrap.wrap(text, width))
+        figure.suptitle("\n".join(balanced(title, width * 2 // 3)), fontsize=10, parse_math=False)
+    wrapped = "\n".join(line for text in footer.splitlines() for line in balanced(text, width))
     figure.supxlabel(wrapped, fontsize=6.5, color="0.35", parse_math=False)
     return figure

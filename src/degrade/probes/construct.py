@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from degrade.analysis.curves import Curve, error_curves
 from degrade.analysis.facts import colour, footer
-from degrade.analysis.figures import finished, legend_above, new_figure
+from degrade.analysis.figures import finished, iterations_axis, legend_above, mark_chance, new_figure
 from degrade.analysis.table import aligned, error_cells
 from degrade.config import Experiment, load_config
 from degrade.errors import ConfigError, RunError
@@ -345,11 +345,11 @@ def _draw(
             _line(axes, curve, which, first, colour(place))
         axes.axhline(held, color=colour(0), linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
         _diamond(axes, begins, float(row["deep_error"]), colour(2), label=f"{built}, in eval mode")
-        axes.set_xlabel("iterations")
         axes.set_ylabel(name)
         low, high = axes.dataLim.intervaly
         axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
-        axes.set_xlim(0, 1.02 * max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
+        iterations_axis(axes, max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
+        mark_chance(axes, [curve for curve, *_ in lines])
     handles, _ = panels[0].get_legend_handles_labels()
     legend_above(figure, handles, 2, f"{built}, its added layers the identity")
     curves = [curve for curve, *_ in lines]

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from degrade.analysis.curves import Array, Curve, first_seed
@@ -197,7 +198,7 @@ def draw_landscape(
 
     Each network is of one seed, and `found` has for each the rows of `landscape`, which had the other arguments.
     """
-    figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.4), layout="constrained")
+    figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     planes = [_plane(rows) for rows in found]
     lowest = min(float(loss.min()) for *_, loss in planes)
@@ -258,4 +259,7 @@ def _surface(axes: Any, a: Array, b: Array, loss: Array, levels: Array) -> None:
     drawn = {"linewidth": 0.2, "edgecolor": "0.3", "rcount": len(a), "ccount": len(b)}
     axes.plot_surface(x, y, np.log10(loss), cmap="viridis", vmin=low, vmax=high, **drawn)
     axes.set_zlim(low, high)
+    axes.set_box_aspect(None, zoom=1.12)  # else there is more white than surface
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_major_locator(MaxNLocator(4))
     axes.set_zlabel("log10 loss", fontsize=7)
