@@ -94,7 +94,7 @@ def test_figure_1_has_training_error_left_and_test_error_right(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("rows", "label", "ticks"), [(4, "iterations", {"2,000", "4,000"}), (12, "iterations (1e4)", {"0.2", "1"})]
+    ("rows", "label", "ticks"), [(4, "iterations", {"2,000", "4,000"}), (32, "iterations (1e4)", {"1", "3"})]
 )
 def test_iterations_are_plain_numbers_where_they_are_few(
     rows: int, label: str, ticks: set[str], tmp_path: Path
