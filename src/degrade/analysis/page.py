@@ -6,6 +6,7 @@ plotly would read it as markup.
 """
 
 import base64
+import io
 import json
 import os
 import re
@@ -165,6 +166,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "synthetic": [curve.label for curve in curves if curve.synthetic],
         "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
         "verdicts": found,
+        "told": told,
         "headline": told and headline(told),
         "panels": _panels(curves, told) if told else [],
         "notes": notes,
@@ -498,7 +500,8 @@ def _pictures(curves: Sequence[Curve], room: int) -> tuple[dict[str, list[dict[s
             continue
         name = os.path.relpath(path)
         # The picture becomes an image's address, since scripts in an SVG don't run there.
-        address = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        data = _small(path) if kind == "png" else path.read_bytes()
+        address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         if len(address) > room:
             left_out.append(name)
             continue
@@ -508,3 +511,16 @@ def _pictures(curves: Sequence[Curve], room: int) -> tuple[dict[str, list[dict[s
         picture = {"name": name, "address": address, "alt": f"{CHAPTERS[key].alt} ({path.name})."}
         shown.setdefault(key, []).append(picture)
     return shown, left_out
+
+
+def _small(path: Path) -> bytes:
+    """A PNG in at most 256 colours, which takes a third of the bytes; as it is where it cannot be read as one."""
+    from PIL import Image, UnidentifiedImageError
+
+    data = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+    except (UnidentifiedImageError, OSError, ValueError):
+        return path.read_bytes()
+    return min(data.getvalue(), path.read_bytes(), key=len)

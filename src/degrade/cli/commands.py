@@ -51,6 +51,7 @@ from degrade.cli.options import (
     word_option,
 )
 from degrade.cli.probe import probe_app
+from degrade.cli.story import story
 from degrade.errors import ConfigError, RunConflictError, RunError, RunInterrupted
 from degrade.extras import require
 
@@ -79,6 +80,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Fetch CIFAR-10, or print where it is.", no_args_is_help=True)
+app.command(rich_help_panel=TRAIN)(story)
 app.add_typer(probe_app, name="probe", rich_help_panel=EXPLAIN)
 app.add_typer(data_app, name="data", rich_help_panel=DATA)
 
