@@ -24,6 +24,11 @@ log = logging.getLogger("degrade.run")
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
+#: The most characters in a line of a panel's legend; a longer name, which tells many settings, takes several.
+LEGEND = 46
+#: A legend of more lines stands below its panel.
+ROOM = 8
+
 _CLEAN_MARK = f"{facts.CLEAN}, last iterate"
 
 
@@ -311,6 +316,7 @@ def balanced(text: str, width: int) -> list[str]:
 
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:
     """The figure with its sizes of letters, the title above, and below it what a reader must know of the runs."""
+    longest = 0
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)
@@ -318,9 +324,17 @@ def finished(figure: Figure, footer: str, title: str | None) -> Figure:
         legend = axes.get_legend()
         if legend is not None:
             for text in legend.get_texts():
+                text.set_text("\n".join(balanced(text.get_text(), LEGEND)))
                 text.set_fontsize(7)
                 text.set_parse_math(False)  # a folder's name may hold a $
             legend.set_frame_on(False)
+            lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+            if lines > ROOM:
+                legend.set_loc("upper left")
+                below = ScaledTranslation(0, -34 / 72, figure.dpi_scale_trans)  # the axis' numbers and name
+                legend.set_bbox_to_anchor((0, 0), axes.transAxes + below)
+                longest = max(longest, lines)
+    figure.set_figheight(figure.get_figheight() + 0.19 * longest)
     width = round(120 * figure.get_figwidth() / 7.2)
     if title:
         figure.suptitle("\n".join(balanced(title, width * 2 // 3)), fontsize=10, parse_math=False)
