@@ -44,6 +44,9 @@ SHARE, SHORTEST = 0.02, 60
 #: Compiling takes so many seconds or more, so it is tried only where the share allows that.
 COMPILING = 90
 
+#: A step of each is timed so many times at most.
+ROUNDS = 12
+
 #: A run of less work than this, in images of 32 pixels times the network's depth, is taken to be too short.
 LITTLE = 200_000
 
@@ -195,9 +198,9 @@ def times_as_fast(
         engines = {n: e for n, e in engines.items() if abs(losses[n] - losses[usual]) <= near * abs(losses[usual])}
     times: dict[str, list[float]] = {name: [] for name in engines}
     wall, used = time.perf_counter(), time.process_time()
-    while len(times[usual]) < 3 or (time.monotonic() - started < seconds and len(times[usual]) < 100):
+    while (rounds := len(times[usual])) < 3 or (rounds < ROUNDS and time.monotonic() - started < seconds):
         for name, engine in engines.items():
-            times[name].append(_step(engine, batches, device, 3 + len(times[usual]))[0])
+            times[name].append(_step(engine, batches, device, 3 + rounds)[0])
     wall, used = time.perf_counter() - wall, time.process_time() - used
     middle = {name: statistics.median(turns) for name, turns in times.items()}
     best = min(middle, key=lambda name: middle[name])
