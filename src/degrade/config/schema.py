@@ -220,7 +220,7 @@ class RecipeConfig(Section):
     """Name of the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
     """Number of updates of the weights."""
-    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - it is copied for each
+    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - a copy for each
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
     """Number of images in an update."""
