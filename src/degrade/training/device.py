@@ -22,7 +22,7 @@ from degrade.training.peaks import gemm_peak
 
 log = logging.getLogger("degrade.training")
 
-#: A run of at least so many iterations is compiled for CUDA; this is a guess, not measured yet.
+#: A run of at least so many iterations is compiled on CUDA. This is a guess, which is not measured yet.
 COMPILING_PAYS = 5_000
 
 #: A CPU trains in bf16 if it multiplies matrices in it so many times as fast as in fp32. This is a guess: autocast
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
     """The device that `runtime.device` names.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: there is no such device.
     """
     count = torch.cuda.device_count() if name != "cpu" else 0
     if name == "auto":
@@ -50,7 +50,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU or of the CPU."""
+    """The model name of a GPU or of the CPU."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:
@@ -87,7 +87,7 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
 
 @functools.cache
 def _cpu_is_fast_at_bf16() -> bool:
-    """Timed once, since a CPU may have the instructions and be slower with them (docs/speed.md)."""
+    """Whether bf16 pays here, which is timed since some CPUs have it and are slower with it (docs/speed.md)."""
     key = f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
     file = platformdirs.user_cache_path("degrade") / "precision.json"
     try:
@@ -110,7 +110,7 @@ def _cpu_is_fast_at_bf16() -> bool:
 def _timed() -> dict[str, Any]:
     """How many times as fast as in fp32 this CPU multiplies matrices in bf16, and whether other work disturbed that.
 
-    One thread, the two precisions in turn: what disturbs one disturbs the other.
+    One thread takes the two precisions in turn, so that what disturbs one disturbs the other.
     """
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
     best = {"fp32": 0.0, "bf16": 0.0}
@@ -159,7 +159,7 @@ def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     always, compiled in long runs.
 
     Raises:
-        ConfigError: a graph is asked for, and the device is no CUDA device.
+        ConfigError: a graph is asked for, and the device is not a CUDA device.
     """
     if device.type != "cuda":
         if name.endswith("graph"):
