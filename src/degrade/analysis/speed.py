@@ -1,4 +1,4 @@
-"""What a bench measured, as text, as JSON, and back. No torch."""
+"""What a bench measured, as text and as JSON, and read from JSON again. This module does not import torch."""
 
 import json
 import statistics
@@ -45,11 +45,11 @@ class Result:
     images_per_second: list[float] = field(default_factory=list)
     """One value for each round."""
     step_ms: dict[str, float] = field(default_factory=dict)
-    """Time of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
+    """Milliseconds of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
     peak_memory: int = 0
     """Bytes resident in its process without its workers (CUDA: allocated on the device)."""
     start_seconds: float = 0.0
-    """Time from nothing to the third step, with compilation."""
+    """Seconds that it takes to build all and to make three steps, compilation included."""
     ratio: float = 0.0
     """Median speed over that of the fastest conventional loop at the same depth."""
     roofline: float = 0.0
@@ -57,11 +57,11 @@ class Result:
     bandwidth: float = 0.0
     """Minimum memory traffic of a step (`traffic` in bench.py) per second, divided by the measured copy bandwidth."""
     paper_hours: float | None = None
-    """What the paper's recipe would take, with an evaluation after each epoch."""
+    """Hours that the paper's recipe would take, with an evaluation after each epoch."""
 
     @property
     def median(self) -> float:
-        """Images per second."""
+        """Median images per second over the rounds."""
         return statistics.median(self.images_per_second)
 
 
@@ -116,7 +116,7 @@ class Report:
         return Report(**held, results=results)
 
     def as_json(self) -> str:
-        """All of it, as JSON."""
+        """The whole report as JSON."""
         results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
         return json.dumps({**asdict(self), "results": results}, indent=2)
 
