@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-#: A sweep has at most so many cells, since all of them are composed and checked before the first one is trained.
+#: A sweep has at most this many cells, since all of them are composed and checked before the first one is trained.
 MOST_CELLS = 1000
 
 #: Digits of the greatest whole number that can be made a float.

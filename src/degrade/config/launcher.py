@@ -26,8 +26,7 @@ class Launcher:
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
         """How many cells it is given at a time, and the CPU threads of each; None: as many as cores are usable.
 
-        Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
-        wherever cells are trained side by side each is given its share.
+        Wherever cells are trained side by side each is given its share of the cores, for the reason in `cores`.
 
         Args:
             cells: how many there are in all.

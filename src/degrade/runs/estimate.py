@@ -29,11 +29,11 @@ log = logging.getLogger("degrade.run")
 #: Two timings of one network may differ by this factor on a busy machine, so a begun recipe is not given up for less.
 SLACK = 1.5
 
-#: One recipe takes at most so many times as long for a unit of work as another: small images and small batches keep
+#: One recipe takes at most this many times as long for a unit of work as another: small images and small batches keep
 #: a computer less busy.
 UNEVEN = 3
 
-#: After so many seconds no further network is timed if one with images and batches of the same size was timed
+#: After this many seconds no further network is timed if one with images and batches of the same size was timed
 #: already, because the pace for a unit of work differs little between depths (EVALUATION_COST tells how little).
 LONGEST = 12
 

@@ -24,7 +24,7 @@ from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 #: A file of this name in the folder of a sweep's jobs asks their cells to stop.
 STOP = "stop"
 
-#: A job waits so many seconds for a record in use: a cell that is queued again may still be writing its checkpoint.
+#: A job waits this many seconds for a record in use: a cell that is queued again may still be writing its checkpoint.
 PATIENCE = 30
 
 AGAIN = "the same command goes on from there"

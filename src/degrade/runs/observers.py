@@ -21,7 +21,7 @@ log = logging.getLogger("degrade.run")
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
 EVALUATION_COST = 0.27
 
-#: Where there is no terminal, progress is told every so many seconds.
+#: Where there is no terminal, progress is logged at intervals of this many seconds.
 TOLD = 20
 
 

@@ -37,10 +37,10 @@ Images = Callable[[Experiment], ImageSet]
 
 ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
-#: Between two rows summary.json is written every so many seconds, so that whoever watches sees how far the run is.
+#: Seconds after which summary.json is written again between two rows, so that a watcher sees how far the run is.
 LIVELY = 5
 
-#: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within so many seconds.
+#: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within this many seconds.
 REPEAT_SECONDS = 0.3
 
 _DEFAULT_THREADS = torch.get_num_threads()

@@ -22,10 +22,10 @@ from degrade.training.peaks import gemm_peak
 
 log = logging.getLogger("degrade.training")
 
-#: A run of at least so many iterations is compiled on CUDA. This is a guess, which is not measured yet.
+#: A run of at least this many iterations is compiled on CUDA. This is a guess, which is not measured yet.
 COMPILING_PAYS = 5_000
 
-#: A CPU trains in bf16 if it multiplies matrices in it so many times as fast as in fp32. This is a guess: autocast
+#: A CPU trains in bf16 if it multiplies matrices in it this many times as fast as in fp32. This is a guess: autocast
 #: also costs time, so 1 is too little; the CPU in outputs/reference/bench is at 0.5.
 BF16_PAYS = 1.5
 
