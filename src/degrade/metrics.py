@@ -35,7 +35,7 @@ class Metrics:
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "Metrics":
-        """A row of a record of whatever age. A missing value that is always measured was NaN and is NaN again."""
+        """A row of a record of any age. A missing value that is always measured was NaN in training."""
         values: dict[str, Any] = {own.name: row.get(own.name) for own in fields(cls)}
         lost = {own.name: math.nan for own in fields(cls) if own.type is float and values[own.name] is None}
         return cls(**values | lost)

@@ -439,7 +439,7 @@ def bench(
         typer.Option(
             min=0,
             max=1024,
-            help="The usual loop is measured with this many workers and with none. [default: cores, at most 8]",
+            help="The conventional loop is timed with this many workers and with none. [default: cores, at most 8]",
         ),
     ] = None,
     compiled: Annotated[

@@ -1,4 +1,4 @@
-"""Refusals of a command line: one line that repeats the bad value and names the mend."""
+"""Refusals of a command line: one line that repeats the bad value and names the fix."""
 
 import os
 import re

@@ -39,7 +39,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     """Compose an experiment from `configs/` and overrides such as `model.depth=56` or `recipe=quick`.
 
     Raises:
-        ConfigError: an override is malformed, misspelt or out of range; one line that names it and the mend.
+        ConfigError: an override is malformed, misspelt or out of range; the message names it and the fix in one line.
     """
     from omegaconf import OmegaConf
 
@@ -247,7 +247,7 @@ def refuse_without_effect(experiment: Experiment, overrides: "Sequence[Override]
     """Refuse settings that somebody asked for and that cannot take effect.
 
     Raises:
-        NoEffectError: names one of them as it was typed, and the mend.
+        NoEffectError: there is such a setting; the message names it as it was typed, and the fix.
     """
     typed = {override.key_or_group: str(override.input_line) for override in overrides}
     for key, message in without_effect(experiment).items():

@@ -154,7 +154,7 @@ def refuse_former(words: Sequence[str]) -> None:
     """Refuse the words in which Hydra's own launchers were once set.
 
     Raises:
-        ConfigError: names the words to write instead.
+        ConfigError: there are such words; the message names those to write instead.
     """
     old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
     new = " ".join(word.lstrip("+~") for word in old if "launcher" in word)

@@ -1,4 +1,4 @@
-"""The settings of an experiment, as dataclasses that validate themselves and name the mend.
+"""The settings of an experiment, as dataclasses that validate themselves; an error names the fix.
 
 Each field says all about itself where it is declared: what it may be, what the paper says of it, what figures call
 it, and when it takes effect (`Setting`). `identity` tells from that alone which runs are the same experiment. The

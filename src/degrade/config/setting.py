@@ -43,7 +43,7 @@ class Need:
 
     holds: "Callable[[Experiment], bool]"
     why: str
-    """What is wrong where it does not hold, and the mend; `{family}`, `{depth}`, `{norm}`, `{data}` and `{warmup}` in
+    """What is wrong where it does not hold, and the fix; `{family}`, `{depth}`, `{norm}`, `{data}` and `{warmup}` in
     it are filled in."""
     families: tuple[str, ...] = ()
     """The only families that have the setting; empty where all have it."""
@@ -92,7 +92,7 @@ class Setting:
         """Refuse a value that it must not have.
 
         Raises:
-            ConfigError: names the value and the mend.
+            ConfigError: there is something wrong with the value; the message names it and the fix.
         """
         if self.choices and value not in self.choices:
             listed = ", ".join(map(str, self.choices))

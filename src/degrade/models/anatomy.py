@@ -86,7 +86,7 @@ def multiply_adds(model: nn.Module, side: int = 32) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """Convolutions with as many channels in as out, each followed by a ReLU, that together see `field` pixels a side.
+    """Convolutions with as many channels in as out, each followed by a ReLU; together they see `field` pixels a side.
 
     Multiply-adds are those on a 32x32 map, and nonlinearities are the ReLUs.
     """

@@ -334,7 +334,7 @@ class Run:
         """Refuse to go on with a record that holds other settings.
 
         Raises:
-            RunConflictError: names the differing keys.
+            RunConflictError: it holds others; the message names the keys that differ.
         """
         held, flat = self._read_config()
         told = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in differing(held, experiment).items()]
@@ -350,7 +350,7 @@ class Run:
         """Refuse images other than those that the run was begun on.
 
         Raises:
-            RunConflictError: names both hashes.
+            RunConflictError: the images are others; the message names both hashes.
         """
         before = self.environment.get("data_hash", content_hash)
         if before != content_hash:
