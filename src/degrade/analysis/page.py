@@ -326,7 +326,7 @@ def _text(value: Any) -> str:
 
 
 def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> str:
-    """The command that trains a network again, with all its seeds; by its record if no shell can take a setting."""
+    """The command that trains all seeds of a network again; by its record where the shell cannot take a setting."""
     first, *others = curve.paths
     # Seeds may differ in settings that don't change the result, such as threads; those are left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}

@@ -26,7 +26,7 @@ class Launcher:
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
         """How many cells it is given at a time, and the CPU threads of each; None: as many as cores are usable.
 
-        Wherever cells are trained side by side each is given its share of the cores, for the reason in `cores`.
+        Wherever cells are trained side by side each is given its share of the cores; `degrade.cores` says why.
 
         Args:
             cells: how many there are in all.

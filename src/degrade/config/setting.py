@@ -81,7 +81,7 @@ class Setting:
         return next((need.families for need in self.needs if need.families), ())
 
     def unmet(self, experiment: "Experiment") -> Need | None:
-        """The need for lack of which it takes no effect in an experiment; None if it takes effect."""
+        """The first need that an experiment does not meet, so that it takes no effect; None if it takes effect."""
         return next((need for need in self.needs if not need.holds(experiment)), None)
 
     def changes_result(self, experiment: "Experiment") -> bool:

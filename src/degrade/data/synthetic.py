@@ -26,7 +26,7 @@ def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
 
 
 def noise(count: int, *, side: int = 32, classes: int = 10) -> ImageSet:
-    """Images of uniform noise, the same ones for training and testing, which take as long as photographs do.
+    """Images of uniform noise, the same ones for training and testing, which take a computer as long as photographs.
 
     Args:
         count: how many images there are.

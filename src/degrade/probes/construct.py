@@ -149,7 +149,7 @@ def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
     if block.residual:
         # The rest of the branch stays as it was drawn, or no gradient would reach it.
         nn.init.zeros_(block.bn2.weight if isinstance(block.bn2, nn.BatchNorm2d) else block.conv2.weight)
-        path = list(block.shortcut.children())  # only in option C there are some
+        path = list(block.shortcut.children())  # only option C has any
     else:
         path = [block.conv1, block.bn1, block.conv2, block.bn2]
     for module in path:

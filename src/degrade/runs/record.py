@@ -285,7 +285,7 @@ class Run:
         """Check, before writing, that the folder is still the one that was locked, since somebody may have moved it.
 
         Raises:
-            RunFileError: it is another folder, which may belong to another process.
+            RunFileError: the folder was moved or replaced.
         """
         if self._place is not None and self._identity() != self._place:
             raise RunFileError(
@@ -334,7 +334,7 @@ class Run:
         """Refuse to go on with a record that holds other settings.
 
         Raises:
-            RunConflictError: it holds others; the message names the keys that differ.
+            RunConflictError: settings differ; the message names their keys.
         """
         held, flat = self._read_config()
         told = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in differing(held, experiment).items()]
@@ -350,7 +350,7 @@ class Run:
         """Refuse images other than those that the run was begun on.
 
         Raises:
-            RunConflictError: the images are others; the message names both hashes.
+            RunConflictError: the images differ; the message names both hashes.
         """
         before = self.environment.get("data_hash", content_hash)
         if before != content_hash:

@@ -87,7 +87,7 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
 
 @functools.cache
 def _cpu_is_fast_at_bf16() -> bool:
-    """Whether bf16 pays here, which is timed since some CPUs have it and are slower with it (docs/speed.md)."""
+    """Whether bf16 pays, which is timed once, since some CPUs have it and are slower with it (docs/speed.md)."""
     key = f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
     file = platformdirs.user_cache_path("degrade") / "precision.json"
     try:
