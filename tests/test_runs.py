@@ -243,7 +243,7 @@ def test_a_new_run_takes_idle_cores_and_a_resumed_one_as_many_threads_as_before(
     interrupted_copy(small, "name=parts", "runtime.threads=2")
     record = run(small("name=parts"))
     assert [session["threads"] for session in record.sessions] == [2, 2]
-    said = "2 threads, as before, though other work keeps 1.0 of 2 cores busy; runtime.threads=1 is faster"
+    said = "going on with 2 threads as before, though other work keeps 1.0 of 2 cores busy; runtime.threads=1 is"
     assert any(message.startswith(said) for message in caplog.messages)
 
 
@@ -254,7 +254,7 @@ def test_a_training_that_becomes_far_slower_says_what_helps(
     monkeypatch.setattr(observers.Pace, "add", lambda self, work: next(shares, None))
     monkeypatch.setattr(train, "look", lambda: cores.Cores(2, math.inf, 1.04))
     run(small("runtime.threads=2"))
-    said = "plain-8: for a minute at 8% of its best speed: other work keeps 1.0 of 2 cores busy; end that, or "
+    said = "plain-8: it has run at 8% of its best speed for a minute: other work keeps 1.0 of 2 cores busy; end that"
     assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 

@@ -35,7 +35,7 @@ from degrade.runs.record import now
 from degrade.training import Training, choose_device, choose_precision, device_name, has_bf16
 from degrade.training.peaks import copy_peak, gemm_peak, rate, wait
 
-#: Batches in the epoch that a bench trains on: noise, which costs what photographs cost.
+#: Number of batches in the epoch that a bench trains on. They are noise, which costs what photographs cost.
 BATCHES = 40
 
 #: Number of turns after which a ratio may be settled: the fewest that an interval of order statistics needs.
@@ -48,7 +48,7 @@ PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
 def contenders(
     depths: Sequence[int], *, device: str, workers: int, batch_sizes: Sequence[int], compiled: bool
 ) -> list[Contender]:
-    """The conventional loop with and without workers, and the engine at each setting that makes sense there."""
+    """The conventional loop with and without workers, and the engine at each setting that suits the device."""
     place = choose_device(device)
     best = choose_precision("auto", place)
     precisions = ["fp32", "bf16"] if has_bf16(place) else ["fp32"]
@@ -136,11 +136,12 @@ def _bench(
 
 
 def traffic(model: nn.Module, precision: str) -> int:
-    """Bytes that a training step of one image moves at least, were every element-wise pass fused with its neighbours.
+    """Least bytes that a training step moves for one image, if element-wise passes are fused with their neighbours.
 
-    A convolution's output is written once, read for batch norm's statistics and again to normalise it, which
-    writes the next input, read by the next convolution: 5 passes. Backward: batch norm reads gradient and input
-    twice each and writes a gradient; the convolution reads that twice, its input once, and writes one: 9 passes.
+    Forward there are 5 passes: a convolution's output is written, read for batch norm's statistics, and read again to
+    be normalised into the next convolution's input, which is written and read. Backward there are 9: batch norm reads
+    gradient and input twice each and writes a gradient; the convolution reads that twice and its input once, and
+    writes a gradient.
     """
     values = sum(math.prod(layer.shape) for layer in layers(model) if "conv" in layer.kind)
     return 14 * values * (2 if precision == "bf16" else 4)
@@ -202,7 +203,7 @@ class _Runner:
 
     def stop(self) -> None:
         for connection, _ in self.members:
-            connection.close()  # at which it returns
+            connection.close()  # this makes the process return
         for _, process in self.members:
             process.join(timeout=5)
             if process.is_alive():
@@ -212,7 +213,7 @@ class _Runner:
 
 def _serve(connection: Connection, contender: Contender) -> None:
     """Answer questions until the parent goes away."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which misses CUDA on a CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a CPU it warns that CUDA is missing
     if contender.copies > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // contender.copies))
     loop: _Conventional | _Engine | None = None
@@ -260,7 +261,7 @@ class _Conventional:
             num_workers=contender.workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=contender.workers > 0,
-            # As on Linux by default; this process was spawned, and its children would be too.
+            # Loops on Linux fork by default, but this process was spawned, and its children would be spawned too.
             multiprocessing_context="fork" if contender.workers and sys.platform.startswith("linux") else None,
         )
         self.batches = iter(self.loader)
@@ -342,7 +343,7 @@ class _Engine:
             return result
 
         for iteration in range(1, 4):
-            if engine.name.endswith("graph"):  # nothing in it can be told apart
+            if engine.name.endswith("graph"):  # the parts of a graph cannot be timed
                 clocked("whole", engine.train, batches, iteration, 0.01)
                 continue
             images, labels = clocked("data", batches.batch, iteration)
@@ -352,7 +353,7 @@ class _Engine:
             clocked("metrics", engine.count, loss, logits, labels)
             times.setdefault("whole", []).append(sum(values[-1] for name, values in times.items() if name != "whole"))
         pixels, labels = self.training.test
-        self.training.evaluate(pixels, labels)  # compiles or records, where there is something to
+        self.training.evaluate(pixels, labels)  # an engine that compiles or records does so here
         for _ in range(3):
             clocked("evaluation", self.training.evaluate, pixels, labels)
         return {part: statistics.median(values) for part, values in times.items()}

@@ -1,4 +1,4 @@
-"""The error tree. Each message names the bad value and the mend; only the command line turns one into an exit code.
+"""The error tree. Each message names the bad value and the fix; only the command line turns one into an exit code.
 
 DegradeError
 ├── ConfigError        a setting that cannot be right
@@ -29,7 +29,7 @@ class NoEffectError(ConfigError):
 
     Args:
         key: the key of the setting.
-        message: the message, which names the value and the mend.
+        message: the message, which names the value and the fix.
     """
 
     def __init__(self, key: str, message: str) -> None:

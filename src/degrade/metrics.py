@@ -1,4 +1,4 @@
-"""One row of metrics.jsonl: what is measured along training. No torch."""
+"""One row of metrics.jsonl: what is measured along training. This module does not import torch."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,9 @@ class Metrics:
     train_error_batch: float | None
     """The same with each batch's own statistics in batch norm, over the shuffled batches of the first epoch."""
     test_loss: float | None
+    """Mean cross-entropy in eval mode, with running statistics, on the test images."""
     test_error: float | None
+    """Error measured as `test_loss` is."""
     images_per_second: float
     """Training throughput since the row before, without evaluation."""
     seconds: float
@@ -33,7 +35,7 @@ class Metrics:
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "Metrics":
-        """A row of a record of whatever age. Where a float is missing, which must be NaN in training, it is NaN."""
+        """A row of a record of any age. A missing value that is always measured was NaN in training."""
         values: dict[str, Any] = {own.name: row.get(own.name) for own in fields(cls)}
         lost = {own.name: math.nan for own in fields(cls) if own.type is float and values[own.name] is None}
         return cls(**values | lost)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-#: Where there is no terminal, progress is told every so many seconds.
+#: Where there is no terminal, progress is logged at intervals of this many seconds.
 TOLD = 20
 
 
@@ -45,7 +45,7 @@ class Progress:
             logging.getLogger("degrade.progress").info("%s: %.0f%%, %s", name, 100 * self._done / self._total, left)
 
     def expect(self, more: float) -> None:
-        """Correct the total."""
+        """Correct the total by `more` work, which may be negative."""
         self._total += more
         self._bar.total = self._total
 

@@ -1,4 +1,4 @@
-"""Everything that a person looks at, made from run records alone. No torch."""
+"""Everything that a person looks at, made from run records alone. This package does not import torch."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -34,7 +34,7 @@ ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity over iterations, over seeds.
+    """The mean and the band of one quantity over seeds, along the iterations.
 
     Attributes:
         iteration: where it was measured. A point stands on at least as many seeds as the points after it, so that
@@ -58,7 +58,7 @@ class Curve:
     Attributes:
         label: family and depth, and whatever else tells this curve from the others.
         family, depth: the network's.
-        experiment: what its first seed was trained by.
+        experiment: the settings of its first seed.
         train, test: running training error, test error.
         seeds: what became of each seed's run.
         final: for each of `ERRORS` the values in the last rows of the finished seeds, as far as they were measured.
@@ -225,6 +225,6 @@ def _band(values: Array, band: str) -> tuple[Array, Array, Array]:
 
 
 def edges(values: list[float], band: str) -> tuple[float, float]:
-    """The edges of the band around the mean of values, one for each seed."""
+    """Low and high edge of the band around the mean of values, of which each seed has one."""
     low, _, high = _band(np.array(values, np.float64)[:, None], band)
     return float(low[0]), float(high[0])

@@ -71,7 +71,7 @@ def measurements(records: Iterable[Run]) -> Iterator[tuple[Any, ...]]:
 
 
 def frame(records: Iterable[Run]) -> "DataFrame":
-    """The same as one long table of pandas, to be filtered and pivoted.
+    """The measurements as one long table of pandas, to be filtered and pivoted.
 
     Raises:
         ConfigError: pandas is not installed.
@@ -84,7 +84,7 @@ def frame(records: Iterable[Run]) -> "DataFrame":
 
 
 def write_csv(rows: Iterable[tuple[Any, ...]], file: TextIO) -> None:
-    """Write a header and the rows, with all digits that it takes to read the same numbers again."""
+    """Write a header and the rows, with as many digits as it takes to read the same numbers again."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     where = list(COLUMNS).index("synthetic")

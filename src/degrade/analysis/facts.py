@@ -1,4 +1,4 @@
-"""What figures, page, tables and text all say of networks and their errors. No matplotlib."""
+"""What figures, page, tables and text all say of networks and their errors, without matplotlib."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def several(count: int) -> str:
-    """` (3 seeds)`, to be put behind a network's label; nothing for one seed."""
+    """` (3 seeds)`, to be put behind a network's label; empty for one seed."""
     return f" ({plural(count, 'seed')})" if count > 1 else ""
 
 
@@ -76,7 +76,7 @@ def is_inside(others: tuple[float, float] | None, value: float | None) -> bool |
 
 
 def inside(others: tuple[float, float] | None, value: float | None) -> str:
-    """A range and where a value lies to it: `9.4 to 9.8: inside`; `-` without either."""
+    """A range, and where a value lies relative to it: `9.4 to 9.8: inside`; `-` without either."""
     if others is None or value is None:
         return "-"
     place = "below" if value < others[0] else "above" if value > others[1] else "inside"
@@ -103,7 +103,7 @@ def runs_facts(curves: Sequence[Curve], *, banded: bool) -> list[str]:
 
 
 def told_apart(curves: Sequence[Curve], of: Callable[[Experiment], list[str]]) -> list[tuple[list[str], list[str]]]:
-    """What holds for which networks, by their settings: pairs of labels and facts.
+    """Which facts of the settings hold for which networks: pairs of labels and facts.
 
     The first pair has no labels, and holds what all networks have in common.
     """
@@ -133,10 +133,10 @@ def footer(curves: Sequence[Curve], *, banded: bool = True) -> str:
 
 
 def refuse_unmeasured(curves: Sequence[Curve]) -> Sequence[Curve]:
-    """The curves, of which at least one has a point.
+    """Return the curves if at least one of them has a point.
 
     Raises:
-        RunError: none has.
+        RunError: no curve has a point.
     """
     if not any(len(curve.train.iteration) for curve in curves):
         where = next(iter(curves[0].paths.values()))

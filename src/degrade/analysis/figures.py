@@ -117,7 +117,7 @@ def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
 
 
 def draw_stacks(pairs: Sequence[tuple[Any, Any]], channels: int) -> Figure:
-    """Bars: for each pair of `Stack`s, 3x3 convolutions beside the large convolution that sees as much."""
+    """For each pair of `Stack`s, bars of the 3x3 convolutions beside the large convolution that sees as much."""
     figure, panels = new_figure(1, 3, (7.2, 3.0), grid=False)
     quantities = (("parameters", 1e3, "parameters (1e3)"), ("multiply_adds", 1e6, "multiply-adds (1e6)"))
     for axes, (name, unit, label) in zip(panels, (*quantities, ("nonlinearities", 1, "ReLUs")), strict=True):
@@ -315,7 +315,7 @@ def balanced(text: str, width: int) -> list[str]:
 
 
 def finished(figure: Figure, footer: str, title: str | None) -> Figure:
-    """The figure with its sizes of letters, the title above, and below it what a reader must know of the runs."""
+    """The figure with its font sizes, the title above it, and below it what a reader must know of the runs."""
     longest = 0
     for axes in figure.axes:
         axes.tick_params(labelsize=8)

@@ -227,7 +227,7 @@ def _panels(curves: Sequence[Curve], told: Verdict) -> list[dict[str, Any]]:
 
 
 class _Lines:
-    """Curves for the page's script, rounded, and thinned to at most so many points.
+    """Curves for the page's script, rounded, and thinned to at most `most` points.
 
     A curve names its iterations by their number among `grids`, since most curves have the same ones.
     """
@@ -262,7 +262,7 @@ class _Lines:
     def rate(self, rows: Sequence[Metrics], milestones: Sequence[int]) -> dict[str, Any]:
         """A curve of the learning rate in the rows, and at each milestone between two of them.
 
-        At a milestone, the rate still is the one before it.
+        At a milestone the rate is still the one before it.
         """
         points = {row.iteration: rate for row in rows if (rate := row.finite("lr")) is not None}
         for milestone in milestones:
@@ -275,7 +275,7 @@ class _Lines:
 def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
     """Indices of the points to draw: all, or the first, the last, and the extremes of each of several stretches.
 
-    The quantities are over the same points, of which at most so many are kept; that is 16 or more.
+    The quantities are over the same points, of which at most `most` are kept, which is 16 or more.
     """
     count = len(values[0])
     if count <= most:
@@ -424,7 +424,7 @@ def _text(value: Any) -> str:
 
 
 def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> str:
-    """What trains a network again, with all its seeds; by its record where the shell cannot take a setting."""
+    """The command that trains all seeds of a network again; by its record where the shell cannot take a setting."""
     first, *others = curve.paths
     # Seeds may differ in settings that don't change the result, such as threads; those are left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
@@ -439,7 +439,7 @@ def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Se
 
 
 def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
-    """What builds a network from a trained one and trains both on.
+    """The command that builds a network from a trained one and trains both on.
 
     Args:
         curve: the built network, or the control beside it, which is the trained one trained on.

@@ -1,4 +1,4 @@
-"""What a bench measured, as text, as JSON, and back. No torch."""
+"""What a bench measured, as text and as JSON, and read from JSON again. This module does not import torch."""
 
 import json
 import statistics
@@ -62,7 +62,7 @@ class Result:
     cores: list[float] = field(default_factory=list)
     """CPU time divided by time, for each turn; empty where the CPU does not set the pace."""
     step_ms: dict[str, float] = field(default_factory=dict)
-    """Time of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
+    """Milliseconds of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
     peak_memory: int = 0
     """Bytes resident in its process without its workers (CUDA: allocated on the device)."""
     start_seconds: float = 0.0
@@ -72,7 +72,7 @@ class Result:
     bandwidth: float = 0.0
     """Minimum memory traffic of a step (`traffic` in bench.py) per second, divided by the measured copy bandwidth."""
     paper_hours: float | None = None
-    """What the paper's recipe would take, with an evaluation after each epoch."""
+    """Hours that the paper's recipe would take, with an evaluation after each epoch."""
 
     @property
     def counted(self) -> dict[int, float]:
@@ -164,7 +164,7 @@ class Report:
         return Report(**held, results=results)
 
     def as_json(self) -> str:
-        """All of it, as JSON."""
+        """The whole report as JSON."""
         results = [{**asdict(r), "label": r.contender.label, "median": r.median} for r in self.results]
         return json.dumps({**asdict(self), "results": results}, indent=2)
 

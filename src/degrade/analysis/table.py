@@ -196,7 +196,7 @@ def _totals(layers: "Sequence[Layer]") -> tuple[int, int]:
 
 
 def stacks_table(stacks: "Sequence[Stack]", channels: int, form: str = "text") -> str:
-    """Stacks of convolutions with so many channels, and the large ones that see as much."""
+    """Stacks of convolutions with `channels` channels, and the large ones that see as much."""
     if form == "csv":
         return as_csv([{**vars(stack), "kernels": stack.name, "channels": channels} for stack in stacks])
     rows = [
@@ -232,7 +232,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], form: str, *, widt
 def _fitted(texts: Sequence[str], width: int) -> list[str]:
     """Texts, with the middle left out of those longer than `width`, or than it takes to tell them apart."""
     for room in range(width, max(map(len, texts), default=0)):
-        for part in (2 / 3, 1 / 2, 1 / 3, 1 / 4):  # the part of what is kept that is the end, which tells seeds apart
+        for part in (2 / 3, 1 / 2, 1 / 3, 1 / 4):  # the share that is taken from the end, which tells seeds apart
             tail = int((room - 1) * part)
             short = [text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[-tail:]}" for text in texts]
             if len(set(short)) == len(set(texts)):

@@ -35,7 +35,7 @@ def verdict_text(found: Sequence[Verdict]) -> str:
 
 
 def notes(verdict: Verdict) -> list[str]:
-    """How it was judged, each a sentence: kind of training error, intervals, and what a shorter recipe can say."""
+    """Sentences on how it was judged: kind of training error, intervals, and what a shorter recipe can say."""
     clean = verdict.kind == "train_error_clean"
     kind, lacking = (CLEAN, "") if clean else (RUNNING, ", since a clean one is missing")
     told = {
@@ -206,7 +206,7 @@ def _mean(errors: Sequence[float]) -> float | None:
 
 
 def verdict_json(found: Sequence[Verdict]) -> str:
-    """The verdicts as JSON, `schema_version` 2; README.md lists the fields. Errors are fractions."""
+    """The verdicts as JSON, whose fields docs/explanation/verdict.md lists. Errors are fractions."""
     content = {"schema_version": 2, "outcome": overall(found), "verdicts": [_fields(verdict) for verdict in found]}
     return json.dumps(content, indent=2, allow_nan=False)
 

@@ -34,7 +34,7 @@ from degrade.runs import Status
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 TOO_EARLY = "too early"
 
-#: From the outcome that a verdict on several experiments must not hide to the one that it may.
+#: Outcomes in the order in which they decide about several experiments, the worst one first.
 OUTCOMES = (NOT_REPRODUCED, TOO_EARLY, INCONCLUSIVE, REPRODUCED)
 
 PAPER_ITERATIONS = Experiment().recipe.iterations
@@ -63,7 +63,7 @@ ROLES = {
 
 
 class _Statement(NamedTuple):
-    """A claim before it meets networks.
+    """A claim before it is made of certain networks.
 
     Each pair of roles stands for the difference of their errors. A claim is true if the first difference is above
     zero or, of two, above the second. A `free` claim says that depth costs a family with shortcuts nothing: it is
@@ -109,10 +109,10 @@ WALL = (
 
 @dataclass(frozen=True)
 class Rules:
-    """How strictly is judged."""
+    """How strictly claims are judged."""
 
     margin: float = 0.005
-    """A deeper residual network may have this much more training error (a fraction) and count as no worse."""
+    """How much more training error (a fraction) a deeper residual network may have and still count as no worse."""
     allow_one_seed: bool = False
     """Whether the sign of a gap decides where there is one seed, and so no interval."""
 
@@ -122,9 +122,9 @@ class Claim:
     """A claim and what became of it. Where recipe and data are the paper's, others' values stand beside its own."""
 
     name: str
-    """Stable, for programs."""
+    """A stable name, for programs."""
     text: str
-    """For readers."""
+    """The claim in words, for readers."""
     error: str
     """`train` or `test`."""
     contrast: tuple[tuple[int, str], ...]
@@ -160,7 +160,7 @@ class Claim:
 
 
 class Want(NamedTuple):
-    """What would have to be run for more to be judged, and the command that does; empty where none would help."""
+    """What would have to be run for more to be judged, and the command that runs it, empty where none would help."""
 
     what: str
     command: str
@@ -182,7 +182,7 @@ class Verdict:
     rules: Rules
     claims: tuple[Claim, ...]
     lacking: tuple[Want, ...]
-    """Networks that no run was begun of."""
+    """Networks of which no run was begun."""
     left_out: tuple[Want, ...]
     """Runs that were not counted, and why."""
 
@@ -255,7 +255,7 @@ def verdict(curves: Iterable[Curve], rules: Rules | None = None) -> Verdict:
     """The verdict on the networks of one experiment and setting.
 
     Raises:
-        ValueError: they are of several; `verdicts` takes those.
+        ValueError: the networks are of several; `verdicts` takes those.
     """
     (only,) = verdicts(curves, rules)
     return only
@@ -275,7 +275,7 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
     groups = _grouped((curve for curve in curves if not curve.built), shared)
     found = []
     for group in sorted(groups, key=lambda g: (str(g[0].folder), g[0].extra)):
-        # Networks of a family are compared if they share the settings of which other families know nothing.
+        # Networks of a family are compared if they share the settings that no other family has.
         plain, residuals, walls = (
             _grouped((c for c in group if c.family == family), lambda curve: family_settings(curve.experiment))
             for family in ("plain", "residual", "vgg")
@@ -330,7 +330,7 @@ def _passed(curve: Curve) -> bool:
 
 
 def _mean_error(curve: Curve, kind: str) -> float:
-    """The mean training error; the worst there is for a network without a finished seed."""
+    """The mean training error; 1, the worst there is, for a network without a finished seed."""
     return float(np.mean(curve.final[kind] or [1.0]))
 
 
@@ -401,7 +401,7 @@ def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
 
 
 def _wall_roles(curves: Sequence[Curve], kind: str) -> tuple[dict[str, Curve], dict[str, int]]:
-    """The deepest network of each family and the best of the others; and among how many that is the best."""
+    """The deepest network of each family and the best of the others, and among how many the latter was chosen."""
     roles: dict[str, Curve] = {}
     tries: dict[str, int] = {}
     for family, shallow, deep in (("vgg", "v", "V"), ("residual", "s", "S")):
@@ -536,7 +536,7 @@ def _beside(statement: _Statement, signed: Sequence[tuple[int, Curve]], kind: st
 
 
 def _left_out(curve: Curve) -> list[Want]:
-    """For each status but complete: which seeds, and the command that goes on with the first of them."""
+    """The seeds of each status but complete, and the command that goes on with the first of them."""
     found = []
     for status in sorted(set(curve.seeds.values()) - {Status.COMPLETE}):
         seeds = [seed for seed, own in curve.seeds.items() if own is status]
@@ -549,7 +549,7 @@ def _left_out(curve: Curve) -> list[Want]:
 
 
 def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[Want]:
-    """What no run was begun of: two depths, plain and residual."""
+    """Plain and residual networks of two depths of which no run was begun."""
     begun = {(curve.family, curve.depth) for curve in curves if not curve.diverged}
     depth = min((depth for _, depth in begun), default=20)
     pair = [depth, 56 if depth < 56 else 20]

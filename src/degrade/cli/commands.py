@@ -91,12 +91,12 @@ def _options(
     quiet: Annotated[  # noqa: ARG001 - main reads both, wherever they stand
         bool,
         typer.Option(
-            "--quiet", help="Print answers and errors only, no log lines, no bars; it may stand behind a command too."
+            "--quiet", help="Print answers and errors only, without log lines and bars; it may also follow a command."
         ),
     ] = False,
     verbose: Annotated[  # noqa: ARG001
         bool,
-        typer.Option("--verbose", help="Print the log lines of train.log too; it may stand behind a command too."),
+        typer.Option("--verbose", help="Print the log lines of train.log too; it may also follow a command."),
     ] = False,
 ) -> None:
     if version:
@@ -150,7 +150,7 @@ def train(
     from degrade.runs import run_directory
     from degrade.runs.many import finished
 
-    record = None if fresh else finished(experiment)  # which answers without torch
+    record = None if fresh else finished(experiment)  # this does not import torch
     if record is None:
         from degrade.runs import run
 
@@ -199,7 +199,7 @@ def reproduce(
     """Train an experiment's networks, draw figure and page, and print verdict and table beside the paper's errors.
 
     Finished runs are skipped and interrupted ones resumed: the same command again goes on where it stopped.
-    Before it trains, it times each network for a moment and prints how long every recipe would take on this machine.
+    Before it trains, it times the networks for a moment and prints how long every recipe would take on this machine.
     launcher=local trains launcher.jobs networks at once; the other launchers are submitit_local, slurm and ray.
 
     Examples:
@@ -357,7 +357,7 @@ def verify(
         typer.Option(
             min=0,
             max=100,
-            help="A deeper residual network is no worse if its training error is at most so many points higher.",
+            help="A deeper residual network is no worse if its training error is at most this many points higher.",
         ),
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was judged, as JSON.")] = False,
@@ -441,19 +441,21 @@ def bench(
     rounds: Annotated[
         int,
         typer.Option(
-            min=1, max=1000, help="Each setting takes so many turns at most, fewer where the ratios are sure before."
+            min=1,
+            max=1000,
+            help="Each setting takes this many turns at most, fewer where the ratios are sure before.",
         ),
     ] = 20,
-    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes so many seconds.")] = 0.3,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes this many seconds.")] = 0.3,
     batch_sizes: Annotated[
-        str, typer.Option(help="Steps take so many images; several numbers are separated by commas.")
+        str, typer.Option(help="A step takes this many images; several numbers are separated by commas.")
     ] = "128,32",
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=1024,
-            help="The conventional loop is measured with so many workers, and with none. [default: cores, at most 8]",
+            help="The conventional loop is timed with this many workers and with none. [default: cores, at most 8]",
         ),
     ] = None,
     compiled: Annotated[
@@ -697,7 +699,7 @@ def inspect(
         ),
     ] = None,
     channels: Annotated[
-        int, typer.Option(min=1, max=4096, help="With --compare, each convolution has so many channels in and out.")
+        int, typer.Option(min=1, max=4096, help="With --compare, each convolution has this many channels in and out.")
     ] = 64,
     output: Annotated[
         Path | None,
@@ -887,10 +889,10 @@ def _show(
 
 
 def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
-    """Load the images of what is to be trained once, so that a lack of them is told before any network starts.
+    """Load the images of what is to be trained once, so that missing ones are named before any network starts.
 
     Raises:
-        DatasetError: they cannot be had.
+        DatasetError: the images cannot be fetched or read.
     """
     from degrade.data import load_images
     from degrade.runs.estimate import plan
@@ -907,7 +909,8 @@ def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
 def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
     """Complete the TensorBoard files of finished runs that are to have some.
 
-    The final figure is added here, since `runs` lies below what draws, and the rows of a run trained without them.
+    The final figure is added here, since `runs` may not import what draws, and so are the rows of a run that was
+    trained without such files.
     """
     for experiment, record in runs:
         if experiment.log.tensorboard and record.status.finished and (rows := record.rows()):
@@ -994,9 +997,9 @@ def _estimated(
         experiment: the name of the experiment.
         experiments: its networks by the recipe that was asked for.
         settings: the settings that were asked for.
-        seeds: how often each network is trained.
+        seeds: with how many seeds each network is trained.
         within: the seconds that training may take; None leaves the recipe as it is.
-        launcher: by which they are trained; one for other machines is not known to train several at a time.
+        launcher: the launcher that trains them; one for other machines counts as training one network at a time.
         fresh: whether what is begun starts over.
 
     Returns:

@@ -16,7 +16,7 @@ from typing import Any
 #: The environment variable in which Typer's scripts ask the shell's question: `complete_bash`.
 QUESTION = "_DEGRADE_COMPLETE"
 
-#: At most so many entries of folders are searched for runs; after that, folders are offered without a look inside.
+#: At most this many entries of folders are searched for runs; after that, folders are offered without a look inside.
 _PATIENCE = 2000
 
 
@@ -24,7 +24,7 @@ def answer(ask: Callable[[], Any]) -> int:
     """Answer a shell's question.
 
     Args:
-        ask: lets Typer print its answer, by the environment.
+        ask: lets Typer print its answer to what the environment asks.
 
     Returns:
         The exit code, from which fish learns whether there is an answer.
@@ -84,7 +84,7 @@ def values_of(key: str) -> Callable[[str], list[str]]:
 
 
 def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer passes it
-    """No words, upon which the shell completes the names of files."""
+    """No words, so that the shell completes the names of files."""
     return []
 
 
@@ -192,7 +192,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _holds_runs(folder: Path, levels: int, patience: list[int]) -> bool:
-    """Whether there is a run at most so many levels below a folder, or too much to find out."""
+    """Whether there is a run at most `levels` levels below a folder, or there are too many entries to find out."""
     for below in _folders(folder):
         patience[0] -= 1
         if patience[0] < 0 or _is_run(below):

@@ -80,7 +80,7 @@ def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 class _NoTerminal:
-    """A stream that claims to be no terminal, so that progress bars hide themselves."""
+    """A stream that claims not to be a terminal, so that progress bars hide themselves."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -101,7 +101,7 @@ def _run(words: list[str], manners: list[str]) -> int:
         check_words(words)
         refuse_repeated(options_given(command, words))
         code = command.main(args=words, prog_name="degrade", standalone_mode=False)
-        if code == INTERRUPTED:  # Typer answers Ctrl-C so
+        if code == INTERRUPTED:  # Typer returns this after Ctrl-C
             return _failed(KeyboardInterrupt(), "interrupted", words, INTERRUPTED)
         return code if isinstance(code, int) else DONE
     except UsageError as error:
@@ -115,7 +115,7 @@ def _run(words: list[str], manners: list[str]) -> int:
         codes = {RunInterrupted: INTERRUPTED, RunFailed: RUN_FAILED, RunFileError: RUN_FAILED}
         code = next((own for kind, own in codes.items() if isinstance(error, kind)), BAD_INPUT)
         return _failed(error, str(error), words, code)
-    except SystemExit:  # Typer answers so where the reader of a pipe went away, which is no error
+    except SystemExit:  # Typer raises this where the reader of a pipe went away, which is no error
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -133,7 +133,7 @@ def _failed(error: BaseException, message: str, words: Sequence[str], code: int)
         import traceback
 
         traceback.print_exception(error)
-    lines = isinstance(error, DatasetError)  # which lists what was tried in several lines
+    lines = isinstance(error, DatasetError)  # its message lists in several lines what was tried
     with contextlib.suppress(OSError):
         print(f"degrade: {shown(message, words, lines=lines)}", file=sys.stderr)
     return code

@@ -280,7 +280,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
     if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
-        tell(f"the newest experiment, {newest}; others: {', '.join(others)}")
+        tell(f"taking the newest experiment, {newest}; there are also {', '.join(others)}")
     return [record for record in records if experiments[record] == newest], newest
 
 

@@ -31,7 +31,7 @@ probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the s
 
 
 def _limit(words: str) -> Any:
-    """The option that limits how many images are used."""
+    """The option that says how many images are used."""
 
     def check(limit: int | None) -> int | None:
         from degrade.probes.probe import MOST, within
@@ -43,7 +43,7 @@ def _limit(words: str) -> Any:
     return typer.Option(callback=check, help=words)
 
 
-Limit = Annotated[int | None, _limit("Use only the first so many images. [default: all]")]
+Limit = Annotated[int | None, _limit("Use only this many images, the first ones. [default: all]")]
 
 
 @probe_app.command("responses")
@@ -79,7 +79,7 @@ def probe_gradients(
         ),
     ] = None,
     output: FigureFile = None,
-    limit: Annotated[int | None, _limit("Use so many training images. [default: 256]")] = None,
+    limit: Annotated[int | None, _limit("Use this many training images. [default: 256]")] = None,
     device: Device = None,
 ) -> int:
     """Measure signals and gradients layer by layer, at initialisation and along training (paper, section 4.1).
@@ -172,7 +172,7 @@ def probe_construct(
         Path | None,
         typer.Option(
             autocompletion=completion.runs,
-            help="Compare with this run of the same depth from scratch. Default: the run beside RUN, if any.",
+            help="Compare with this run of the same depth from scratch; by default it is the run beside RUN, if any.",
             show_default=False,
         ),
     ] = None,
@@ -213,10 +213,10 @@ def probe_construct(
 @probe_app.command("landscape")
 def probe_landscape(
     runs: Runs = None,
-    grid: Annotated[int, typer.Option(help="Each direction has so many points, an odd number.")] = 15,
-    span: Annotated[float, typer.Option(help="The directions reach so far, in units of each filter's norm.")] = 0.5,
+    grid: Annotated[int, typer.Option(help="Each direction has this many points, an odd number.")] = 15,
+    span: Annotated[float, typer.Option(help="The directions reach this far, in units of each filter's norm.")] = 0.5,
     seed: Annotated[int, typer.Option(help="The seed draws the two directions.")] = 0,
-    limit: Annotated[int, typer.Option(help="Measure each point on the first so many training images.")] = 300,
+    limit: Annotated[int, typer.Option(help="Measure each point on only this many training images.")] = 300,
     recalibrate: Annotated[
         bool,
         typer.Option(
@@ -231,7 +231,7 @@ def probe_landscape(
     The loss is measured in eval mode, as in Li et al. (2018), and drawn as contours and as a surface. Batch norm's
     running statistics belong to the weights in the middle and grow stale away from it; --recalibrate measures them
     anew at each point. RUN/probes/landscape-*.csv keeps the points as they are found: the same command again goes on
-    where it was stopped. Of several seeds of a network only the first is measured.
+    where it was stopped. Of several seeds of a network, only the first is measured.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Refusals of a command line: one line that repeats the bad value and names the mend."""
+"""Refusals of a command line: one line that repeats the bad value and names the fix."""
 
 import os
 import re
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from degrade.errors import ConfigError
 
-#: At most so many characters of a value are repeated; of a longer one a message shows the beginning and the end.
+#: At most this many characters of a value are repeated; of a longer one a message shows the beginning and the end.
 LONGEST = 60
 
-#: At most so many characters without a space are shown of anything else, such as a number written as 1e400.
+#: At most this many characters without a space are shown of anything else, such as a number written as 1e400.
 _LONGEST_ANYHOW = 200
 
 

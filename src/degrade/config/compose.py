@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-#: A sweep has at most so many cells, since all of them are composed and checked before the first one is trained.
+#: A sweep has at most this many cells, since all of them are composed and checked before the first one is trained.
 MOST_CELLS = 1000
 
 #: Digits of the greatest whole number that can be made a float.
@@ -39,7 +39,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     """Compose an experiment from `configs/` and overrides such as `model.depth=56` or `recipe=quick`.
 
     Raises:
-        ConfigError: an override is malformed, misspelt or out of range; one line that names it and the mend.
+        ConfigError: an override is malformed, misspelt or out of range; the message names it and the fix in one line.
     """
     from omegaconf import OmegaConf
 
@@ -106,7 +106,7 @@ def compose_where_it_can(cells: Iterable[Sequence[str]], wishes: Sequence[str]) 
 
 @cache
 def _of_groups(choices: tuple[str, ...]) -> bytes:
-    """What Hydra composes of groups, with the schema's types, pickled: composing is slow, unpickling is not.
+    """Pickle what Hydra composes from groups, with the schema's types: composing is slow, unpickling is not.
 
     Hydra keeps its state in globals, so the state of a caller's own Hydra application is put back.
     """
@@ -178,7 +178,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _choices(override: "Override") -> list[str]:
-    """One override for each value of a swept one; of a range that is too long, just enough to show that it is."""
+    """One override for each value of a swept one; a range that is too long gives just enough to show that it is."""
     from hydra.core.override_parser.types import RangeSweep, ValueType
 
     text, value = str(override.input_line), override.value()
@@ -202,7 +202,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     A setting that had no effect in the record stays; one that loses its effect with another family gets its default.
 
     Raises:
-        ConfigError: the file cannot be read, or it or an override holds what no experiment has.
+        ConfigError: the file cannot be read, or it or an override holds an unknown setting or a wrong value.
     """
     from omegaconf import OmegaConf
 
@@ -247,7 +247,7 @@ def refuse_without_effect(experiment: Experiment, overrides: "Sequence[Override]
     """Refuse settings that somebody asked for and that cannot take effect.
 
     Raises:
-        NoEffectError: names one of them as it was typed, and the mend.
+        NoEffectError: there is such a setting; the message names it as it was typed, and the fix.
     """
     typed = {override.key_or_group: str(override.input_line) for override in overrides}
     for key, message in without_effect(experiment).items():
@@ -290,12 +290,12 @@ def network_matrix(experiment: str) -> list[list[str]]:
     that all of them share, and `variants`, under each of which every network is trained.
 
     Raises:
-        ConfigError: no such experiment.
+        ConfigError: there is no such experiment.
     """
     file = experiment_file(experiment)
     return [
         [f"model={family}", f"model.depth={depth}", *file.get("settings", ()), *own, *variant.settings]
-        for variant in variants(experiment) or [Variant("")]  # first all networks under the first of them
+        for variant in variants(experiment) or [Variant("")]  # all networks under the first variant come first
         for family, depth, *own in file["networks"]
         if not variant.families or family in variant.families
     ]
@@ -307,7 +307,7 @@ def variants(experiment: str) -> list[Variant]:
     The file may list `variants`: each has a `name`, and may have `settings`, and `families` that it is limited to.
 
     Raises:
-        ConfigError: no such experiment.
+        ConfigError: there is no such experiment.
     """
     listed = experiment_file(experiment).get("variants", ())
     return [Variant(own["name"], tuple(own.get("settings", ())), tuple(own.get("families", ()))) for own in listed]
@@ -319,7 +319,7 @@ def untrained_matrix(experiment: str) -> list[list[str]]:
     The file may give `untrained`, overrides in the syntax of a sweep.
 
     Raises:
-        ConfigError: no such experiment.
+        ConfigError: there is no such experiment.
     """
     swept = experiment_file(experiment).get("untrained")
     return expand(swept) if swept else []
@@ -335,7 +335,7 @@ def experiment_of(config: "DictConfig") -> Experiment:
     """The experiment that a composed config describes, validated.
 
     Raises:
-        ConfigError: it describes none.
+        ConfigError: the config describes none.
     """
     with _one_line_errors():
         return _validated(config)
@@ -372,7 +372,7 @@ def _parsed(text: str) -> "Override":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if not re.search(r"['\"\[\]{}()\\$]", text):  # Hydra wants quotes around a ~, which a home directory begins with
+    if not re.search(r"['\"\[\]{}()\\$]", text):  # Hydra wants quotes around ~, with which a home directory begins
         text = re.sub(r"(?<=[=,])~[^\s,]*(?=,|$)", r"'\g<0>'", text)
     try:
         return OverridesParser.create().parse_override(text)

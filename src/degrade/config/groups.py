@@ -48,10 +48,10 @@ def own_recipes() -> dict[str, str]:
 
 
 def experiment_file(experiment: str) -> dict[str, Any]:
-    """What the file of a named experiment says.
+    """The content of a named experiment's file.
 
     Raises:
-        ConfigError: no such experiment.
+        ConfigError: there is no such experiment.
     """
     known = experiment_names()
     if experiment not in known:

@@ -1,6 +1,6 @@
 """Which experiments are the same, told from what each setting says about itself, without torch and Hydra.
 
-Everything here leaves incidental settings out, and takes a setting without effect for its default.
+Everything here leaves incidental settings out, and a setting without effect counts as its default.
 """
 
 import ast
@@ -30,7 +30,7 @@ def result_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def differing(held: Experiment, asked: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two experiments are not the same, and both values."""
+    """The settings in which two experiments differ, with both values of each."""
     one, other = result_settings(held), result_settings(asked)
     usual = {key: own.default for key, own in settings().items()}
     pairs = {key: (one.get(key, usual[key]), other.get(key, usual[key])) for key in sorted(one.keys() | other.keys())}
@@ -38,7 +38,7 @@ def differing(held: Experiment, asked: Experiment) -> dict[str, tuple[Any, Any]]
 
 
 def without_effect(experiment: Experiment) -> dict[str, str]:
-    """Settings that differ from their defaults and cannot take effect, and what to say of each."""
+    """Settings that differ from their defaults and cannot take effect, with an error message for each."""
     model, recipe, flat = experiment.model, experiment.recipe, experiment.flat()
     facts = {
         "family": model.family,
@@ -67,7 +67,7 @@ def shared_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def family_settings(experiment: Experiment) -> dict[str, Any]:
-    """What only networks of its family have, and so must be the same in all of them."""
+    """The settings that only its family has, which networks of that family must have in common to be compared."""
     found = result_settings(experiment)
     return {key: found[key] for key, own in settings().items() if experiment.model.family in own.families}
 
@@ -85,7 +85,7 @@ def departures(experiment: Experiment) -> list[str]:
 
 
 def open_choices(experiment: Experiment) -> list[str]:
-    """Choices that the paper leaves open, other than degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
+    """Open choices of the paper that differ from degrade's default: `batch norm momentum 0.2 (default 0.1)`."""
     return [
         f"{own.name} {own.words(value)} (default {own.words(own.default)})"
         for own, value in _changed(experiment, Kind.OPEN)
@@ -117,9 +117,9 @@ def _place(own: Setting) -> int:
 def variant(experiment: Experiment) -> str:
     """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`.
 
-    The recipe goes without saying, but in a named experiment that has another one of its own.
+    The recipe is named only in a named experiment's own folder, where it is not the usual one.
     """
-    from degrade.config.compose import usual_settings  # Hydra composes them
+    from degrade.config.compose import usual_settings  # here, since `compose` imports this module
 
     usual = usual_settings(experiment)
     parts = [f"{experiment.model.family}-{experiment.model.depth}"]
@@ -139,7 +139,7 @@ def _plain_text(value: Any) -> str:
 
 
 def _folder_name(text: str, original: str | None = None) -> str:
-    """`text` as a folder's name; where it must be altered or cut, a hash of the original keeps it unique."""
+    """`text` as the name of a folder; where it must be altered or cut, a hash of the original keeps it unique."""
     safe = re.sub(r"[^A-Za-z0-9.,=+\[\]~_-]", "_", text)
     if safe == (original or text) and len(safe) <= 120:
         return safe
@@ -170,7 +170,7 @@ def settings_reference() -> Iterator[Reference]:
 
 
 def _descriptions() -> Iterable[tuple[str, str]]:
-    """Each setting and the text below its declaration, which Python does not keep."""
+    """Each setting and the docstring below its declaration, which Python does not keep."""
     for section in ast.parse(Path(schema.__file__).read_text()).body:
         if isinstance(section, ast.ClassDef):
             prefix: str = getattr(schema, section.name).section

@@ -17,22 +17,21 @@ class Launcher:
     """What all launchers have in common; each one checks that its numbers are positive."""
 
     name: ClassVar[str]
-    """What it is called on the command line."""
+    """Its name on the command line."""
     package: ClassVar[str | None] = None
     """The package that it needs."""
     extra: ClassVar[str] = ""
     """degrade's extra that installs it."""
 
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
-        """How many of so many cells it is given at a time, and the CPU threads of each; None: PyTorch's choice.
+        """How many cells it is given at a time, and the CPU threads of each; None: as many as cores are usable.
 
-        Two PyTorch processes with all cores each wait for one another's threads and slow down many times over, so
-        wherever cells are trained side by side each is given its share.
+        Wherever cells are trained side by side each is given its share of the cores; `degrade.cores` says why.
 
         Args:
-            cells: the number of all.
+            cells: how many there are in all.
             device: their `runtime.device`.
-            cores: of this machine.
+            cores: how many cores of this machine are usable.
         """
         threads = max(1, int(getattr(self, "cpus_per_task", 0) or getattr(self, "num_cpus", 0)))
         return cells, threads  # a cluster queues them all
@@ -60,7 +59,7 @@ class Local(Launcher):
         super().__post_init__()
 
     def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:
-        """`jobs`, each with its share of the cores."""
+        """`jobs` cells at a time, each with its share of the cores."""
         gpu = device.startswith(("cuda", "mps")) or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
         most = self.jobs if isinstance(self.jobs, int) else 1 if gpu else cores
         jobs = max(1, min(most, cells))
@@ -138,7 +137,7 @@ class Ray(Launcher):
 LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
 
 
-#: Former words, from when Hydra's own launchers were used, and what is written now.
+#: Words for Hydra's own launchers, which were used once, and what is written now.
 _FORMER = {
     "hydra/launcher=": "launcher=",
     "hydra.launcher.": "launcher.",
@@ -155,7 +154,7 @@ def refuse_former(words: Sequence[str]) -> None:
     """Refuse the words in which Hydra's own launchers were once set.
 
     Raises:
-        ConfigError: names the words to write instead.
+        ConfigError: there are such words; the message names those to write instead.
     """
     old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
     new = " ".join(word.lstrip("+~") for word in old if "launcher" in word)

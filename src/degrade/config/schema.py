@@ -1,4 +1,4 @@
-"""The settings of an experiment, as dataclasses that validate themselves and name the mend.
+"""The settings of an experiment, as dataclasses that validate themselves; an error names the fix.
 
 Each field says all about itself where it is declared: what it may be, what the paper says of it, what figures call
 it, and when it takes effect (`Setting`). `identity` tells from that alone which runs are the same experiment. The
@@ -98,7 +98,7 @@ class ModelConfig(Section):
     family: str = setting("plain", kind=Kind.COMPARED, choices=("plain", "residual", "vgg"), says=_family)
     """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; or `vgg`."""
     depth: int = setting(20, kind=Kind.COMPARED)
-    """Number of weighted layers: 6n + 2, or for a VGG 11, or 7 + 3k from 13."""
+    """Number of weighted layers: 6n + 2 from 8, or for a VGG 11 or 7 + 3k from 13."""
     width: int = setting(64, "VGG's width", check=within(1, 1024), needs=(_VGG,))
     """VGG only. Number of channels in the first of its five stages."""
     classes: int = setting(10, "classes", check=within(2, 10**6))
@@ -118,7 +118,8 @@ class ModelConfig(Section):
     )
     """Initial scale of every batch norm. The paper's framework begins with 1."""
     zero_init: bool = setting(False, "blocks begin as their shortcut", needs=(_SIGNAL, _norm("sets the scale of")))
-    """Residual only. The last batch norm of each residual block begins with scale 0, the block as its shortcut."""
+    """Residual only. Whether the last batch norm of each residual block begins with scale 0, so that the block begins
+    as its shortcut."""
     bn_momentum: float = setting(
         0.1, "batch norm momentum", kind=Kind.OPEN, check=within(0, 1), needs=(_norm("is a setting of"),)
     )
@@ -155,15 +156,15 @@ class DataConfig(Section):
     augment: bool = setting(True, "augmentation")
     """Whether training images are padded by 4 (an eighth of the side), cropped and flipped at random (paper)."""
     train_limit: int | None = setting(None, "training images", check=must.COUNT, null="all")
-    """Use only the first so many training images, at most as many as there are."""
+    """Number of training images that are used, the first ones, at most as many as there are. None: all."""
     test_limit: int | None = setting(None, "test images", check=must.COUNT, null="all")
-    """Use only the first so many test images, at most as many as there are."""
+    """Number of test images that are used, the first ones, at most as many as there are. None: all."""
     seed: int = setting(0, check=within(0, 2**63 - 1), needs=(_GENERATED,))
-    """Seeds the generator of `synthetic`; unused otherwise."""
+    """Seed of the generator of `synthetic`; it is unused otherwise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name != "folder":  # whose images are counted when they are loaded
+        if self.name != "folder":  # a folder's images are counted when they are loaded
             self.check_limits(*IMAGES[self.split], of=f"data={self.name}, data.split={self.split}")
         elif not self.root:
             raise ConfigError("data=folder needs data.root=DIR, a folder with train/<class>/* and test/<class>/*")
@@ -173,11 +174,11 @@ class DataConfig(Section):
 
         Args:
             train: how many training images there are.
-            test: how many test images.
+            test: how many test images there are.
             of: what they belong to.
 
         Raises:
-            ConfigError: a limit is greater.
+            ConfigError: a limit is greater than the number of images.
         """
         for kind, limit, there in (("train", self.train_limit, train), ("test", self.test_limit, test)):
             if limit is not None and limit > there:
@@ -196,15 +197,16 @@ class OptimConfig(Section):
     lr: float = setting(0.1, "rate", check=must.POSITIVE)
     """Learning rate before the first milestone."""
     momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True))
-    """Share of the last update in the next."""
+    """Share of the previous update that the next one keeps."""
     weight_decay: float = setting(1e-4, "weight decay", check=must.FINITE)
-    """Share of the weights in their gradient."""
+    """Multiple of each weight that is added to its gradient."""
     nesterov: bool = setting(False, "Nesterov")
     """Whether momentum is Nesterov's instead of the paper's classical one."""
     decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
     """Whether batch norm's scale and shift decay too. The paper leaves it open."""
     clip: float | None = setting(None, "greatest norm of the gradient", check=must.POSITIVE)
-    """Greatest Euclidean norm of the gradient of all weights together; a greater one is scaled down. None: any."""
+    """Greatest Euclidean norm of the gradient of all weights together; a longer gradient is scaled down. None: every
+    gradient stays as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,19 +224,20 @@ class RecipeConfig(Section):
     """Name of the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
     """Number of updates of the weights."""
-    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - each has its own
+    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - a copy for each
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
     """Number of images in an update."""
     warmup: str = setting("auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up)
     """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
-    rate rises from 0 over `warmup_iterations`. `off`. `auto`: on for depth 110 and deeper (paper), off below."""
+    rate rises from 0 over `warmup_iterations`. `off`: no warm-up. `auto`: on for depth 110 and deeper (paper), and
+    off below."""
     warmup_lr: float = setting(0.01, "warm-up rate", check=must.POSITIVE, needs=(_WARMING,))
     """Learning rate while warming up, where warm-up is `on`."""
     warmup_error: float = setting(0.8, "warm-up error", check=within(0, 1), needs=(_WARMING,))
     """Training error, a fraction, below which warming up ends, where it is `on`."""
     warmup_iterations: int = setting(200, check=within(1, 10**9), needs=(_RAMPED,))
-    """Updates over which the rate rises, where warm-up is `linear` or `quadratic`."""
+    """Number of updates over which the rate rises, where warm-up is `linear` or `quadratic`."""
 
     def __post_init__(self) -> None:
         # YAML 1.1 reads a bare on/off as a boolean.
@@ -247,7 +250,7 @@ class RecipeConfig(Section):
 
     @property
     def ramp(self) -> tuple[int, int]:
-        """Updates over which the rate rises from 0, and the power of its rise; 0 updates where it does not."""
+        """Number of updates over which the rate rises from 0, and the power of its rise; (0, 1) if it does not."""
         powers = {"linear": 1, "quadratic": 2}
         return (self.warmup_iterations, powers[self.warmup]) if self.warmup in powers else (0, 1)
 
@@ -277,12 +280,13 @@ class CheckpointConfig(Section):
     every: int | None = setting(None, check=must.INTERVAL)
     """Iterations between checkpoints. None: as many as between evaluations."""
     snapshots: int | None = setting(None, check=within(2, 1000))
-    """Number of iterations of which the weights alone are kept, the first and the last among them. None: none."""
+    """Number of snapshots, which hold the weights alone, before the first update, at the end, and between. None: no
+    snapshots."""
 
     def snapshot_iterations(self, last: int) -> list[int]:
-        """Where snapshots are due in a run of `last` iterations: 0, then evenly spaced in the logarithm from 1.
+        """Iterations of the snapshots of a run of `last` iterations: 0, then evenly spaced in the logarithm from 1.
 
-        Early ones that round to the same iteration are one.
+        Early ones that round to the same iteration count once.
         """
         if self.snapshots is None:
             return []
@@ -340,11 +344,11 @@ class Experiment(Section):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig, metadata=_INCIDENTAL)
     log: LogConfig = field(default_factory=LogConfig, metadata=_INCIDENTAL)
     seed: int = setting(0, kind=Kind.COMPARED, check=within(0, 2**63 - 1))
-    """Seeds initial weights, order of images and augmentation."""
+    """Seed of the initial weights, the order of the images and their augmentation."""
     output: str = setting("outputs", kind=Kind.INCIDENTAL, check=must.FOLDER)
     """Root folder of all records."""
     name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
-    """Experiment: the folder below `output`."""
+    """Name of the experiment, which is its folder below `output`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,7 +363,7 @@ class Experiment(Section):
         """The experiment of a record's nested settings, of whatever age.
 
         A setting that the record lacks has its default, with which the run was made; one that is unknown here is left
-        out. A value of a wrong type is refused, but no value that an earlier version may have allowed.
+        out. A value's type is checked, but not its range, since an earlier version may have allowed more.
 
         Raises:
             ConfigError: a value is of a wrong type.

@@ -53,9 +53,10 @@ class Need:
 
     holds: "Callable[[Experiment], bool]"
     why: str
-    """What is wrong where it does not hold, and the mend; it may hold `{family}`, `{depth}`, `{data}`, `{warmup}`."""
+    """What is wrong where it does not hold, and the fix; `{family}`, `{depth}`, `{norm}`, `{data}` and `{warmup}` in
+    it are filled in."""
     families: tuple[str, ...] = ()
-    """The only families that have the setting; empty where that does not depend on the family."""
+    """The only families that have the setting; empty where all have it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Setting:
     default: Any
     """Its value in the paper, where the paper has one."""
     name: str = ""
-    """What figures call it where it departs from the paper; empty: they do not name it."""
+    """Its name in figures where it departs from the paper; empty where they do not name it."""
     kind: Kind = Kind.FIXED
     choices: tuple[Any, ...] = ()
     """The values that it may have, where they are few."""
@@ -74,11 +75,11 @@ class Setting:
     needs: tuple[Need, ...] = ()
     """What must hold for it to take effect."""
     null: str = "none"
-    """What figures call None."""
+    """The word for None in figures."""
     says: "Callable[[Experiment], str] | None" = None
-    """A figure's whole remark, empty for none, where a name and two values would not do."""
+    """Gives a figure's whole remark, empty for none, where a name and two values would not do."""
     counts: "Callable[[Experiment], bool] | None" = None
-    """Where the result depends on it, though it is incidental elsewhere."""
+    """Whether the result of an experiment depends on it, though it is incidental elsewhere."""
     key: str = ""
     """Its key, such as `model.depth`."""
     types: tuple[Any, ...] = ()
@@ -90,7 +91,7 @@ class Setting:
         return next((need.families for need in self.needs if need.families), ())
 
     def unmet(self, experiment: "Experiment") -> Need | None:
-        """Why it takes no effect in an experiment; None if it does."""
+        """The first need that an experiment does not meet, so that it takes no effect; None if it takes effect."""
         return next((need for need in self.needs if not need.holds(experiment)), None)
 
     def changes_result(self, experiment: "Experiment") -> bool:
@@ -101,7 +102,7 @@ class Setting:
         """Refuse a value that it must not have.
 
         Raises:
-            ConfigError: names the value and the mend.
+            ConfigError: there is something wrong with the value; the message names it and the fix.
         """
         if self.choices and value not in self.choices:
             listed = ", ".join(map(str, self.choices))
@@ -181,6 +182,6 @@ DEVICE = Must(
 
 
 def within(low: float, high: float, *, below: bool = False) -> Must:
-    """A number from one to another, which may be excluded."""
+    """A number from `low` to `high`; `below` excludes `high` itself."""
     words = f"must lie from {low:,} to {'below ' if below else ''}{high:,}"
     return Must(lambda value: low <= value < high if below else low <= value <= high, words)

@@ -69,14 +69,14 @@ class Batches:
 
         Args:
             number: which epoch.
-            augment: whether with the epoch's crops and flips, whatever training does.
+            augment: whether the epoch's crops and flips are applied, whatever training does.
         """
         first = number * self.per_epoch + 1
         for iteration in range(first, first + self.per_epoch):
             yield self.at(self.prepare(iteration), augment=augment)
 
     def size(self, iteration: int) -> int:
-        """Images in an iteration's batch."""
+        """Number of images in an iteration's batch."""
         number = (iteration - 1) % self.per_epoch
         return min(self.batch_size, len(self.labels) - number * self.batch_size)
 
@@ -85,10 +85,10 @@ class Batches:
 
         Args:
             places: a slice, or int64 N.
-            augment: whether with crops and flips; None: as these batches are for training.
+            augment: whether crops and flips are applied; None applies them as in training.
 
         Returns:
-            As `batch`.
+            The same as `batch`.
         """
         index = self._order[places]
         images = normalised(self.pixels[index], self.mean)

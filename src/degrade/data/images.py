@@ -95,13 +95,13 @@ def averaged(images: Pixels, side: int) -> Pixels:
 
     Args:
         images: uint8 N x 3 x S x S, S a multiple of `side`.
-        side: of the result, uint8 N x 3 x side x side.
+        side: the side of the result, which is uint8 N x 3 x side x side.
     """
     factor = images.shape[2] // side
     if factor == 1:
         return images
     squares = images.reshape(len(images), 3, side, factor, side, factor)
-    total = squares.sum(axis=(3, 5), dtype=np.uint16)  # of at most 16 pixels
+    total = squares.sum(axis=(3, 5), dtype=np.uint16)  # at most 16 pixels are added
     rounded: Pixels = ((total + factor**2 // 2) // factor**2).astype(np.uint8)
     return rounded
 

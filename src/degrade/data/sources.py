@@ -84,7 +84,7 @@ def prepared_cifar10(root: Path) -> RawImages | None:
     """The prepared copy below `root`, checked; None where there is none.
 
     Raises:
-        DatasetError: it is there and damaged.
+        DatasetError: the copy is damaged.
     """
     folder = root / _PREPARED
     if not folder.is_dir():
@@ -106,7 +106,7 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
     """CIFAR-10 from the first source that delivers it, kept below `root`.
 
     Raises:
-        DatasetError: no source did; the message lists what was tried and how to place files by hand.
+        DatasetError: no source delivers it; the message lists what was tried and how to place files by hand.
     """
     raw = prepared_cifar10(root)
     if raw is not None:
@@ -120,7 +120,7 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
             say("CIFAR-10: waiting for another process that is fetching it")
             held = lock.acquire()
         with held:
-            for leftover in root.glob(".prepare-*"):  # of a process that was killed
+            for leftover in root.glob(".prepare-*"):  # a process that was killed has left it
                 shutil.rmtree(leftover, ignore_errors=True)
             return prepared_cifar10(root) or _fetch_first(root, say)
     except OSError as error:
@@ -214,7 +214,7 @@ def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     socket.setdefaulttimeout(CONNECT_SECONDS)  # torchvision opens connections without a time-out of its own
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unpickling, in some versions of NumPy
+            warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
             train = CIFAR10(str(root), train=True, download=download)
             test = CIFAR10(str(root), train=False, download=False)
     except Exception as error:  # torchvision lets through whatever urllib, tarfile and pickle raise

@@ -13,7 +13,7 @@ _CHUNK = 5000
 
 
 def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
-    """Generate images whose class is a pattern, shifted, dimmed, overlaid by another class's and by noise.
+    """Generate images whose class is a pattern, shifted, dimmed, and overlaid by another class's pattern and noise.
 
     The images are hard on purpose: a network has to learn shift-tolerant patterns, so training error falls
     gradually. A longer set begins with the images of a shorter one.
@@ -26,7 +26,7 @@ def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
 
 
 def noise(count: int, *, side: int = 32, classes: int = 10) -> ImageSet:
-    """Images of uniform noise, the same ones for training and testing; a computer takes as long for photographs.
+    """Images of uniform noise, the same ones for training and testing, which take a computer as long as photographs.
 
     Args:
         count: how many images there are.

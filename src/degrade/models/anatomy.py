@@ -20,17 +20,17 @@ class Layer:
 
     name: str
     kind: str
-    """In words, such as `3x3 conv /2`."""
+    """The kind of layer in words, such as `3x3 conv /2`."""
     weighted: bool
     """Whether it has weights, and so counts as depth; poolings have none."""
     shape: tuple[int, ...]
-    """Of its output for one image: C x H x W, or C."""
+    """Shape of its output for one image: C x H x W, or C."""
     parameters: int
-    """Weights, biases, and batch norm's scale and shift."""
+    """Number of weights and biases, batch norm's scale and shift included."""
     multiply_adds: int
-    """For one image; batch norm's are not counted."""
+    """Multiply-adds for one image; batch norm's are not counted."""
     field: int | None
-    """Pixels a side that a value of the output depends on, were the image large enough; None: all of them."""
+    """Side, in pixels, of the square that an output value depends on in a large enough image; None: all of it."""
 
 
 def layers_of(config: ModelConfig) -> list[Layer]:
@@ -42,8 +42,8 @@ def layers_of(config: ModelConfig) -> list[Layer]:
 def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     """The layers of a network in the order of their work, projections in shortcuts among them.
 
-    All of it is read from one forward pass of one image of so many pixels a side, which changes nothing; a network on
-    the meta device computes nothing in it.
+    They are found in one forward pass of a `channels` x `side` x `side` image, which leaves the network as it is; on
+    the meta device nothing is computed.
     """
     names = {module: name for name, module in model.named_modules()}
     found: list[Layer] = []
@@ -69,13 +69,13 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    # PyTorch counts a multiply-add as two operations, under the name of each module within the whole network's.
+    # PyTorch counts a multiply-add as two operations, and puts the network's name before each module's.
     counts = {name.partition(".")[2]: sum(own.values()) // 2 for name, own in counter.get_flop_counts().items()}
     return [replace(layer, multiply_adds=counts.get(layer.name, 0)) for layer in found]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers in a network; batch norm's running statistics are not among them."""
+    """Number of a network's parameters; batch norm's running statistics are not among them."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -86,7 +86,7 @@ def multiply_adds(model: nn.Module, side: int = 32) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """Convolutions with as many channels in as out, each followed by a ReLU, that together see so many pixels a side.
+    """Convolutions with as many channels in as out, each followed by a ReLU; together they see `field` pixels a side.
 
     Multiply-adds are those on a 32x32 map, and nonlinearities are the ReLUs.
     """
@@ -99,7 +99,7 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Such as `3 of 3x3`."""
+        """The stack in words, such as `3 of 3x3`."""
         size = f"{self.kernels[0]}x{self.kernels[0]}"
         return size if len(self.kernels) == 1 else f"{len(self.kernels)} of {size}"
 
@@ -107,7 +107,7 @@ class Stack:
 def stacks(size: int, channels: int) -> tuple[Stack, Stack]:
     """A stack of 3x3 convolutions, and the one large convolution that sees as much (VGG paper, section 2.3).
 
-    The large one's size is odd, 3 or more; all have so many channels in and out.
+    The large one's `size` is odd, 3 or more; all have the same number of channels in and out.
     """
     small, large = ([3] * ((size - 1) // 2), [size])
     return _stack(small, channels), _stack(large, channels)
@@ -131,15 +131,16 @@ def _kind(module: nn.Module) -> str:
 
 
 class _Fields(TorchFunctionMode):
-    """Follows through a forward pass how far each tensor sees: a side's pixels, and those between two neighbours.
+    """Follows through a forward pass how far tensors see: the side and the step of their values' fields, in pixels.
 
     A convolution or pooling of size k widens the field by k - 1 steps, and its stride lengthens the step; so does a
-    strided slice. A sum sees as much as the widest of its terms; a mean over the map, or a matrix product, all.
+    strided slice. A sum sees as much as the widest of its terms. A mean over the map sees the whole image, as does a
+    matrix product.
     """
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
-        # Tensors are kept, or another could come to lie where one was.
+        # Tensors are kept, since another could get the id of one that is gone.
         self._seen: dict[int, tuple[Tensor, int | None, int]] = {id(image): (image, 1, 1)}
 
     def of(self, tensor: Tensor) -> int | None:
@@ -169,7 +170,7 @@ def _widened(
 ) -> tuple[int | None, int]:
     if function is torch.conv2d:  # input, weight, bias, stride
         size, stride = args[1].shape[-1], _single(args[3] if len(args) > 3 else kwargs["stride"])
-    elif function is F.max_pool2d:  # input, size, and by name stride
+    elif function is F.max_pool2d:  # input, size; the stride is passed by name
         size, stride = _single(args[1]), _single(kwargs["stride"])
     elif function is Tensor.__getitem__ and isinstance(args[1], tuple):
         size, stride = 1, max([part.step or 1 for part in args[1] if isinstance(part, slice)], default=1)
@@ -179,5 +180,5 @@ def _widened(
 
 
 def _single(size: Any) -> int:
-    """A kernel's or stride's size, which PyTorch writes as a number or twice."""
+    """The size of a kernel or stride, which PyTorch holds as one number or as two equal ones."""
     return int(size[-1]) if isinstance(size, tuple | list) else int(size)

@@ -1,7 +1,7 @@
 """The CIFAR network of the paper, section 4.2: plain, or residual by one added line.
 
-One dial, depth = 6n + 2, gives everything: a 3x3 convolution to 16 channels, then three stages of n blocks of two
-3x3 convolutions with 16, 32 and 64 channels on 32, 16 and 8 pixel maps, global average pooling, a linear layer.
+The depth 6n + 2 determines everything: a 3x3 convolution to 16 channels, then three stages of n blocks of two 3x3
+convolutions with 16, 32 and 64 channels on maps of 32, 16 and 8 pixels, global average pooling, and a linear layer.
 
 Modules are named as in the widespread PyTorch form (conv1, bn1, layer1.0.conv1, ..., linear), so weights trained
 elsewhere load. Identity shortcuts have no parameters: plain and residual networks have the same ones.
@@ -20,12 +20,12 @@ from degrade.models.vgg import VggNet
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each followed by batch norm, and around both a shortcut if `residual` (Figure 2).
+    """Two 3x3 convolutions, each followed by batch norm, with a shortcut around both if residual (Figure 2).
 
     Args:
         channels_in, channels_out: channels before and after.
-        stride: of the first convolution; 2 halves the map.
-        config: family, shortcut and norm.
+        stride: stride of the first convolution; 2 halves the map.
+        config: the network's settings, of which family, shortcut, norm and zero_init matter.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> None:
@@ -56,7 +56,7 @@ class CifarNet(nn.Module):
     """
 
     recompute = False
-    """Compute activations again in the backward pass instead of keeping them (train mode)."""
+    """Whether train mode computes activations again in the backward pass instead of keeping them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class CifarNet(nn.Module):
 
 
 class PaddedIdentity(nn.Module):
-    """Shortcut option A: every stride-th pixel, new channels zero, half of them before and half after the old."""
+    """Shortcut option A: it keeps every stride-th pixel, and adds channels of zeros, half before, half after."""
 
     def __init__(self, new_channels: int, stride: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def build_model(config: ModelConfig, *, generator: torch.Generator | None = None
     """Build a network on the CPU with freshly drawn weights.
 
     Args:
-        config: which network.
+        config: the network's settings.
         generator: source of the weights; None uses PyTorch's global one. Weights that plain and residual networks
             share are drawn first, so both start from identical ones.
     """
@@ -134,7 +134,7 @@ def _draw(weight: Tensor, init: str, generator: torch.Generator | None) -> None:
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> nn.Module:
-    """Options A, B and C of the paper, section 3.3."""
+    """The shortcut by option A, B or C of the paper, section 3.3."""
     same_shape = stride == 1 and channels_in == channels_out
     if config.shortcut == "C" or (config.shortcut == "B" and not same_shape):
         convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)

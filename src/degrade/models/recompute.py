@@ -1,6 +1,6 @@
 """Activation checkpointing: keep a few activations of the forward pass and compute the rest again when needed.
 
-Memory then grows with the number of segments instead of with depth; a training step costs one more forward pass.
+What enters each segment of blocks is kept, which takes less memory; a training step costs one more forward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-#: Blocks whose activations are alive at once, each of two convolutions.
+#: Number of blocks in a segment, whose activations are alive at once.
 SEGMENT = 8
 
 
@@ -21,7 +21,7 @@ def recomputed(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
 
     Args:
         blocks: modules in train mode, each from a tensor to a tensor.
-        x: what enters the first.
+        x: the tensor that enters the first.
     """
     for start in range(0, len(blocks), SEGMENT):
         segment = nn.Sequential(*blocks[start : start + SEGMENT])
@@ -36,13 +36,13 @@ def recomputed(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 
 def _contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the forward pass and for its repetition."""
+    """Contexts of the forward pass and of its repetition."""
     return nullcontext(), _without_statistics(segment)
 
 
 @contextmanager
 def _without_statistics(segment: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, and leaves its running statistics as they are."""
+    """Let batch norm normalise by the batch and leave its running statistics as they are."""
     norms = [module for module in segment.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

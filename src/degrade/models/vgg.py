@@ -2,8 +2,8 @@
 
 Five stages of 3x3 convolutions with w, 2w, 4w, 8w and 8w channels, each ended by 2x2 max pooling: 32 pixels a side
 become 1. Three fully connected layers follow, 8w -> 8w -> 8w -> classes. The paper's 4096 units and the dropout
-between them are left out: they are made for 7x7 maps of ImageNet, and dropout would mask the training error, which
-here shall be the network's own.
+between them are left out: they are made for 7x7 maps of ImageNet, and dropout would mask the network's own training
+error.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class VggNet(nn.Module):
     """
 
     recompute = False
-    """Compute activations again in the backward pass instead of keeping them (train mode)."""
+    """Whether train mode computes activations again in the backward pass instead of keeping them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class VggNet(nn.Module):
         else:
             for layer in layers:
                 x = layer(x)
-        x = x.mean(dim=(2, 3))  # of one pixel, for 32x32 images
+        x = x.mean(dim=(2, 3))  # with 32x32 images the map is one pixel
         x = F.relu(self.linear1(x), inplace=True)
         x = F.relu(self.linear2(x), inplace=True)
         return self.linear(x)  # type: ignore[no-any-return]

@@ -2,10 +2,10 @@
 
 The deeper network computes what the shallower one does, so a deeper network with no higher training error exists;
 whether SGD finds one as good is another question. The added blocks stand at the end of each stage, where neither the
-map's size nor the channels change, so the shallow network's own blocks keep the stage boundaries. Within one:
+map's size nor the channels change, so the shallow network's own blocks keep the stage boundaries. In an added block:
 
 - A convolution is the identity: 1 from each channel to itself at the middle of the kernel, 0 elsewhere.
-- ReLU changes nothing: what a block is given left a ReLU and is not negative.
+- ReLU changes nothing, because what a block is given comes from a ReLU and is not negative.
 - Batch norm has the running mean and variance of its input, measured on batches of training images, and that
   mean and deviation as shift and scale: in eval mode they cancel exactly (on the CPU; elsewhere up to rounding), in
   train mode up to how a batch differs from them.
@@ -79,7 +79,7 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
     Args:
         record: the trained network.
         depth: the depth of the deeper network, 6n + 2.
-        limit: use only the first so many images of each set; None uses all.
+        limit: use only the first `limit` images of each set; None uses all.
         device: where to measure, as `runtime.device`.
 
     Raises:
@@ -137,7 +137,7 @@ def constructed(training: Training, depth: int) -> CifarNet:
 def grow(shallow: nn.Module, deep: nn.Module, statistics: Sequence[Statistics]) -> None:
     """Give a deeper network, as it was drawn, a trained one's weights, and make its other blocks the identity.
 
-    They need the statistics of each stage's output in the trained network.
+    The statistics are those of each stage's output in the trained network.
     """
     deep.load_state_dict(shallow.state_dict(), strict=False)
     for stage, (mean, variance) in zip(("layer1", "layer2", "layer3"), statistics, strict=True):
@@ -149,7 +149,7 @@ def _become_identity(block: BasicBlock, mean: Tensor, variance: Tensor) -> None:
     if block.residual:
         # The rest of the branch stays as it was drawn, or no gradient would reach it.
         nn.init.zeros_(block.bn2.weight if isinstance(block.bn2, nn.BatchNorm2d) else block.conv2.weight)
-        path = list(block.shortcut.children())  # none but in option C
+        path = list(block.shortcut.children())  # only option C has any
     else:
         path = [block.conv1, block.bn1, block.conv2, block.bn2]
     for module in path:
@@ -177,7 +177,7 @@ def exact_scale(variance: Tensor, epsilon: float) -> Statistics:
 
     Args:
         variance: float32 C, not negative.
-        epsilon: batch norm's.
+        epsilon: batch norm's epsilon.
     """
     zeros, ones = torch.zeros_like(variance), torch.ones_like(variance)[None, :, None, None]
     # Batch norm itself computes each root, because square roots elsewhere are rounded otherwise on some CPUs.
@@ -198,9 +198,9 @@ def stage_statistics(training: Training) -> list[Statistics]:
 
     They are those of train mode because only there do they matter: in eval mode any values would cancel.
     """
-    model, batches = copy.deepcopy(training.engine.model).train(), training.batches  # whose running statistics move
+    model, batches = copy.deepcopy(training.engine.model).train(), training.batches  # running statistics change
     stages = [model.layer1, model.layer2, model.layer3]
-    sums: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in stages]  # become 2 x C: values, squares
+    sums: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in stages]  # each becomes 2 x C: values, squares
     images = 0
     for iteration in range(1, 1 + min(batches.per_epoch, -(-CALIBRATION // batches.batch_size))):
         out = F.relu(model.bn1(model.conv1(batches.batch(iteration)[0])))
@@ -233,9 +233,9 @@ def deeper(record: RunRecord, depth: int) -> Experiment:
 def continuations(
     record: RunRecord, depth: int, iterations: int, overrides: Sequence[str] = ()
 ) -> tuple[Experiment, Experiment]:
-    """How the constructed network trains on, and how its control does, which is the run's own network.
+    """The experiments by which the constructed network and its control, the run's own network, train on.
 
-    Both train for so many iterations, counted from 0, with the run's settings and overrides such as `optim.lr=0.01`.
+    Both train for `iterations`, counted from 0, with the run's settings and overrides such as `optim.lr=0.01`.
     Their rate is that of the last update that the run made, so an interrupted run's networks train on at the rate
     where it stopped, and not at the one that its recipe would have ended with.
 
@@ -380,6 +380,6 @@ def _difference(rows: Sequence[Row]) -> str:
 
 
 def _short(path: Path) -> str:
-    """A folder relative to the working directory, where it lies below it."""
+    """A folder, relative to the working directory if it lies below that."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

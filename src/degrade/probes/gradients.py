@@ -1,7 +1,7 @@
 """Signals forwards and gradients backwards, layer by layer, at first and along training (paper, section 4.1).
 
 The paper argues that plain networks do not degrade for want of gradients: with batch norm, signals forwards keep
-their variance and gradients backwards their norm. It shows no picture of it; this is one.
+their variance and gradients backwards their norm. It shows no figure of that; this probe draws one.
 
 Batch norm takes out the scale of the weights before it, so what a gradient can do for them is told by its norm
 relative to theirs: weights k times as large have a gradient 1/k times as large, and turn k^2 times more slowly at the
@@ -9,7 +9,7 @@ same rate.
 
 A gradient of healthy norm may still be of little use: where those at neighbouring inputs do not resemble each other,
 a step that helps one image tells nothing about the next (Balduzzi et al., "The Shattered Gradients Problem", 2017,
-arXiv 1702.08591); and through a ReLU that is zero on every image none passes.
+arXiv 1702.08591). And no gradient passes through a ReLU that is zero on every image.
 """
 
 import copy
@@ -53,19 +53,19 @@ from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
 
-#: Networks before their first update: the table beside the runs that their figure is drawn from.
+#: The table of networks before their first update, which lies beside the runs and from which their figure is drawn.
 INITIAL = "gradients-initial.csv"
 
-#: Training images that are looked at, unless told otherwise.
+#: Number of training images that are looked at, unless told otherwise.
 IMAGES = 256
 
-#: Images a pass, over which batch norm takes its statistics: the paper's batch.
+#: Number of images in a pass, over which batch norm takes its statistics; it is the paper's batch.
 BATCH = 128
 
 #: Standard deviation of the noise that makes an image's neighbour, as a share of that of the images' own values.
 NOISE = 0.01
 
-#: What is drawn, and its axis. The last is computed from the rows of several snapshots.
+#: Columns of the rows, and the axes of those that are drawn. GROWTH is computed from the rows of several snapshots.
 WEIGHTS, RELATIVE, NORM = "weight_gradient", "relative_gradient", "weight_norm"
 SIGNALS, FORWARD, GROWTH = "response_gradient", "response_std", "weight_growth"
 CORRELATION, DEAD = "gradient_correlation", "dead"
@@ -87,7 +87,7 @@ def look(
 ) -> Shown:
     """Gradients of some runs, along training where there are snapshots; `limit` and `device` as in `gradients`.
 
-    All seeds are measured, and the first of each network is told and drawn.
+    All seeds are measured, and the first of each network is printed and drawn.
     """
     curves = networks(records, "gradients", complain=complain)
     seeds = of_each_seed(curves, lambda record: gradients(record, limit=limit, device=device))
@@ -103,7 +103,7 @@ def look(
 def look_initial(experiments: Sequence[Experiment], folder: Path, *, limit: int | None = None) -> Shown:
     """Networks before their first update; their table is kept in a folder, and `limit` is as in `gradients`."""
     images = {key: load_images(data) for key, data in {repr(own.data): own.data for own in experiments}.items()}
-    told = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}  # by other columns
+    told = {"model.family", "model.norm", "model.init", "model.depth", "name", "output"}  # other columns tell them
     settings = [{k: v for k, v in own.flat().items() if k not in told} for own in experiments]
     rows: list[Row] = []
     bar = through(experiments, "networks before training", total=len(experiments))
@@ -143,7 +143,7 @@ def _text(head: str, lines: Sequence[tuple[str, Sequence[Row]]]) -> str:
     said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
     if _is_growth_known(row for _, own in lines for row in own):
         said += "; growth: norm of the weights over the initial one"
-        columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room: names are shorter
+        columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room, since names are short
     parts = [said, _least_to_greatest(head, lines, columns)]
     before_logits = [(f"{label}:", own[:-1]) for label, own in lines if all(CORRELATION in row for row in own)]
     if before_logits:  # records of earlier versions lack the columns
@@ -187,7 +187,7 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
 
     Args:
         record: the run; the rows are kept in its `probes/gradients.csv`.
-        limit: use only the first so many training images; None: 256.
+        limit: use only the first `limit` training images; None means 256.
         device: as `runtime.device`.
 
     Raises:
@@ -234,7 +234,7 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
     image's response and the one at a neighbouring input, from -1 to 1, mean over the images where neither is zero;
     `dead`, the share of the ReLU's units (a channel at a place) that are zero on every image, from 0 to 1. The ReLU
     is the one that the layer's response goes into: for the second convolution of a residual block, after the
-    addition; the logits have none, and nan for it. Array that overflow are inf or nan.
+    addition; the logits have no ReLU, and `dead` is nan there. Values that overflow are inf or nan.
 
     Args:
         model: the network; it is not changed, batch norm's running statistics included.
@@ -308,7 +308,8 @@ def _cosines(one: Tensor, other: Tensor) -> Tensor:
 def _rectified(model: CifarNet | VggNet) -> list[nn.Module]:
     """For each weighted layer but the last a module whose output is above zero where that of the layer's ReLU is.
 
-    It is the layer's response, and of a residual block's second convolution the block, which ends with the ReLU.
+    It is the module of the layer's response; for a residual block's second convolution it is the block, which ends
+    with the ReLU.
     """
     modules: list[nn.Module] = []
     for name, _, response in weighted_layers(model):
@@ -319,7 +320,7 @@ def _rectified(model: CifarNet | VggNet) -> list[nn.Module]:
 
 
 def weighted_layers(model: CifarNet | VggNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
-    """Name, weights, and the module whose output is the response, in the order of their work; no 1x1 shortcuts."""
+    """Name, weights and the module of the response of each layer but 1x1 shortcuts, in the order of their work."""
     for name, convolution, norm in model.convolutions():
         yield name, convolution.weight, norm
     for name, module in model.named_modules():
@@ -454,7 +455,7 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
 
 
 def what(found: Sequence[Sequence[Row]]) -> str:
-    """What the numbers are, for below a figure of such rows."""
+    """The note below a figure of such rows that says what the numbers are."""
     images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     return (
         "response: output after batch norm, before ReLU and addition; its gradient: that of the batch's summed loss "
@@ -479,7 +480,7 @@ def _range(values: Sequence[Array]) -> tuple[float, float]:
 
 
 def _line(axes: Axes, values: Array, **style: Any) -> None:
-    """A line over layers; where it leaves the axis for good, a triangle at the edge says which way."""
+    """Draw a line over layers; for each value beyond the axis a triangle at the edge says on which side."""
     layers = np.arange(1, len(values) + 1)
     low, high = axes.get_ylim()
     drawn = np.isfinite(values) & (values > 0)
@@ -492,7 +493,7 @@ def _line(axes: Axes, values: Array, **style: Any) -> None:
 
 
 def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: LogNorm) -> Any:
-    """Columns of equal width: snapshots are evenly spaced in the logarithm, more or less."""
+    """Draw columns of equal width, since snapshots are more or less evenly spaced in the logarithm."""
     shown = np.ma.masked_where(~(values > 0) | ~np.isfinite(values), values)
     axes.set_facecolor("0.75")
     places, layers = np.arange(len(iterations) + 1), np.arange(len(values) + 1) + 0.5
@@ -504,7 +505,7 @@ def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: LogNor
 
 
 def _beyond(values: Sequence[Array], mark: str) -> str:
-    """Words for what no axis of powers of ten can show, where it occurs, behind how it is marked."""
+    """A note on values that no axis of powers of ten can show, after the words for their mark; empty without any."""
     flat = np.concatenate([own.ravel() for own in values])
     parts = [(flat == 0).any() and "zero, too small for fp32", not np.isfinite(flat).all() and "not finite"]
     found = " or ".join(part for part in parts if part)
@@ -512,5 +513,5 @@ def _beyond(values: Sequence[Array], mark: str) -> str:
 
 
 def _error(curve: Curve) -> str:
-    """How well it was trained."""
+    """The clean training error in words; where there is none, what became of the run."""
     return f"{np.mean(curve.clean_train):.1%} {CLEAN}" if curve.clean_train else curve.remark or "unfinished"

@@ -1,6 +1,6 @@
 """The loss around a trained network, along two random directions (Li et al., Visualizing the Loss Landscape, 2018).
 
-A direction is drawn from a normal distribution, and each of its filters scaled to the norm of the network's filter
+A direction is drawn from a normal distribution, and each of its filters is scaled to the norm of the network's filter
 (a row of the linear layer counts as one), so that flat and sharp mean the same for networks of other scales. Biases
 and batch norm's scale and shift stay as they are. The loss is in eval mode: with the running statistics of training,
 which belong to the weights in the middle and to no others, or with statistics measured anew at each point.
@@ -35,7 +35,7 @@ from degrade.training import Training
 #: A network's parameters, or a direction among them.
 Weights = list[Tensor]
 
-#: Drawn no higher than this: ten times what guessing among ten classes costs.
+#: Losses are drawn no higher than this, which is ten times the loss of guessing among ten classes.
 CEILING = 10 * math.log(10)
 
 #: Most images that pass together where batch norm's statistics are measured anew; of more, parts are averaged.
@@ -51,7 +51,7 @@ def look(
     complain: Callable[[str], object] = print,
     **how: Any,
 ) -> Shown:
-    """The loss around some networks, around the first seed of each; all else as in `landscape`."""
+    """The loss around the first seed of each of some networks; the arguments are those of `landscape`."""
     curves = [first_seed(curve) for curve in networks(records, "landscape", complain=complain)]
     bare = [curve.label for curve in curves if curve.experiment.model.norm != "batch"]
     if recalibrate and bare:
@@ -87,17 +87,19 @@ def landscape(
     A point is the network's weights plus `a` times one direction and `b` times the other.
 
     Args:
-        record: the run, in whose `probes/` the points are kept as they are found: stopped, the same call goes on.
-        grid: points along each direction, odd, so that the network itself is one.
+        record: the run, in whose `probes/` the points are kept as they are found, so that a call which was stopped
+            can be repeated and goes on.
+        grid: number of points along each direction, which is odd, so that the network itself is one.
         span: how far the grid reaches, in units of the filters' norms.
         seed: draws the directions; those of plain and residual networks of one depth are alike but for their scale.
-        limit: training images, the first so many, un-augmented.
-        recalibrate: measure batch norm's mean and variance anew at each point, over the same images; kept in a file
-            of its own. Without batch norm it changes nothing.
+        limit: number of training images that are used, the first ones, un-augmented.
+        recalibrate: whether batch norm's mean and variance are measured anew at each point, over the same images;
+            such points are kept in a file of their own. Without batch norm it changes nothing.
         device: as `runtime.device`.
 
     Raises:
-        ConfigError: the grid is even or too small, the span is none, or the seed or the limit is out of range.
+        ConfigError: the grid is even or out of range, the span is not above 0, or the seed or the limit is out of
+            range.
         RunError: points are missing and there is no checkpoint.
     """
     if not 3 <= grid < 1000 or grid % 2 == 0:
@@ -120,7 +122,7 @@ def landscape(
         for a, b in through(places[done:], str(record.path), total=grid**2, done=done):
             found, error = loss(a, b)
             rows.append({"a": a, "b": b, "loss": found, "error": error, "count": count})
-            yield rows  # all of them, whole at any moment; it costs nothing beside a point
+            yield rows  # all rows are written after each point, which costs little beside the point
 
     return kept_or_measured(record, name, {"images": limit}, measure, device, whole=grid**2)
 
@@ -130,7 +132,7 @@ def _loss_around(
 ) -> tuple[Callable[[float, float], tuple[float, float]], int]:
     """Loss and error as a function of the place on the plane of two directions; and the number of images."""
     model = training.engine.model.eval()
-    model.recompute = False  # it would change nothing here, where nothing is kept
+    model.recompute = False  # nothing is kept here that could be computed again
     pixels, labels = training.batches.pixels[:limit], training.batches.labels[:limit]
     centre = [parameter.detach().clone() for parameter in model.parameters()]
     generator = torch.Generator().manual_seed(seed)
@@ -196,7 +198,7 @@ def draw_landscape(
 ) -> Figure:
     """A column for each network: contours of the loss above, the surface below, on scales that all share.
 
-    Each network is of one seed, and `found` has for each the rows of `landscape`, which had the other arguments.
+    Each network is of one seed, and `found` has for each the rows that `landscape` gave with the other arguments.
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -236,7 +238,7 @@ def draw_landscape(
 
 
 def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:
-    """Places along both directions, and the loss there, G x G, where it is too high or none the ceiling."""
+    """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
     a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
     loss = np.array([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
     return a, b, np.minimum(np.nan_to_num(loss, nan=CEILING, posinf=CEILING), CEILING)

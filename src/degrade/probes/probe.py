@@ -41,7 +41,7 @@ def within(option: str, value: int, low: int, high: int) -> None:
     """Refuse an option's number that lies outside its bounds.
 
     Raises:
-        ConfigError: names both.
+        ConfigError: the number is outside; the message names it and the bounds.
     """
     if not low <= value <= high:
         raise ConfigError(f"{option} {value}: must lie from {low} to {high}")
@@ -211,7 +211,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged, which is named.
+    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged, which is logged.
 
     Raises:
         RunFileError: the file cannot be read just now.

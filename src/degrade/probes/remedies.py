@@ -85,8 +85,8 @@ def look(
 def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = print) -> list[Treated]:
     """Networks and their remedies, sorted by network and in the order of the remedies.
 
-    Each run's snapshots are measured, unless its `probes/gradients.csv` has the numbers, and each in which nothing
-    can be looked at is complained of.
+    Each run's snapshots are measured, unless its `probes/gradients.csv` has the numbers. `complain` is told of each
+    run in which nothing can be looked at.
     """
     known = variants(EXPERIMENT)
     keys = {key for variant in known for key in variant.changes}
@@ -103,13 +103,13 @@ def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = prin
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Sorts remedies: those of the experiment as it lists them, then all others."""
+    """The key by which remedies are sorted: those of the experiment as it lists them, then all others."""
     order = [variant.name for variant in variants(EXPERIMENT)]
     return (order.index(name) if name in order else len(order), name)
 
 
 def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str:
-    """Family and depth, and what tells networks of these apart beside `keys`, the settings that make remedies."""
+    """Family and depth, and other settings in which such networks differ; `keys` are those that make remedies."""
     alike = [c.experiment.flat() for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
     own = curve.experiment.flat()
     told = {key for key, about in settings().items() if about.kind is Kind.INCIDENTAL and key != "name"}
@@ -171,7 +171,7 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
             for own in (t for t in networks if t.network == column):
                 style: dict[str, Any] = {"color": colours[own.remedy], "linewidth": 1.3}
                 if own.remedy == known[0]:
-                    style |= {"linewidth": 2.4, "zorder": 1.9}  # below the others, and seen where they cover it
+                    style |= {"linewidth": 2.4, "zorder": 1.9}  # it lies below the others, and is wider than they are
                 if quantity == "error":
                     series = own.curve.train
                     panel.plot(series.iteration, 100 * series.mean, **style)
@@ -231,7 +231,7 @@ def _share_axes(panels: Sequence[Axes], *, linear: bool) -> None:
 
 
 def _what(networks: Sequence[Treated]) -> str:
-    """What the numbers are, for below the figure."""
+    """The note below the figure that says what the numbers are."""
     runs = [run for own in networks for run in own.along.values()]
     text = (
         "at snapshots, in train mode: greatest layer: of the 3x3 convolutions; first layers: the first third of "

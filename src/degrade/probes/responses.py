@@ -21,7 +21,7 @@ from degrade.probes.probe import Row, Shown, batches, kept_or_measured, looked_a
 from degrade.runs.record import RunRecord
 from degrade.training import Training
 
-#: How the numbers name all test images.
+#: The number of images that stands for all test images in the kept numbers.
 ALL = 0
 
 
@@ -59,7 +59,7 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
 
     Args:
         record: the run; the rows are kept in its `probes/responses.csv`.
-        limit: use only the first so many test images; None: all.
+        limit: use only the first `limit` test images; None uses all.
         device: as `runtime.device`.
 
     Raises:
@@ -90,7 +90,7 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
 def watched(modules: Sequence[nn.Module], see: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `see` with a module's place in the sequence and its output whenever it has given one.
 
-    It must look at once: the ReLU that follows works in place.
+    It must look at once, because the ReLU that follows works in place.
     """
 
     def watch(place: int) -> "torch.utils.hooks.RemovableHandle":
@@ -137,7 +137,7 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     for axes in (ordered, by_size):
         axes.set_ylabel("standard deviation of the response")
         low, high = axes.dataLim.intervaly
-        if high > 10 * low:  # or those near one could not be told apart
+        if high > 10 * low:  # otherwise the small ones could not be told apart
             logarithmic(axes, low, high)
         else:
             axes.set_ylim(bottom=0)
@@ -154,7 +154,7 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
 
 
 def _band(axes: Axes, std: Array, **style: Any) -> None:
-    """The median over seeds as a line over layers, and the seeds' range as a band; seeds x layers are given."""
+    """Draw the median over seeds as a line over layers, and the seeds' range as a band; `std` is seeds x layers."""
     layers = range(1, std.shape[1] + 1)
     axes.plot(layers, np.median(std, axis=0), linewidth=1.4, marker=".", markersize=4, **style)
     if len(std) > 1:

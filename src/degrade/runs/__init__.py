@@ -1,4 +1,4 @@
-"""Runs on disk: a record's directory, and what turns an experiment into a finished one."""
+"""Runs on disk: a record's directory, and the training of an experiment into it."""
 
 from typing import TYPE_CHECKING, Any
 

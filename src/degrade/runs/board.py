@@ -64,7 +64,7 @@ class Board:
             self.add(row)
 
     def add(self, row: Metrics) -> None:
-        """Write a row of metrics, of which a record holds the finite ones too."""
+        """Write the finite values of a row of metrics."""
         for key, tag in TAGS.items():
             if (value := row.finite(key)) is not None:
                 when = self._started + (row.finite("seconds") or 0.0)
@@ -81,7 +81,7 @@ class Board:
             self._writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
-        """Flush to disk."""
+        """Flush all to disk and close the files."""
         self._writer.close()
 
 

@@ -1,4 +1,4 @@
-"""A record's metrics and JSON files with checksums, so that damage is named and never becomes another answer.
+"""A record's metrics and JSON files with checksums, so that damage is named and never changes an answer.
 
 Each line of metrics ends with its number, `"row"`, which tells whether a line is lost, and with the CRC-32 of what
 stands before, `"crc"`, which tells whether the line was changed. A JSON file holds the CRC-32 of its content as
@@ -45,7 +45,7 @@ def flaw(key: str, value: Any, otherwise: str | None = None) -> str | None:
     Args:
         key: its name.
         value: what the record holds.
-        otherwise: the kind of value of a key that `_KINDS` does not list; None: any.
+        otherwise: the kind of value of a key that `_KINDS` does not list; None allows any.
     """
     kind = "fraction of 1" if "_error" in key else _KINDS.get(key, otherwise)
     if value is None or kind is None or _GOOD[kind](value):
@@ -101,17 +101,17 @@ class Measured:
     numbers: list[int]
     """The number of each row, from 1; where lines have no checksums, its place in the file."""
     damaged: int
-    """Lines that cannot be read, or whose checksum differs."""
+    """Number of lines that cannot be read, or whose checksum differs."""
     flaws: list[str]
     """Values of a wrong type or size, which are None in the rows."""
 
     @property
     def expected(self) -> int:
-        """Rows that there must have been."""
+        """Number of rows that there must have been."""
         return max(self.numbers, default=0)
 
     def lost_before(self, iteration: int) -> int:
-        """How many rows are missing up to an iteration at which one was measured; at least 1 if that one is."""
+        """How many rows are missing up to an iteration at which one was measured; at least 1 if that row is."""
         kept = [number for row, number in zip(self.rows, self.numbers, strict=True) if row["iteration"] <= iteration]
         if iteration and (not kept or self.rows[len(kept) - 1]["iteration"] != iteration):
             return max(1, self.damaged)
@@ -164,9 +164,9 @@ def _is_sealed(line: str) -> bool:
 
 
 def _parsed(lines: list[str]) -> list[Any]:
-    """Each line as JSON, None where it is none."""
+    """The value of each line of JSON; None where a line is not JSON."""
     try:
-        # All at once: with a thousand records that takes a third of the time.
+        # All lines are parsed at once, which takes a third of the time with a thousand records.
         values: list[Any] = json.loads(f"[{','.join(lines)}]")
         if len(values) == len(lines):
             return values
@@ -190,7 +190,7 @@ class Checked:
     """A JSON file as it was read."""
 
     content: dict[str, Any]
-    """Without the checksum, and without values of a wrong type; empty if the file is missing or damaged."""
+    """The content without the checksum and values of a wrong type; empty if the file is missing or damaged."""
     flaws: list[str]
     """Values of a wrong type or size, which were left out."""
 

@@ -20,7 +20,7 @@ from degrade.training.schedule import WARMUP_WINDOW
 
 
 def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[str, Any]:
-    """The contents of environment.json that hold for all sessions of a run."""
+    """The part of environment.json that holds for all sessions of a run."""
     model, recipe = experiment.model, experiment.recipe
     return {
         "data_source": images.source,

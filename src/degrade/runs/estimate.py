@@ -1,6 +1,6 @@
 """How long each recipe would take on this machine, and the most faithful one that fits into a given time.
 
-Every network is timed for a moment on noise. Recipes whose records are begun here count with the work that is left.
+Networks are timed for a moment on noise. A recipe whose records are begun here counts with the work that is left.
 """
 
 import heapq
@@ -29,12 +29,12 @@ log = logging.getLogger("degrade.run")
 #: Two timings of one network may differ by this factor on a busy machine, so a begun recipe is not given up for less.
 SLACK = 1.5
 
-#: One recipe takes at most so many times as long for a unit of work as another: small images and small batches keep
+#: One recipe takes at most this many times as long for a unit of work as another: small images and small batches keep
 #: a computer less busy.
 UNEVEN = 3
 
-#: After so many seconds no further network is timed if one with images and batches of the same size was: the pace for
-#: a unit of work differs little between depths (EVALUATION_COST tells how little).
+#: After this many seconds no further network is timed if one with images and batches of the same size was timed
+#: already, because the pace for a unit of work differs little between depths (EVALUATION_COST tells how little).
 LONGEST = 12
 
 
@@ -43,18 +43,18 @@ class Plan(NamedTuple):
 
     recipe: str
     todo: list[tuple[Experiment, float]]
-    """What is not finished, and the work left of it as `planned_work` counts it."""
+    """Experiments that are not finished, each with the work that is left, as `planned_work` counts it."""
     begun: bool
     """Whether there is a record of any network."""
     pace: float
     """Seconds that a unit of work took in the records; 0 if none is known."""
     precision: str | None
-    """fp32 if a network was trained in it, in which `runtime.precision=auto` goes on with all; else None."""
+    """fp32 if a network was trained in it, since `runtime.precision=auto` then means fp32 for all; else None."""
     jobs: int = 1
     """How many networks are trained at a time."""
 
     def lasts(self, seconds: Sequence[float]) -> float:
-        """How long all take by the clock, the longest first, of the seconds that each takes."""
+        """Seconds until all are trained, `jobs` at a time and the longest first, from the seconds that each takes."""
         ends = [0.0] * self.jobs
         for own in sorted(seconds, reverse=True):
             heapq.heapreplace(ends, ends[0] + own)
@@ -65,7 +65,7 @@ def recipes(asked: str) -> list[str]:
     """The recipes that are to be compared, from the least to the most faithful: by iterations and pixels.
 
     Args:
-        asked: the one that is taken without a limit of time.
+        asked: the one that the user asked for, which is among them in any case.
     """
     apart = {"smoke", "wall"} - {asked}  # one says nothing about networks, the other is for one experiment
     names = set(group_options()["recipe"]) - apart
@@ -74,7 +74,7 @@ def recipes(asked: str) -> list[str]:
 
 
 def plan(recipe: str, experiments: Sequence[Experiment], *, jobs: int = 1, fresh: bool = False) -> Plan:
-    """What is left to do of experiments that are trained by one recipe, so many at a time; all of it with `fresh`.
+    """What is left to do of experiments that are trained by one recipe, `jobs` at a time; `fresh` leaves all to do.
 
     Raises:
         RunConflictError: a directory holds other settings, such as another recipe's.
@@ -99,7 +99,7 @@ def plan(recipe: str, experiments: Sequence[Experiment], *, jobs: int = 1, fresh
 
 
 def choose(plans: Sequence[Plan], within: float) -> Plan:
-    """The most faithful plan that fits into `within` seconds, else the least faithful one; says what and why.
+    """The most faithful plan that fits into `within` seconds, else the least faithful one; the reason is logged.
 
     Nothing is timed where a recipe is complete and the others take longer by far.
     """
@@ -124,7 +124,10 @@ def choose(plans: Sequence[Plan], within: float) -> Plan:
 
 
 def fitting(plans: Sequence[Plan], seconds: Sequence[float], within: float) -> Plan | None:
-    """The most faithful plan, the last, that fits; one that is begun is not left for what may be noise of timing."""
+    """The last plan that fits, which is the most faithful; None if none fits.
+
+    A plan that is begun is not given up for a difference that may be noise of timing.
+    """
     found = None
     for plan, needed in zip(plans, seconds, strict=True):
         slack = SLACK if plan.begun else 1 / SLACK if found is not None and found.begun else 1
@@ -158,12 +161,12 @@ def tell(plans: Sequence[Plan]) -> list[float]:
 
 
 def _key(plan: Plan, own: Experiment) -> str:
-    """The same for networks whose steps take the same time."""
+    """A text that is the same for networks whose steps take the same time."""
     return repr((own.model, own.data, own.recipe.batch_size, own.optim.clip, own.runtime, plan.precision))
 
 
 def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tuple[float, str]:
-    """Seconds that a unit of work takes, by training steps, and on what device, in what precision."""
+    """Seconds that a unit of work takes in training steps, and device, precision and threads in words."""
     runtime, size = experiment.runtime, experiment.recipe.batch_size
     set_up(runtime)
     device = choose_device(runtime.device)

@@ -22,17 +22,18 @@ def evaluate(
     """Evaluate the newest checkpoint of a record on all training images and on the test images.
 
     Args:
-        record: whose checkpoint.
+        record: the record whose checkpoint is evaluated.
         experiment: its settings.
-        batch_statistics: batch norm takes each batch's own statistics, of both sets, in shuffled batches of
-            training's size; else its running statistics.
-        augmented: crop and flip the training images as for the first epoch of training; test images never are.
+        batch_statistics: whether batch norm takes each batch's own statistics, in both sets and in shuffled batches
+            of training's size, instead of its running statistics.
+        augmented: whether the training images are cropped and flipped as in the first epoch of training; test images
+            never are.
 
     Returns:
         Training and test evaluation, the checkpoint's iteration, and the images.
 
     Raises:
-        RunError: it has no checkpoint that can be used.
+        RunError: the record has no checkpoint that can be used.
         RunConflictError: the images are not those it was trained on.
     """
     images = load_images(experiment.data, say=log.info)
@@ -60,7 +61,7 @@ def evaluate(
 
 
 def divergence(record: RunRecord) -> str:
-    """A few words that say at which iteration a run diverged; empty if it did not."""
+    """Words that say at which iteration a run diverged; empty if it did not."""
     summary = record.summary
     if summary.get("status") != Status.DIVERGED:
         return ""
@@ -68,11 +69,11 @@ def divergence(record: RunRecord) -> str:
 
 
 def heading(record: RunRecord, iteration: int, *, synthetic: bool) -> str:
-    """Which weights of a record a command speaks of, and what must be known of them.
+    """A line that says of which weights of a record a command speaks, and what must be known of them.
 
     Args:
         record: the record.
-        iteration: of the checkpoint.
+        iteration: the checkpoint's iteration.
         synthetic: whether the images were generated.
     """
     remarks = ", ".join(remark for remark in (divergence(record), "synthetic data" * synthetic) if remark)
@@ -93,7 +94,7 @@ def restored(
     """A training as it stands in the newest checkpoint of its record.
 
     Args:
-        record: whose checkpoint.
+        record: the record whose checkpoint is taken.
         experiment: its settings.
         images: what it was trained on.
         tick: see `Training`.

@@ -1,6 +1,6 @@
 """Launchers give cells to processes, here or on a cluster, and know which are not done. No torch is imported here.
 
-What became of a cell is in its record, never in what a launcher returns.
+What became of a cell is told by its record alone, never by what a launcher returns, since launchers lose results.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from degrade.runs.observers import planned_work
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.worker import GRACE, Worker, hear, safe_path, stop
 
-#: A file of this name in the sweep's folder asks cells on other machines to stop.
+#: A file of this name in the folder of a sweep's jobs asks their cells to stop.
 STOP = "stop"
 
-#: A job waits so many seconds for a record in use: a cell that is queued again may still be writing its checkpoint.
+#: A job waits this many seconds for a record in use: a cell that is queued again may still be writing its checkpoint.
 PATIENCE = 30
 
 AGAIN = "the same command goes on from there"
@@ -33,7 +33,7 @@ AGAIN = "the same command goes on from there"
 def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
     """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
     here = isinstance(launcher, settings.Local | settings.SubmititLocal)
-    cores = usable() if here else 1  # a cluster has others
+    cores = usable() if here else 1  # a cluster has cores of its own
     if isinstance(launcher, settings.Local):  # the others say themselves how many cores a cell has
         cores = max(1, cores // max(experiment.runtime.threads or 1 for experiment in experiments))
     return launcher.share(len(experiments), experiments[0].runtime.device, cores)
@@ -170,7 +170,7 @@ class _Ray(_Cluster):
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(address=launcher.address, log_to_driver=False, logging_level="warning")
         if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray takes SIGTERM for itself
+            for number, handler in handlers.items():  # Ray installs a handler of SIGTERM
                 signal.signal(number, handler)
         options = asdict(launcher)
         options.pop("address")
@@ -190,7 +190,7 @@ class _Ray(_Cluster):
 
 
 class Job:
-    """What a node of a cluster runs: one cell, in a process that is joined to it.
+    """What a node of a cluster runs: one cell, in a worker process of its own.
 
     Args:
         folder: where the command was started.
@@ -225,7 +225,7 @@ class Job:
                 signal.signal(signal.SIGTERM, before)
 
     def checkpoint(self, experiment: Experiment) -> Any:
-        """Before submitit queues the job again: let the cell write a checkpoint, and say what is to be run then."""
+        """Let the cell write a checkpoint before submitit queues the job again, and return what is to run then."""
         from submitit.helpers import DelayedSubmission
 
         if self.worker is not None:

@@ -1,7 +1,4 @@
-"""Many experiments are planned, trained under a launcher, and watched. This module does not import torch.
-
-What became of a cell is told by its record alone: launchers lose results, records do not.
-"""
+"""Many experiments are planned, trained under a launcher, and watched. This module does not import torch."""
 
 import contextlib
 import logging
@@ -46,7 +43,7 @@ class Cell:
 
 
 def finished(experiment: Experiment) -> RunRecord | None:
-    """The record of an experiment that is finished, if its metrics are whole; other damage is logged.
+    """The record of an experiment that is finished, or None. Damage that leaves the metrics whole is logged.
 
     Raises:
         RunConflictError: the directory holds a run of other settings.
@@ -72,12 +69,12 @@ def _name_damage(record: RunRecord) -> None:
 
 
 def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *, fresh: bool = False) -> list[Cell]:
-    """Give each experiment a record of its own, and check all that can be before anything is trained.
+    """Give each experiment a record of its own, and check all that can be checked before anything is trained.
 
     Args:
         experiments: what to train, in order; `auto` of their precision and threads is settled in place.
         launcher: the one that is to train them; None: this machine trains them, side by side.
-        fresh: records may hold anything, since they are to be cleared.
+        fresh: whether records may hold anything, since they are to be cleared.
 
     Raises:
         ConfigError: two experiments would share a record, or a package is missing.
@@ -103,7 +100,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
         if cell.record.exists and not fresh:
             cell.record.check_same(experiment)
     if not fresh and any("fp32" in cell.record.precisions for cell in cells.values()):
-        for experiment in experiments:  # what was begun in fp32 goes on in it as a whole
+        for experiment in experiments:  # if one was begun in fp32, all are trained in fp32
             if experiment.runtime.precision == "auto":
                 experiment.runtime.precision = "fp32"
     return list(cells.values())
@@ -113,9 +110,9 @@ def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh:
     """Train cells into their records; finished ones are left as they are, interrupted ones go on.
 
     Args:
-        cells: by `plan`.
+        cells: what `plan` gave.
         launcher: the one that they were planned for.
-        fresh: start all of them over.
+        fresh: whether all of them start over.
 
     Raises:
         RunInterrupted: somebody stopped it; what was being trained has a checkpoint.
@@ -149,7 +146,7 @@ def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh:
 def run_matrix(
     experiments: Sequence[Experiment], launcher: Launcher | None = None, *, fresh: bool = False
 ) -> list[RunRecord]:
-    """Plan experiments and train them; return their records, in the same order: they tell what became of each.
+    """Plan experiments and train them; return their records in the same order, which tell what became of each.
 
     Raises:
         DegradeError: as `plan` and `train_all` do.
@@ -160,7 +157,7 @@ def run_matrix(
 
 
 def _clear(cells: Sequence[Cell]) -> None:
-    """Remove what the records hold, once all of them are known to be nobody else's."""
+    """Remove what the records hold, once all of them are locked and so nobody else writes them."""
     from degrade.runs.train import clear
 
     with contextlib.ExitStack() as locks:

@@ -14,7 +14,7 @@ from degrade.runs.record import RunRecord
 
 log = logging.getLogger("degrade.run")
 
-#: Cost of evaluating an image, in units of training on it once; it is used only to tell the time left.
+#: Cost of evaluating an image, in units of training on it once; it is used only to estimate time.
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
 EVALUATION_COST = 0.27
 
@@ -31,9 +31,9 @@ class Pace:
         self._since: float | None = None
 
     def add(self, work: float) -> float | None:
-        """Count work; the share of the best rate, once STRETCHES in a row stayed below SLOW of it, else None.
+        """Count work; return the share of the best rate once STRETCHES in a row stayed below SLOW of it, else None.
 
-        A process that was stopped and let go on has one slow stretch, however long that took.
+        A process that was stopped and let go on has one slow stretch, however long it was stopped.
         """
         now = self._clock()
         if self._since is None:  # the first step finds memory and chooses algorithms

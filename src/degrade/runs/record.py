@@ -94,13 +94,13 @@ class Run:
     """One run's directory. Every reader raises RunFileError where the system cannot read a file just now.
 
     Args:
-        path: the directory; need not exist yet.
+        path: the directory, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # While this process writes the record: rows of metrics.jsonl, the content of environment.json, and which
-        # directory is locked.
+        # While this process writes the record, these hold the number of rows in metrics.jsonl, the content of
+        # environment.json, and which directory is locked.
         self._count: int | None = None
         self._environment: dict[str, Any] = {}
         self._place: tuple[int, int] | None = None
@@ -249,7 +249,7 @@ class Run:
         return [Loss("metrics.jsonl", what) for what in (*found, *(f"{wrong}; left out" for wrong in measured.flaws))]
 
     def earlier_losses(self) -> list[Loss]:
-        """Rows that were lost already when a session went on."""
+        """Rows that were lost already when a session resumed."""
         lost = [(session.get("lost_rows"), session.get("started")) for session in self.sessions]
         said = [f"lost {rows} rows before {started}, as train.log says" for rows, started in lost if rows]
         return [Loss("metrics.jsonl", what) for what in said]
@@ -267,7 +267,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Whoever lists runs takes the lock for an instant, to see whether it is held: that is waited for.
+            # Whoever lists runs takes the lock for an instant to see whether it is held, so wait for a moment.
             lock = FileLock(self.path / ".lock", timeout=1)
             lock.acquire()
         except Timeout:
@@ -286,7 +286,7 @@ class Run:
         """Check, before writing, that the folder is still the one that was locked, since somebody may have moved it.
 
         Raises:
-            RunFileError: it is not, and what stands at its path may belong to another process.
+            RunFileError: the folder was moved or replaced.
         """
         if self._place is not None and self._identity() != self._place:
             raise RunFileError(
@@ -335,7 +335,7 @@ class Run:
         """Refuse to go on with a record that holds other settings.
 
         Raises:
-            RunConflictError: names the differing keys.
+            RunConflictError: settings differ; the message names their keys.
         """
         held, flat = self._read_config()
         told = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in differing(held, experiment).items()]
@@ -351,7 +351,7 @@ class Run:
         """Refuse images other than those that the run was begun on.
 
         Raises:
-            RunConflictError: names both hashes.
+            RunConflictError: the images differ; the message names both hashes.
         """
         before = self.environment.get("data_hash", content_hash)
         if before != content_hash:
@@ -395,7 +395,7 @@ class Run:
         replace_text(self.path / "summary.json", sealed(fields))
 
 
-#: The name that records had before they were typed.
+#: The name that `Run` had before it was typed.
 RunRecord = Run
 
 

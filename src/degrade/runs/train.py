@@ -39,10 +39,10 @@ Images = Callable[[Experiment], ImageSet]
 
 ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
-#: Between two rows summary.json is written every so many seconds, so that whoever watches sees how far the run is.
+#: Seconds after which summary.json is written again between two rows, so that a watcher sees how far the run is.
 LIVELY = 5
 
-#: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within so many seconds.
+#: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within this many seconds.
 REPEAT_SECONDS = 0.3
 
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -73,7 +73,7 @@ def run(
         RunFailed: training raised, and the record says what; or the record is damaged, so that only --fresh helps.
         RunFileError: the system cannot read or write the record just now.
         ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights; or
-            `log.tensorboard` is, and the package is not installed.
+            `log.tensorboard` is set, and the package is not installed.
     """
     board.check_board(experiment)
     if not fresh and (done := finished(experiment)):
@@ -130,14 +130,14 @@ def set_up(runtime: RuntimeConfig, *, before: int | None = None) -> None:
 
     Args:
         runtime: the settings.
-        before: number of threads of the run's last session on this CPU, which another number would not equal bit
-            for bit.
+        before: number of threads of the run's last session on this CPU, which is kept because results with another
+            number are not the same bit for bit.
     """
     if (threads := runtime.threads or before) is None:
         threads = min(_DEFAULT_THREADS, usable())
     elif runtime.threads is None and (found := at_first()).usable < threads:
         log.warning(
-            "%d threads, as before, though %s; runtime.threads=%d is faster until that ends",
+            "going on with %d threads as before, though %s; runtime.threads=%d is faster until that ends",
             *(threads, found.why(), found.usable),
         )
     torch.set_num_threads(threads)
@@ -154,7 +154,7 @@ def _threads(before: Session) -> int | None:
 
 
 class _Session:
-    """One process's work on one record; call under the record's lock."""
+    """One process's work on one record, whose lock must be held."""
 
     def __init__(
         self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None, *, fresh: bool
@@ -248,7 +248,7 @@ class _Session:
             if found:  # one of them may have been applied in part
                 self.training = self._new_training()
             self._check_that_nothing_is_lost()
-        # Newer checkpoints are damaged or do not fit, and the next save must not keep one as the one before.
+        # Newer checkpoints are damaged or do not fit, and the next save must not keep one as its fallback.
         for path in found[: found.index(used) if used else None]:
             log.error("%s: kept as %s", folder, set_aside(path).name)
         self._keep_damaged_files()
@@ -265,10 +265,10 @@ class _Session:
         return True
 
     def _check_that_nothing_is_lost(self) -> None:
-        """Let a run start over only if it never had a checkpoint, as one that was killed before its first.
+        """Let a run start over only if it never had a checkpoint, as when it was killed before its first.
 
         Raises:
-            RunFailed: there are rows that a checkpoint must once have stood behind.
+            RunFailed: the rows show that there once was a checkpoint.
         """
         rows = self.record.rows()
         if not rows:
@@ -288,7 +288,7 @@ class _Session:
         for loss in damaged:
             log.error("%s/%s", self.record.path, loss)
         for name in dict.fromkeys(loss.file for loss in damaged):
-            with contextlib.suppress(FileNotFoundError):  # missing, not damaged
+            with contextlib.suppress(FileNotFoundError):  # the file is missing, not damaged
                 copy_aside(self.record.path / name)
 
     def _keep_rows(self) -> None:
@@ -339,7 +339,7 @@ class _Session:
             mend = f"{found.why()}; end that, or stop this and go on with runtime.threads={found.usable}"
         else:
             mend = "see what else uses the machine; the same command goes on after a stop"
-        log.warning("%s: for a minute at %.0f%% of its best speed: %s", self.name, 100 * share, mend)
+        log.warning("%s: it has run at %.0f%% of its best speed for a minute: %s", self.name, 100 * share, mend)
 
     def _count(self, work: float, count: Callable[[float], None]) -> None:
         self.work_left -= work

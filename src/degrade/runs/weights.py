@@ -26,8 +26,8 @@ MEAN = "input_mean"
 def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     """Write the newest checkpoint's network as safetensors, with what it takes to use it.
 
-    Tensors have the names of the network's modules; one more, `input_mean`, is the mean training image, which the
-    network was trained without. It is computed from the images, which must be at hand.
+    Tensors have the names of the network's modules; one more, `input_mean`, is the mean training image, which is to
+    be subtracted from images. It is computed from the training images, which must be at hand.
 
     Args:
         record: the run.

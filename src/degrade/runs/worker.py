@@ -3,7 +3,7 @@
 Cells are trained in another process, since one that is killed, runs out of memory or crashes then takes no other with
 it. The two are joined by pipes: the parent writes a line of settings for each cell, and hears log lines and how each
 cell ended. When the parent closes its end, to stop the work or because it died itself, the process writes a
-checkpoint and ends. No torch in the parent.
+checkpoint and ends. The parent does not import torch.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ GRACE = 60
 
 @contextlib.contextmanager
 def safe_path() -> Iterator[None]:
-    """Let Python processes that start now take no file of the working directory, such as queue.py, for their own."""
+    """Keep Python processes that start now from importing files of the working directory, such as a queue.py."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -116,7 +116,7 @@ class Worker:
             try:
                 with record.lock():
                     record.summarise(**{**record.summary, "status": Status.FAILED, "error": error[:2000]})
-            except RunError:  # nor can this process, as where there can be no such folder
+            except RunError:  # this process cannot either, for instance where there can be no such folder
                 log.error("%s: %s", record.path, error)
 
     def _died(self) -> None:
@@ -188,7 +188,7 @@ def _train(settings: dict[str, Any]) -> str | None:
     from degrade.runs.train import load_once, run
 
     try:
-        torch.compiler.reset()  # else earlier networks would count against a limit of compilations
+        torch.compiler.reset()  # otherwise earlier networks would count towards a limit of compilations
         run(experiment_of(OmegaConf.create(settings)), images=load_once)
     except RunInterrupted:
         raise

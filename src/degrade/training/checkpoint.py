@@ -22,7 +22,7 @@ NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
 SNAPSHOTS = "snapshots"
 
-#: Too little memory, or a device in trouble: nothing that a checkpoint is to blame for.
+#: Errors for which no checkpoint is to blame: there is too little memory, or the device is in trouble.
 NO_DAMAGE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 
 
@@ -32,14 +32,14 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
-    """Write a network's weights and running statistics after an iteration, in place of an earlier such snapshot."""
+    """Write a network's weights and running statistics after an iteration; an earlier snapshot of it is replaced."""
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
     state = {"iteration": iteration, "engine": {"model": model.state_dict()}}
     _replace(folder / SNAPSHOTS / f"{iteration}.pt", state)
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
-    """Snapshots in `folder` by iteration, in its order."""
+    """Snapshots in `folder` by iteration, the earliest first."""
     found = {int(path.stem): path for path in (folder / SNAPSHOTS).glob("*.pt") if path.stem.isdecimal()}
     return dict(sorted(found.items()))
 
@@ -71,8 +71,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read one checkpoint; nothing in it is executed.
 
     Raises:
-        ValueError: it is damaged, or no checkpoint.
-        RunFileError: it cannot be read just now.
+        ValueError: the file is missing, damaged, or not a checkpoint.
+        RunFileError: the file cannot be read just now.
     """
     data = read_bytes(path)  # all of it, so that no error below can be the disk's
     if data is None:
@@ -97,7 +97,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def restore(
     folder: Path, device: torch.device, apply: Callable[[dict[str, Any]], None], *, complain: Callable[[str], None]
 ) -> Path | None:
-    """Apply the newest checkpoint in `folder` that is whole and fits. Changes no file.
+    """Apply the newest checkpoint in `folder` that is whole and fits; no file is changed.
 
     Args:
         folder: where the checkpoints are.
@@ -109,7 +109,7 @@ def restore(
         The checkpoint that was applied; None if there is none.
 
     Raises:
-        RunFileError: one cannot be read just now.
+        RunFileError: a checkpoint cannot be read just now.
     """
     for path in candidates(folder):
         try:

@@ -7,7 +7,7 @@ import torch
 
 from degrade.errors import ConfigError
 
-#: A run of at least so many iterations is compiled for CUDA; this is a guess, not measured yet.
+#: A run of at least this many iterations is compiled on CUDA. This is a guess, which is not measured yet.
 COMPILING_PAYS = 5_000
 
 
@@ -15,7 +15,7 @@ def choose_device(name: str) -> torch.device:
     """The device that `runtime.device` names.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: there is no such device.
     """
     count = torch.cuda.device_count() if name != "cpu" else 0
     if name == "auto":

@@ -24,8 +24,8 @@ MEMORY_FORMATS = {"auto": "channels_last", "channels_last": "channels_last", "co
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory instead of returning it to the kernel after every large tensor.
 
-    Measured on 2 cores (AVX2, fp32, batch 32): 1.00 to 1.06 times the speed at depth 20, 1.12 at depth 56. Other
-    C libraries, which have no such call, are left alone.
+    On 2 cores (AVX2, fp32, batch 32) training is then 1.00 to 1.06 times as fast at depth 20, and 1.12 times at depth
+    56. Other C libraries, which have no such call, are left alone.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -42,9 +42,9 @@ class Sums(NamedTuple):
     loss: Tensor
     """float64, or float32 on an Apple GPU, scalar."""
     wrong: Tensor
-    """int64, one number per class: images that were answered wrongly."""
+    """Number of images of each class that were answered wrongly, int64."""
     seen: Tensor
-    """int64, one number per class: images that were seen."""
+    """Number of images of each class that were seen, int64."""
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
@@ -59,7 +59,7 @@ class Engine:
         model: the network; moved to `device`.
         experiment: gives the optimizer, batch sizes, memory format and determinism; the arguments below stand for
             those of its settings that may be `auto`.
-        device: where it runs.
+        device: where the network runs.
         precision: `fp32` or `bf16` (autocast; weights stay fp32).
         name: `eager` or `compiled`.
     """
@@ -69,8 +69,8 @@ class Engine:
     ) -> None:
         runtime = experiment.runtime
         if device.type == "cpu" and not runtime.recompute:
-            # Recomputing is for memory's sake, and keeping costs a third more of it: 4,187 MiB at depth 1202
-            # instead of 3,154, at the same speed.
+            # A run that recomputes is to take little memory, and keeping freed memory takes a third more: 4,187 MiB
+            # instead of 3,154 at depth 1202, at the same speed.
             keep_freed_memory()
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -86,7 +86,7 @@ class Engine:
         self.evaluation_size = experiment.eval.batch_size or (2500 if device.type == "cuda" else 250)
         self.optimizer = sgd(self.model, experiment.optim)
         self.clip = experiment.optim.clip
-        # Batches of other sizes, the last of an epoch above all, are not worth compiling for.
+        # Batches of other sizes, such as the last of an epoch, are not worth compiling for.
         self._compiled_sizes: set[int] = set()
         if name.startswith("compiled"):
             self._compiled_sizes = {experiment.recipe.batch_size, self.evaluation_size}
@@ -116,7 +116,7 @@ class Engine:
         return F.cross_entropy(logits, labels), logits
 
     def update(self, lr: float | Tensor) -> None:
-        """Change the weights by the gradients, and drop these."""
+        """Change the weights by the gradients, and drop the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.clip is not None:
@@ -160,15 +160,15 @@ class Engine:
         batch_statistics: bool,
         tick: Callable[[int], object] | None = None,
     ) -> Sums:
-        """Loss and errors on batches as they come, in eval mode, by the eager network; nothing of it changes.
+        """Loss and errors on batches as they come, in eval mode, by the eager network, which does not change.
 
         Args:
             batches: float images, mean subtracted, and int64 labels, on the device.
-            batch_statistics: batch norm takes each batch's own statistics, as in train mode, not the running ones.
-            tick: as `evaluate`'s.
+            batch_statistics: whether batch norm takes each batch's own statistics, as in train mode.
+            tick: as for `evaluate`.
 
         Returns:
-            As `evaluate`.
+            The same as `evaluate`.
         """
         self._begin_evaluation()
         with _own_statistics(self.model) if batch_statistics else contextlib.nullcontext():
@@ -180,7 +180,7 @@ class Engine:
         return self._evaluated
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer and sums: all that continuing exactly needs from here."""
+        """Weights, optimizer and sums, which are all of the engine that a training needs to go on exactly."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -241,7 +241,7 @@ def _own_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent over all parameters (paper, section 3.4); batch norm's decay if so configured."""
+    """Stochastic gradient descent (paper, section 3.4); batch norm's parameters decay if `decay_norm` is set."""
     norm = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
     ids = {id(p) for p in norm}
     rest = [p for p in model.parameters() if id(p) not in ids]

@@ -1,4 +1,4 @@
-"""The training loop: yields a row of metrics at every measurement; knows nothing of files or progress bars."""
+"""The training loop, which yields a row of metrics at every measurement and knows nothing of files or bars."""
 
 import copy
 import math
@@ -48,7 +48,7 @@ class Training:
         precision: that of the run's last session, which `runtime.precision=auto` keeps; None for a new run.
 
     Raises:
-        ConfigError: the device is not there, or the network has too few outputs for the images' classes.
+        ConfigError: there is no such device, or the network has too few outputs for the images' classes.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Training:
         self.recorded = 0
         """Iteration of the last row."""
         self._last_lr = self.lr
-        self._images = 0  # trained on since the last row
+        self._images = 0  # images trained on since the last row
         # Where wrong answers and images stood at the last look at warming up, counted from the last row.
         self._warmup_wrong = 0
         self._warmup_images = 0
@@ -163,10 +163,10 @@ class Training:
         if evaluates and not self.diverged:
             test = self.evaluate(*self.test)
             test_loss, test_error = test.loss, test.error
-            self.diverged = not math.isfinite(test_loss)  # the last update may be the one
+            self.diverged = not math.isfinite(test_loss)  # the last update may have made it diverge
         if cleans and not self.diverged:
             clean_error = batch_error = self.evaluate(self.batches.pixels, self.batches.labels).error
-            if self.experiment.model.norm == "batch":  # else there are no statistics in which they would differ
+            if self.experiment.model.norm == "batch":  # without batch norm the two errors are the same
                 batch_error = self.evaluate_batches(batch_statistics=True).error
         self._seconds += time.perf_counter() - started
         row = Metrics(
@@ -209,16 +209,16 @@ class Training:
         The order matters to batch norm: images in a folder are sorted by class, and classes differ in statistics.
 
         Args:
-            batches: None for the training images.
-            batch_statistics: batch norm takes each batch's own statistics, not the running ones.
-            augmented: with that epoch's crops and flips.
+            batches: the batches; None means those of the training images.
+            batch_statistics: whether batch norm takes each batch's own statistics instead of the running ones.
+            augmented: whether that epoch's crops and flips are applied.
         """
         epoch = (self.batches if batches is None else batches).epoch(0, augment=augmented)
         sums = self.engine.evaluate_batches(epoch, batch_statistics=batch_statistics, tick=self.tick)
         return _evaluation(sums)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming exactly needs; batches follow from seed and iteration."""
+        """All that a training needs to resume exactly; batches follow from seed and iteration."""
         epoch, place = divmod(self.iteration, self.batches.per_epoch)
         own = {name.lstrip("_"): getattr(self, name) for name in _STATE}
         return {"engine": self.engine.state_dict(), "epoch": epoch, "place_in_epoch": place, **own}
@@ -230,7 +230,7 @@ class Training:
             setattr(self, name, state[name.lstrip("_")])
 
     def _due(self, every: int | None) -> bool:
-        """Whether something done every so many iterations, and at the end, is due now."""
+        """Whether something that is done at the end and every `every` iterations, unless that is None, is due now."""
         at_end = self.iteration == self.experiment.recipe.iterations
         return at_end or (every is not None and self.iteration % every == 0)
 
@@ -252,8 +252,9 @@ def fit(training: Training, *, after_step: Callable[[Training], None] | None = N
     """Train to the end, or until it diverges, from wherever `training` stands.
 
     Args:
-        training: where it stands; changed in place, and consistent whenever `after_step` is called or a row given.
-        after_step: called after each update; what it raises ends the loop, which another `fit` takes up again.
+        training: the training, which changes in place and is consistent whenever `after_step` is called or a row is
+            given.
+        after_step: called after each update; what it raises ends the loop, which another `fit` can go on with.
 
     Yields:
         A row of metrics at every measurement.

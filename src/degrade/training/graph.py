@@ -25,7 +25,7 @@ WARM_UP = 3
 
 
 def cuda_graph(body: Body) -> Body:
-    """Run `body` a few times, record the kernels that it launches, and return what launches them again."""
+    """Run `body` a few times, record the kernels that it launches, and return a function that launches them again."""
     here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(here)
     with torch.cuda.stream(side):
@@ -39,12 +39,12 @@ def cuda_graph(body: Body) -> Body:
 
 
 class GraphEngine(Engine):
-    """An engine that replays: the same arithmetic as its parent's, launched as one.
+    """An engine that does the same arithmetic as its parent by replaying graphs.
 
     Args:
         model, experiment, device, precision: as for `Engine`.
         name: `graph` or `compiled-graph`.
-        record: makes a replayable out of a function that may be run several times before.
+        record: makes a function that replays another one, which it may run several times before.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class GraphEngine(Engine):
         self._lr = torch.zeros((), device=device)
 
     def train(self, batches: Batches, iteration: int, lr: float) -> None:
-        """Make the update of one iteration, counted from 1; always with the same `batches`."""
+        """Make the update of one iteration, counted from 1; `batches` must be the same in every call."""
         places = batches.prepare(iteration)
         size = places.stop - places.start
         self._start.fill_(places.start)
@@ -74,7 +74,7 @@ class GraphEngine(Engine):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         super().load_state_dict(state)
-        self._recorded.clear()  # the optimizer's tensors are others now
+        self._recorded.clear()  # the optimizer has new tensors now
 
     def _train_here(self, batches: Batches, size: int) -> None:
         self.step(*batches.at(self._places(size)), self._lr)
@@ -109,7 +109,7 @@ class GraphEngine(Engine):
         yield
         with torch.no_grad():
             for momentum in self._momentum():
-                momentum.zero_()  # of an optimizer that had made no step: no momentum yet
+                momentum.zero_()  # an optimizer that had made no step had no momentum
             for tensor, before in kept:
                 tensor.copy_(before)
 

@@ -1,4 +1,4 @@
-"""How fast a device is: at matrix products and copying at best, and at any work that is done in steps."""
+"""How fast a device is at best, at matrix products and at copying, and how fast at any work that is done in steps."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 
 def gemm_peak(device: torch.device, precision: str, size: int | None = None, repeats: int = 5) -> float:
-    """Multiply-adds per second of a square matrix product, the best of `repeats`: convolutions are not faster."""
+    """Multiply-adds per second of a square matrix product, the best of `repeats`, which no convolution exceeds."""
     size = size or (2048 if device.type == "cpu" else 8192)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -25,8 +25,8 @@ def rate(step: Callable[[], float], device: torch.device, seconds: float, *, lea
 
     Args:
         step: does some work and returns how much, such as a number of images.
-        device: is waited for at the end, since it may lag behind.
-        seconds: after which no further step begins.
+        device: where the work is done; it is waited for at the end, since it may lag behind.
+        seconds: time after which no further step begins.
         least: number of steps that are made in any case.
     """
     counted, steps = 0.0, 0
@@ -39,7 +39,7 @@ def rate(step: Callable[[], float], device: torch.device, seconds: float, *, lea
 
 
 def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of the fastest call, without the first, in which the device warms up."""
+    """Seconds of the fastest call, the first excepted, in which the device warms up."""
     times = []
     for _ in range(repeats + 1):
         wait(device)
@@ -51,7 +51,7 @@ def _shortest(work: Callable[[], object], device: torch.device, repeats: int) ->
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was asked to."""
+    """Wait until a device has done what it was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

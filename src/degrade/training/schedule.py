@@ -25,9 +25,10 @@ def learning_rate(
         iteration: the update, counted from 1.
         base: the rate before the first milestone.
         milestones: iterations after which the rate is divided by 10.
-        warming: the network still warms up (depth 110): the rate is `warmup_lr` whatever the iteration.
+        warming: whether the network still warms up; the rate is then `warmup_lr` whatever the iteration.
         warmup_lr: the rate while warming up.
-        ramp: updates N over which the rate rises from 0, and the power p of its rise: (iteration / N)^p of the rate.
+        ramp: the number N of updates over which the rate rises from 0, and the power p of its rise, by the factor
+            (iteration / N)^p.
     """
     if warming:
         return warmup_lr
