@@ -14,6 +14,7 @@ from degrade.analysis import error_curves, error_table, verdict_text, verdicts
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
+from degrade.probes.remedies import remedy_table, treated
 from degrade.runs import Session, find_records
 
 TOP = Path(__file__).resolve().parents[1]
@@ -38,6 +39,12 @@ def _told(session: Session) -> str:
     threads, commit = session.get("threads"), (session.get("git") or {}).get("commit")
     place = f"{session['device']}, {threads} thread{'s' * (threads > 1)}" if threads else str(session["device"])
     return f"{str(session['started'])[:10]}, {place}, {f'commit {commit[:7]}' if commit else 'commit not recorded'}"
+
+
+def remedied() -> str:
+    """What each remedy bought, as `degrade plot --style remedies` prints it."""
+    records = find_records([REFERENCE / "remedies"])
+    return remedy_table(treated(error_curves(records)))
 
 
 def tried(recipe: str) -> str:
@@ -119,6 +126,7 @@ def cost(machine: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
     "short": partial(errors, "short"),
+    "remedies": remedied,
     "tried-quick": partial(tried, "quick"),
     "tried-short": partial(tried, "short"),
     "verdict": verdict,

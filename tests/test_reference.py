@@ -25,6 +25,9 @@ FIGURES = {
     "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
     "quick/responses.png": ["probe", "responses", QUICK],
     "quick/landscape.png": ["probe", "landscape", *DEEP],
+    "remedies/remedies.png": [
+        *("plot", str(REFERENCE / "remedies"), "--style", "remedies", "--title", "remedies, recipe quick"),
+    ],
     "quick-construct/construct.png": [
         *("probe", "construct", f"{QUICK}/plain-20/seed-1", "--depth", "56", "--continue", "300", "optim.lr=0.005"),
         *("eval.every=100", "log.every=25", "runtime.precision=fp32", "--scratch", f"{QUICK}/plain-56/seed-1"),

@@ -495,11 +495,12 @@ def bench(
     from degrade import bench as benching
 
     count = min(8, os.cpu_count() or 1) if workers is None else workers
-    contenders = benching.contenders(chosen, device=name, workers=count, batch_sizes=sizes, compiled=compiled)
-    if trace is not None:
-        benching.profile(next(c for c in contenders if c.name == "eager"), trace)
-        print(f"trace: {trace}", file=sys.stderr)
-    report = benching.bench(contenders, rounds=rounds, seconds=seconds)
+    with aside("json" if as_json else "text"):  # progress is no part of what a program reads
+        contenders = benching.contenders(chosen, device=name, workers=count, batch_sizes=sizes, compiled=compiled)
+        if trace is not None:
+            benching.profile(next(c for c in contenders if c.name == "eager"), trace)
+            print(f"trace: {trace}", file=sys.stderr)
+        report = benching.bench(contenders, rounds=rounds, seconds=seconds)
     print(report.as_json() if as_json else report.as_text())
     return DONE
 

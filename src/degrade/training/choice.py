@@ -124,7 +124,7 @@ def _precision(device: torch.device) -> str:
         torch.set_num_threads(1)
         try:
             made = {name: functools.partial(_new, own, device, name, "eager") for name in ("fp32", "bf16")}
-            return times_as_fast(made, _batches(own, device), device, seconds=4, near=NEAR)
+            return times_as_fast(made, _batches(own, device), device, seconds=20, near=NEAR)
         finally:
             torch.set_num_threads(threads)
 
