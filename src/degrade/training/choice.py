@@ -45,7 +45,10 @@ SHARE, SHORTEST = 0.02, 60
 COMPILING = 90
 
 #: A step of each is timed so many times at most.
-ROUNDS = 12
+ROUNDS = 6
+
+#: Without compiling, timing takes at most so many seconds, but for the three rounds that it needs.
+LONGEST = 20
 
 #: A run of less work than this, in images of 32 pixels times the network's depth, is taken to be too short.
 LITTLE = 200_000
@@ -143,15 +146,15 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
         seconds = SHARE * step * experiment.recipe.iterations
         if seconds < SHARE * SHORTEST:
             return {"chosen": usual, "times_as_fast": 1.0, "unknown": True}
+        log.info("timing engines and memory formats on %s-%d", model.family, model.depth)
+        compiles = seconds > COMPILING
         pairs = [(name, layout) for name in engines for layout in layouts]
         made = {
             f"{name} {layout}": functools.partial(_new, experiment, device, precision, name, layout)
             for name, layout in pairs
-            if f"{name} {layout}" == usual
-            or not name.startswith("compiled")
-            or (seconds > COMPILING and layout == layouts[0])
+            if f"{name} {layout}" == usual or not name.startswith("compiled") or (compiles and layout == layouts[0])
         }
-        return times_as_fast(made, batches, device, seconds=seconds)
+        return times_as_fast(made, batches, device, seconds=seconds if compiles else min(seconds, LONGEST))
 
     network = f"{model.family}-{model.depth}, width {model.width}, {model.norm}, {experiment.data.pixels} pixels"
     how = (
