@@ -33,6 +33,9 @@ class Layer:
     """Side, in pixels, of the square that an output value depends on in a large enough image; None: all of it."""
 
 
+_LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
+
+
 def layers_of(config: ModelConfig) -> list[Layer]:
     """The layers of the network that a config describes; a thousand of them take no memory."""
     with torch.device("meta"):
@@ -50,14 +53,15 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         count = count_parameters(module)
-        if isinstance(module, nn.BatchNorm2d):
+        if not isinstance(module, _LAYERS):  # a norm, of whatever kind, belongs to the layer before it
             found[-1] = replace(found[-1], parameters=found[-1].parameters + count)
             return
         shape = tuple(output.shape[1:])
         found.append(Layer(names[module], _kind(module), count > 0, shape, count, 0, fields.of(output)))
 
-    noted = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
-    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, noted)]
+    leaves = [module for module in model.modules() if not list(module.children())]
+    noted = [own for own in leaves if isinstance(own, _LAYERS) or count_parameters(own)]
+    hooks = [module.register_forward_hook(note) for module in noted]
     training = model.training
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)

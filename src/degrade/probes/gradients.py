@@ -358,7 +358,7 @@ def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure
 
 
 def _panel(family: str, norm: str) -> str:
-    return f"{family}, {'batch norm' if norm == 'batch' else 'no norm'}"
+    return f"{family}, {'no' if norm == 'none' else norm} norm"
 
 
 def stages(rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
