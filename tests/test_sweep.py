@@ -40,7 +40,9 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) 
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            process.kill()  # else it would train on beside the tests that follow
+            pytest.fail("what was waited for has not come")
         time.sleep(0.02)
 
 
