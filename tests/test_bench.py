@@ -155,8 +155,7 @@ def test_bench_measures_both_loops_and_says_so_as_text_or_json(
         assert 0 < result["roofline"] < 1
         assert 0 < result["bandwidth"] < 1
         assert result["peak_memory"] > 1e8
-    conventional, engine = report["results"]
-    assert conventional["median"] > 0
+    engine = report["results"][1]
     parts = set(engine["step_ms"])
     assert parts == {"data", "forward", "backward", "optimizer", "metrics", "whole", "evaluation"}
     text = Report.from_json(outcome.out).as_text()

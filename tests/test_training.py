@@ -503,7 +503,19 @@ def test_engine_and_memory_format_are_the_fastest_ones(
     assert f"{found.engine} {found.memory_format}" == expected
     made = timed["made"]
     assert choose_runtime(compose(list(settings)), torch.device("cpu"), before={}) == found
-    assert timed["made"] == made or changed == {"fp32": 0.0001}  # a short run's step is timed each time
+    assert timed["made"] == made
+
+
+def test_a_longer_run_times_what_a_shorter_one_had_no_time_for(timed: dict[str, float]) -> None:
+    """A run of a minute times nothing, one of an hour no compiling; the longest answer serves them all afterwards."""
+    timed["fp32"] = 0.05
+    cpu, chosen = torch.device("cpu"), []
+    for iterations in (1_100, 64_000, 200_000, 64_000):
+        words = [*LONG, "recipe.batch_size=1024", f"recipe.iterations={iterations}", "recipe.milestones=[9]"]
+        made = timed["made"]
+        found = choose_runtime(compose(words), cpu, before={})
+        chosen.append((found.engine, timed["made"] > made))
+    assert chosen == [("eager", True), ("eager", True), ("compiled", True), ("compiled", False)]
 
 
 def test_a_resumed_run_keeps_what_was_chosen_where_that_exists(timed: dict[str, float]) -> None:

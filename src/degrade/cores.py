@@ -37,13 +37,21 @@ class Cores:
     @property
     def usable(self) -> int:
         """The number of threads that find a core of their own, at least 1."""
-        return max(1, min(self.allowed - math.floor(self.busy + 0.5), math.floor(min(self.quota, self.allowed))))
+        return max(1, min(self._idle, self._permitted))
 
     def why(self) -> str:
         """What keeps this process from using all cores."""
-        if math.floor(min(self.quota, self.allowed)) < self.allowed - math.floor(self.busy + 0.5):
+        if self._permitted < self._idle:
             return f"the quota of this container is {self.quota:g} of {self.allowed} cores"
         return f"other work keeps {self.busy:.1f} of {self.allowed} cores busy"
+
+    @property
+    def _idle(self) -> int:
+        return self.allowed - math.floor(self.busy + 0.5)
+
+    @property
+    def _permitted(self) -> int:
+        return math.floor(min(self.quota, self.allowed))
 
 
 def look() -> Cores:

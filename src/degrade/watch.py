@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 from degrade.analysis import error_curves, facts
-from degrade.analysis.curves import Curve, legible
+from degrade.analysis.curves import Curve
 from degrade.analysis.page import page
 from degrade.errors import ConfigError, DegradeError
 from degrade.runs import Run, Status
@@ -90,7 +90,7 @@ class _Shown:
         runs = self._read()
         if (stamp := _stamp(runs)) != self._stamp:
             live = {"seconds": self._every, "stamp": stamp}
-            self._page, self._stamp = legible(page(error_curves(runs), live=live)), stamp
+            self._page, self._stamp = page(error_curves(runs), live=live), stamp
         return self._page
 
 

@@ -106,9 +106,9 @@
     const style = getComputedStyle(document.documentElement);
     const [ink, grid, paper] = ["--ink", "--rule", "--paper"].map((name) => style.getPropertyValue(name).trim());
     const axis = (name) => ({ [`${name}.gridcolor`]: grid, [`${name}.zerolinecolor`]: grid, [`${name}.linecolor`]: grid });
+    const numbers = ["", ...data.panels.slice(1).map((_, p) => p + 2)]; // plotly's of the axes of the panels
     return { "font.color": ink, paper_bgcolor: paper, plot_bgcolor: paper, "hoverlabel.bgcolor": paper,
-      "hoverlabel.font.color": ink, ...Object.assign({}, ...["", ...data.panels.keys()].flatMap((p) =>
-        p === "" ? [axis("xaxis"), axis("yaxis")] : p ? [axis(`xaxis${p + 1}`), axis(`yaxis${p + 1}`)] : [])) };
+      "hoverlabel.font.color": ink, ...Object.assign({}, ...numbers.flatMap((n) => [axis(`xaxis${n}`), axis(`yaxis${n}`)])) };
   }
 
   const yLinear = data.ceiling ? { range: [0, data.ceiling], autorange: false } : { rangemode: "tozero", autorange: true };
@@ -195,7 +195,7 @@
       for (const own of ends) {
         lowest = Math.max(own.y, lowest + apart);
         extra.annotations.push({ text: text(data.networks[own.k].label), showarrow: false, xref: `x${n}`, yref: `y${n}`,
-          x: own.x, y: lowest, xanchor: "left", xshift: 7, font: { size: 12, color: shade(own.colour) }, colour: own.colour });
+          x: own.x, y: lowest, xanchor: "left", xshift: 7, font: { size: 12, color: shade(own.colour) } });
       }
     });
     return extra;

@@ -113,7 +113,7 @@ def save_page(curves: Sequence[Curve], path: Path) -> None:
         ConfigError: the path cannot be written.
     """
     with facts.writable(path):
-        path.write_text(legible(page(curves)), encoding="utf-8")
+        path.write_text(page(curves), encoding="utf-8")
 
 
 def page(curves: Sequence[Curve], *, live: Mapping[str, Any] | None = None) -> str:
@@ -137,7 +137,7 @@ def page(curves: Sequence[Curve], *, live: Mapping[str, Any] | None = None) -> s
     room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
     shown, left_out = _pictures(curves, room)
     chapters = [(key or "other", chapter, shown[key]) for key, chapter in CHAPTERS.items() if key in shown]
-    return template.render(content, plotly=plotly, chapters=chapters, left_out=left_out)
+    return legible(template.render(content, plotly=plotly, chapters=chapters, left_out=left_out))
 
 
 def _content(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -168,7 +168,6 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "verdicts": found,
         "told": told,
         "headline": told and headline(told),
-        "panels": _panels(curves, told) if told else [],
         "notes": notes,
         "interval_in_words": interval_in_words,
         "said": said,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from degrade.cli import completion
-from degrade.cli.options import DONE, RUN, Device, Recipe, chosen, networks_of, settings_of
+from degrade.cli.options import DONE, RUN, Device, Overrides, Recipe, chosen, networks_of, settings_of
 from degrade.errors import RunFailed
 from degrade.progress import about
 
@@ -31,15 +30,7 @@ class Step(NamedTuple):
 
 
 def story(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            autocompletion=completion.settings,
-            help="These are settings of all networks.",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: Overrides = None,
     recipe: Recipe = None,
     seeds: Annotated[
         int,

@@ -73,7 +73,7 @@ def disagreement(
         return of(new_engine(own, device=engine.device, precision=engine.precision, name="eager"))
 
     mine = experiment.runtime.memory_format
-    expected, rounded = eager(mine), eager("contiguous" if mine == "channels_last" else "channels_last")
+    expected, rounded = eager(mine), eager("channels_last" if mine == "contiguous" else "contiguous")
     try:
         found = of(engine)
     except Exception as error:  # whatever recording or compiling raises, training can go on without it

@@ -9,6 +9,7 @@ of a matrix.
 import functools
 import json
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -139,28 +140,37 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
     precision, size, model = experiment.runtime.precision, experiment.recipe.batch_size, experiment.model
     batches, usual = _batches(experiment, device), f"{engines[0]} {layouts[0]}"
 
+    def spare(step: float) -> float:
+        return SHARE * step * experiment.recipe.iterations
+
     def measure() -> dict[str, Any]:
         uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engines[0], engines[0])
         engine = _new(experiment, device, precision, uncompiled)
         step = statistics.median([_step(engine, batches, device, 1 + k)[0] for k in range(4)][1:])
-        seconds = SHARE * step * experiment.recipe.iterations
+        seconds, compiles = spare(step), spare(step) > COMPILING
+        known = {"step": step, "compiled": compiles}
         if seconds < SHARE * SHORTEST:
-            return {"chosen": usual, "times_as_fast": 1.0, "unknown": True}
+            return {"chosen": usual, "times_as_fast": 1.0, "untimed": True, **known}
         log.info("timing engines and memory formats on %s-%d", model.family, model.depth)
-        compiles = seconds > COMPILING
         pairs = [(name, layout) for name in engines for layout in layouts]
         made = {
             f"{name} {layout}": functools.partial(_new, experiment, device, precision, name, layout)
             for name, layout in pairs
             if f"{name} {layout}" == usual or not name.startswith("compiled") or (compiles and layout == layouts[0])
         }
-        return times_as_fast(made, batches, device, seconds=seconds if compiles else min(seconds, LONGEST))
+        return times_as_fast(made, batches, device, seconds=seconds if compiles else min(seconds, LONGEST)) | known
+
+    def suffices(known: Mapping[str, Any]) -> bool:
+        """Whether a run of this length would time no more than was timed, perhaps for a shorter one."""
+        seconds = spare(known.get("step", math.inf))
+        timed = not known.get("untimed") or seconds < SHARE * SHORTEST
+        return timed and (known.get("compiled", False) or seconds <= COMPILING)
 
     network = f"{model.family}-{model.depth}, width {model.width}, {model.norm}, {experiment.data.pixels} pixels"
     how = (
         f"{precision}, {torch.get_num_threads()} threads, batches of {size}, {'/'.join(engines)}, {'/'.join(layouts)}"
     )
-    return _kept(f"engine, {_place(device)}, {how}, {network}", measure, "engine")
+    return _kept(f"engine, {_place(device)}, {how}, {network}", measure, "engine", suffices)
 
 
 def times_as_fast(
@@ -240,18 +250,22 @@ def _place(device: torch.device) -> str:
     return f"{device_name(device)}{capability}, torch {torch.__version__}"
 
 
-def _kept(key: str, measure: Callable[[], dict[str, Any]], what: str) -> str:
-    """What was chosen before under a key, else what `measure` finds, which is kept and said."""
+def _kept(
+    key: str,
+    measure: Callable[[], dict[str, Any]],
+    what: str,
+    suffices: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> str:
+    """What was chosen before under a key, if that `suffices`, else what `measure` finds, which is kept and said."""
     file = platformdirs.user_cache_path("degrade") / "timed.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):  # processes that begin together decide once
             known = _read(file)
-            if key not in known:
+            if key not in known or not suffices(known[key]):
                 known[key] = measure()
-                if not known[key].pop("unknown", False):  # a longer run is timed
-                    replace_text(file, json.dumps(known, indent=2) + "\n")
-                    _tell(what, known[key], f"kept in {file}")
+                replace_text(file, json.dumps(known, indent=2) + "\n")
+                _tell(what, known[key], f"kept in {file}")
             elif known[key].get("disturbed"):
                 _tell(what, known[key], f"delete {file} to time it again")
             return str(known[key]["chosen"])
@@ -262,6 +276,8 @@ def _kept(key: str, measure: Callable[[], dict[str, Any]], what: str) -> str:
 
 
 def _tell(what: str, found: Mapping[str, Any], kept: str) -> None:
+    if found.get("untimed"):
+        return
     gained = (
         f"{found['times_as_fast']:.2f} times as fast as the usual" if found["times_as_fast"] != 1 else "the usual"
     )
