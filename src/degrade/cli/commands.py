@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 import webbrowser
@@ -47,6 +46,7 @@ from degrade.cli.options import (
     seconds_of,
     settings_of,
     show_figure,
+    table_width,
     tell,
     word_option,
 )
@@ -787,14 +787,13 @@ def list_runs(
     from degrade.analysis import error_curves, error_table, runs_table
     from degrade.runs import find_records
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if mean:
-        print(error_table(error_curves(readable([directory])), form=form, width=width))
+        print(error_table(error_curves(readable([directory])), form=form, width=table_width()))
     else:
         records = find_records([directory])
         for record in records:
             name_losses(record.path, record.file_losses())
-        print(runs_table(records, below=directory, form=form, width=width))
+        print(runs_table(records, below=directory, form=form, width=table_width()))
     return DONE
 
 
@@ -879,7 +878,7 @@ def _show(
         from degrade.analysis.facts import refuse_unmeasured
 
         figure = draw(refuse_unmeasured(curves), style=style, title=title)
-        table = error_table(curves, form=form)
+        table = error_table(curves, form=form, width=table_width())
         if judged and (found := verdicts(curves)):
             text = f"\n{verdict_text(found)}\n"
     print(table)

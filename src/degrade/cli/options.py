@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -270,6 +271,11 @@ def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
         tell(f"{folder}/{loss}")
 
 
+def table_width() -> int | None:
+    """Width of the terminal, to which a table's names are cut; None, which leaves them whole, if there is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     """The records asked for and the folder they lie in; without a choice, those of the newest experiment."""
     records = readable(runs or [Path("outputs")])
@@ -280,7 +286,8 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
     if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
-        tell(f"taking the newest experiment, {newest}; there are also {', '.join(others)}")
+        rest = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        tell(f"taking the newest experiment, {newest}; there are also {', '.join(others[:4])}{rest}")
     return [record for record in records if experiments[record] == newest], newest
 
 
