@@ -272,7 +272,7 @@ def name_losses(folder: Path, losses: "Iterable[Loss]") -> None:
 
 
 def table_width() -> int | None:
-    """Width of the terminal, to which a table's names are cut; None, which leaves them whole, if there is no terminal."""
+    """Width of the terminal, to which a table's names are cut; None, which leaves them whole, without a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
