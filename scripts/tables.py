@@ -108,11 +108,15 @@ def bench(machine: str) -> str:
 def cost(machine: str) -> str:
     """What the paper's recipe takes on a bench's machine, by hours a layer between the depths that it timed."""
     report = newest_bench(machine)
-    timed = {r.contender.depth: r.paper_hours for r in report.results if r.contender.label == "eager fp32"}
+    timed = {
+        r.contender.depth: r.paper_hours
+        for r in report.results
+        if r.contender.label == "eager fp32" and r.paper_hours is not None
+    }
     depths = sorted(timed)
 
     def hours(depth: int) -> float:
-        return float(np.interp(depth, depths, [timed[d] or math.nan for d in depths]))
+        return float(np.interp(depth, depths, [timed[d] for d in depths]))
 
     matrices = {"Figure 1": "figure1", "the story": "story", "Figure 6": "figure6"}
     rows = []
