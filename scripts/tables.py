@@ -80,10 +80,8 @@ def tried(recipe: str) -> str:
 
 
 def _percent(errors: list[float] | None) -> str:
-    if errors is None:
-        return "-"
-    mean = float(np.mean(errors))
-    return "stopped" if math.isnan(mean) else f"{100 * mean:.1f}"
+    """Each run's error; runs of one setting differ by the machine that they were made on."""
+    return "/".join("stopped" if math.isnan(error) else f"{100 * error:.1f}" for error in sorted(errors or [])) or "-"
 
 
 def verdict() -> str:
