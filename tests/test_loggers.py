@@ -68,16 +68,14 @@ def _mlflow(record: RunRecord) -> list[History]:
 
 
 def _trackio(record: RunRecord) -> list[History]:
-    def ask(*words: str) -> Any:
-        command = [sys.executable, "-m", "trackio.cli", *words, "--project", record.experiment.name, "--json"]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    found = []
-    for name in ask("list", "runs")["runs"]:
-        tags = ask("list", "metrics", "--run", name)["metrics"]
-        asked = {tag: ask("get", "metric", "--run", name, "--metric", tag)["values"] for tag in tags}
-        found.append(_by_step([(point["step"], tag, point["value"]) for tag in tags for point in asked[tag]]))
-    return found
+    command = [sys.executable, "-m", "trackio.cli", "query", "project", "--project", record.experiment.name]
+    asked = ["--sql", "SELECT run_name, step, metrics FROM metrics ORDER BY id", "--json"]
+    rows = json.loads(subprocess.run([*command, *asked], capture_output=True, text=True, check=True).stdout)["rows"]
+    points: dict[str, list[tuple[int, str, float]]] = {}
+    for row in rows:
+        values = json.loads(row["metrics"]).items()
+        points.setdefault(row["run_name"], []).extend((row["step"], tag, value) for tag, value in values)
+    return [_by_step(own) for own in points.values()]
 
 
 def _by_step(points: Sequence[tuple[int, str, float]]) -> History:
@@ -181,7 +179,7 @@ def test_stopped_and_killed_and_resumed_each_row_is_there_once(
     record = RunRecord(run_directory(experiment))
     assert record.rows()[-1]["iteration"] == 6
     command = [sys.executable, "-c", KILLED, *SMALL, *words, f"output={tmp_path / 'outputs'}"]
-    # wandb lets child processes use its parent's helper process, which would live on with the killed run's files open.
+    # wandb lets a child process use the helper process of its parent, which would keep the killed run open.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
     assert subprocess.run(command, capture_output=True, env=own).returncode == -signal.SIGKILL
     assert record.rows()[-1]["iteration"] == 12  # the checkpoint is of 10
@@ -217,8 +215,8 @@ def test_loggers_print_nothing_and_put_nothing_beside_the_records(tool: str, cli
     outcome = cli("train", *SMALL, "name=quiet", f"log.to=[{tool}]")
     assert outcome.code == 0
     assert outcome.err == ""
-    words = ["plain-8:", "plain-8", "plain-8", "complete", "record:", "next:"]
-    assert [line.split()[0] for line in outcome.out.splitlines()] == words
+    words = {"plain-8:", "plain-8", "complete", "record:", "next:"}
+    assert {line.split()[0] for line in outcome.out.splitlines()} == words
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
     assert {path.name for path in (tmp_path / "outputs").iterdir()} <= {"quiet", "mlflow.db"}
     assert len(find_records([tmp_path / "outputs"])) == 1  # no file of a tool is taken for a record
