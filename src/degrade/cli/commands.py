@@ -156,7 +156,7 @@ def train(
 
         _advise(experiment)
         record = run(experiment, fresh=fresh)
-    _to_board([(experiment, record)])
+    _to_loggers([(experiment, record)])
     _print_outcome(record)
     print(f"record: {run_directory(experiment)}")
     print(f"next:   degrade plot {run_directory(experiment).parents[1]}")
@@ -240,7 +240,7 @@ def reproduce(
 
     with aside(form):
         records = run_matrix(experiments, launcher, fresh=fresh)
-    _to_board(list(zip(experiments, records, strict=True)))
+    _to_loggers(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
     measured = any(record.rows() for record in records)
     if measured:
@@ -303,7 +303,7 @@ def sweep(
     except RunInterrupted:
         _print_cells(cells)
         raise
-    _to_board([(cell.experiment, cell.record) for cell in cells])
+    _to_loggers([(cell.experiment, cell.record) for cell in cells])
     _print_cells(cells)
     return exit_code(cell.outcome for cell in cells)
 
@@ -906,20 +906,23 @@ def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
         load_images(data, say=logging.getLogger("degrade.run").info)
 
 
-def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
-    """Complete the TensorBoard files of finished runs that are to have some.
+def _to_loggers(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
+    """Log finished runs to those of their loggers that lack some of them.
 
-    The final figure is added here, since `runs` may not import what draws, and so are the rows of a run that was
-    trained without such files.
+    TensorBoard's final figure is added here, since `runs` may not import what draws.
     """
     for experiment, record in runs:
-        if experiment.log.tensorboard and record.status.finished and (rows := record.rows()):
+        if experiment.log.loggers and record.status.finished and (rows := record.metrics()):
             from degrade.analysis import draw, error_curves
-            from degrade.runs.board import add_figure, write_board
+            from degrade.runs.board import add_figure
+            from degrade.runs.loggers import guarded, log_finished
 
-            write_board(record.path, experiment, rows)
-            figure = draw(error_curves([record]), title=None)
-            add_figure(record.path, figure, int(record.summary["iteration"]))
+            log_finished(record.path, experiment, rows)
+            if "tensorboard" in experiment.log.loggers:
+                with guarded(record.path, "tensorboard"):
+                    add_figure(
+                        record.path, draw(error_curves([record]), title=None), int(record.summary["iteration"])
+                    )
 
 
 def _print_outcome(record: "RunRecord") -> None:

@@ -158,7 +158,7 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     if key == "runtime.device":  # how many GPUs there are is not known without torch
         return ("auto", "cpu", "cuda", "mps")
     if found := (settings()[key].choices if key in settings() else group_options().get(key)):
-        return [str(value) for value in found]
+        return [f"[{value}]" if isinstance(default, list) else str(value) for value in found]
     return () if default is None else (str(default).replace(" ", ""),)
 
 

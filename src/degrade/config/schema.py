@@ -302,8 +302,16 @@ class LogConfig(Section):
 
     every: int | None = setting(None, check=must.INTERVAL)
     """Iterations between rows of metrics. None: as many as between evaluations."""
+    to: list[str] = setting([], choices=("tensorboard", "wandb", "mlflow", "trackio"))  # noqa: RUF009 - a copy for each
+    """Loggers that the rows are written for too, each of an extra of the same name. What they write stays on this
+    machine, unless the environment variables of the tool itself say where to send it."""
     tensorboard: bool = setting(False)
-    """Whether the rows are written for TensorBoard too, into the run's directory."""
+    """Whether the rows are written for TensorBoard too: the same as `tensorboard` in `log.to`."""
+
+    @property
+    def loggers(self) -> list[str]:
+        """The loggers of `to` and of `tensorboard`, each once."""
+        return list(dict.fromkeys([*self.to, *["tensorboard"] * self.tensorboard]))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import math
 import re
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -69,7 +70,7 @@ class Setting:
     """Its name in figures where it departs from the paper; empty where they do not name it."""
     kind: Kind = Kind.FIXED
     choices: tuple[Any, ...] = ()
-    """The values that it may have, where they are few."""
+    """The values that it, or each of its list, may have, where they are few."""
     check: Must | None = None
     """What other values must be."""
     needs: tuple[Need, ...] = ()
@@ -104,8 +105,9 @@ class Setting:
         Raises:
             ConfigError: there is something wrong with the value; the message names it and the fix.
         """
-        if self.choices and value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
+        unknown = [own for own in (value if isinstance(value, list) else [value]) if own not in self.choices]
+        if self.choices and unknown:
+            value, listed = unknown[0], ", ".join(map(str, self.choices))
             hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
             raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
         if self.check is not None and value is not None and not self.check.holds(value):
@@ -137,13 +139,14 @@ TYPES = {
     bool: "true or false",
     str: "text",
     list[int]: "list of whole numbers",
+    list[str]: "list of names",
     type(None): "null",
 }
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind == list[int]:
-        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind in (list[int], list[str]):
+        return isinstance(value, list) and all(_is(own, *typing.get_args(kind)) for own in value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     if kind is float:
