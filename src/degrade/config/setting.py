@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from degrade.config import registry
 from degrade.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -104,9 +105,10 @@ class Setting:
         Raises:
             ConfigError: there is something wrong with the value; the message names it and the fix.
         """
-        if self.choices and value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
+        if self.choices and value not in self.choices and not (key in registry.OPEN and registry.find(key, value)):
+            known = (*self.choices, *registry.names(key))
+            listed = ", ".join(map(str, known))
+            hint = did_you_mean(value, known) if isinstance(value, str) else f"choose one of {listed}"
             raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
         if self.check is not None and value is not None and not self.check.holds(value):
             raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")
@@ -137,13 +139,14 @@ TYPES = {
     bool: "true or false",
     str: "text",
     list[int]: "list of whole numbers",
+    list[str]: "list of texts",
     type(None): "null",
 }
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind == list[int]:
-        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind in (list[int], list[str]):
+        return isinstance(value, list) and all(_is(own, kind.__args__[0]) for own in value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     if kind is float:
