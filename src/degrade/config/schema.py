@@ -276,8 +276,9 @@ class RecipeConfig(Section):
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
     """Number of updates of the weights."""
     schedule: str = setting("steps", "schedule", choices=("steps", "cosine", "linear", "one_cycle"))
-    """How the rate falls: in `steps` at the milestones (paper); to 0 along a half `cosine` or in `linear` fashion over
-    the updates that follow warm-up; or `one_cycle`: it rises over three tenths of the updates and falls to nearly 0."""
+    """How the rate falls: in `steps` at the milestones (paper); to 0 along half a `cosine` or a `linear` line, over
+    the updates that follow warm-up; or `one_cycle`: it rises over three tenths of the updates and falls to nearly
+    0."""
     milestones: list[int] = setting(  # noqa: RUF009 - a copy for each
         [32000, 48000], "milestones", check=must.RISING, needs=(_STEPS,)
     )

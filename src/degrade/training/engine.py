@@ -192,10 +192,10 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        ours = self.optimizer.defaults
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # a checkpoint of another device may have set these otherwise
-            group.update({key: ours[key] for key in ("foreach", "fused", "capturable") if key in ours})
+        ours, theirs = self.optimizer.defaults, state["optimizer"]
+        here = {key: ours[key] for key in ("foreach", "fused", "capturable") if key in ours}
+        groups = [group | here for group in theirs["param_groups"]]  # another device may have set these otherwise
+        self.optimizer.load_state_dict({**theirs, "param_groups": groups})
         self.loss_sum.copy_(state["loss_sum"])
         self.wrong.copy_(state["wrong"])
 

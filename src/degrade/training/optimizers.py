@@ -1,5 +1,6 @@
 """Optimizers by name, each over a network's parameters in two groups: batch norm's, and the rest."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ def optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         {"params": norm, "weight_decay": decay if config.decay_norm else 0.0},
     ]
     make = chosen("optim.name", config.name, OPTIMIZERS)
+    if isinstance(make, type) and issubclass(make, torch.optim.Optimizer):
+        make = _of_class(make, config)
     try:
         made = make([group for group in groups if group["params"]], config)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -41,6 +44,15 @@ def optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
             f"optim.name={config.name}: gives a {type(made).__name__}, which is no torch.optim.Optimizer"
         )
     return made
+
+
+def _of_class(kind: type[torch.optim.Optimizer], config: OptimConfig) -> Callable[[Groups, OptimConfig], Any]:
+    """Makes an optimizer of a class, which has its own defaults for all but rate and decay."""
+    if config.weight_decay and "weight_decay" not in inspect.signature(kind).parameters:
+        raise ConfigError(f"optim.name={config.name}: it has no weight decay; write optim.weight_decay=0")
+    if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise ConfigError(f"optim.name={config.name}: it takes several looks at a batch; name one that takes one")
+    return lambda groups, own: kind(groups, lr=own.lr)  # type: ignore[call-arg]
 
 
 def _fused(groups: Groups) -> bool:
