@@ -139,6 +139,8 @@ def train(
     - `degrade train --depth 56 --plain`
     - `degrade train --residual --recipe quick --seed 1`
     - `degrade train model.depth=110 model.family=residual optim.lr=0.05`
+    - `degrade train model=wide optim=adamw recipe.schedule=cosine`
+    - `degrade train --with my_module.py model=my_network`
     """
     from degrade.config import compose, load_config
 

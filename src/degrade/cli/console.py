@@ -21,7 +21,6 @@ from degrade.cli import completion
 from degrade.cli.commands import app
 from degrade.cli.options import BAD_INPUT, DONE, INTERRUPTED, RUN_FAILED
 from degrade.cli.refusals import check_words, options_given, refuse_repeated, shown, usage_line
-from degrade.config import registry
 from degrade.errors import (
     ConfigError,
     DatasetError,
@@ -122,8 +121,11 @@ def _run(words: list[str], manners: list[str]) -> int:
             raise ConfigError("--quiet --verbose: leave one of them out")
         check_words(words)
         files, words = _files(words)
-        for file in files:
-            registry.load(Path(file))
+        if files:
+            from degrade.config import registry  # here, since --help does without settings
+
+            for file in files:
+                registry.load(Path(file))
         refuse_repeated(options_given(command, words))
         code = command.main(args=words, prog_name="degrade", standalone_mode=False)
         if code == INTERRUPTED:  # Typer returns this after Ctrl-C
