@@ -88,7 +88,7 @@ app.add_typer(data_app, name="data", rich_help_panel=DATA)
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    quiet: Annotated[  # noqa: ARG001 - main reads both, wherever they stand
+    quiet: Annotated[  # noqa: ARG001 - main reads this one and the next two, wherever they stand
         bool,
         typer.Option(
             "--quiet", help="Print answers and errors only, without log lines and bars; it may also follow a command."
@@ -98,6 +98,16 @@ def _options(
         bool,
         typer.Option("--verbose", help="Print the log lines of train.log too; it may also follow a command."),
     ] = False,
+    files: Annotated[  # noqa: ARG001
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="FILE",
+            help="Import this Python file, which adds networks, norms, schedules, ... to choose from; it may also "
+            "follow a command.",
+            autocompletion=completion.files,
+        ),
+    ] = None,
 ) -> None:
     if version:
         print(f"degrade {__version__}")
@@ -129,6 +139,8 @@ def train(
     - `degrade train --depth 56 --plain`
     - `degrade train --residual --recipe quick --seed 1`
     - `degrade train model.depth=110 model.family=residual optim.lr=0.05`
+    - `degrade train model=wide optim=adamw recipe.schedule=cosine`
+    - `degrade train --with my_module.py model=my_network`
     """
     from degrade.config import compose, load_config
 
@@ -385,7 +397,9 @@ def verify(
 
     found = verdicts(error_curves(chosen(runs)[0]), Rules(margin / 100, allow_one_seed))
     if not found:
-        raise RunError("no network trained from scratch among these runs, and only those are judged")
+        raise RunError(
+            "no plain, residual or VGG network trained from scratch is among these runs, and only those are judged"
+        )
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 

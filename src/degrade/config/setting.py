@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from degrade.config import registry
 from degrade.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -105,10 +106,13 @@ class Setting:
         Raises:
             ConfigError: there is something wrong with the value; the message names it and the fix.
         """
-        unknown = [own for own in (value if isinstance(value, list) else [value]) if own not in self.choices]
+        given = value if isinstance(value, list) else [value]
+        added = key in registry.OPEN
+        unknown = [own for own in given if own not in self.choices and not (added and registry.find(key, own))]
         if self.choices and unknown:
-            value, listed = unknown[0], ", ".join(map(str, self.choices))
-            hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
+            value, known = unknown[0], (*self.choices, *registry.names(key))
+            listed = ", ".join(map(str, known))
+            hint = did_you_mean(value, known) if isinstance(value, str) else f"choose one of {listed}"
             raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
         if self.check is not None and value is not None and not self.check.holds(value):
             raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")

@@ -309,6 +309,9 @@ class _Session:
             for key in ("device", "precision"):
                 if before.get(key) not in (None, here[key]):
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
+            for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
+                path = entry.rpartition("#")[0]
+                log.warning("%s: begun with another content of %s, goes on with this one", self.name, path)
 
     def _stepped(self, training: Training) -> None:
         self._work(self.experiment.recipe.batch_size)
