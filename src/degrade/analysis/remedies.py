@@ -1,9 +1,10 @@
 """Which network a curve is of, and under which remedy for early degradation it was trained."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from degrade.analysis.curves import Curve
+from degrade.analysis.facts import COLOURS
 from degrade.analysis.layers import Along
 from degrade.config import Experiment, Variant, variants
 from degrade.config.schema import settings
@@ -11,6 +12,9 @@ from degrade.config.setting import Kind
 
 #: The experiment whose variants the remedies are.
 EXPERIMENT = "remedies"
+
+#: Black for networks without a remedy, then one colour for each remedy.
+_COLOURS = (COLOURS[6], *COLOURS[:6], COLOURS[7])
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,10 @@ def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
     changed = {key: ours[key] for key in keys if ours[key] != usual[key]}
     named = (variant.name for variant in known if variant.changes == changed)
     return next(named, ", ".join(f"{key}={value}" for key, value in changed.items()))
+
+
+def shades(remedies: Iterable[str]) -> dict[str, str]:
+    """The colour of each remedy, which for those of the experiment is the same whichever others there are."""
+    known = [variant.name for variant in variants(EXPERIMENT)]
+    named = [*known, *(name for name in sorted(remedies, key=place_of) if name not in known)]
+    return {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(named)}

@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from degrade.analysis import remedies
 from degrade.analysis.curves import BANDS, Curve
-from degrade.analysis.facts import COLOURS, RUNNING, footer, refuse_unmeasured
+from degrade.analysis.facts import RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import CORRELATION, DEAD, GROWTH, RELATIVE, Along, summaries
-from degrade.analysis.remedies import EXPERIMENT, Treated, place_of
+from degrade.analysis.remedies import EXPERIMENT, Treated, place_of, shades
 from degrade.analysis.remedies import remedy as remedy
 from degrade.analysis.table import as_csv, table
 from degrade.config import variants
@@ -31,9 +31,6 @@ from degrade.errors import RunError
 from degrade.probes.gradients import NOISE, gradients
 from degrade.probes.probe import Shown
 from degrade.runs import RunRecord, Status
-
-#: Black for networks without a remedy, then one colour for each remedy.
-_COLOURS = (COLOURS[6], *COLOURS[:6], COLOURS[7])
 
 #: Rows of the figure, from above: the error, and what is drawn of `Along`.
 _PANELS = {
@@ -84,8 +81,7 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
     columns = list(dict.fromkeys(own.network for own in networks))
     known = [variant.name for variant in variants(EXPERIMENT)]
     remedies = sorted({own.remedy for own in networks}, key=place_of)
-    named = [*known, *(name for name in remedies if name not in known)]
-    colours = {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(named)}
+    colours = shades(remedies)
     figure, axes = new_figure(len(_PANELS), len(columns), (max(4.2, 1.2 + 2.3 * len(columns)), 7.2))
     for row, (quantity, name) in enumerate(_PANELS.items()):
         panels = axes[row * len(columns) : (row + 1) * len(columns)]
