@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from degrade.analysis import error_curves
+from degrade.analysis import error_curves, layers
 from degrade.config import CheckpointConfig, Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
@@ -198,7 +198,7 @@ def test_what_overflows_is_kept_as_it_is_and_drawn(trained: Trained) -> None:
     found = gradients(record)
     assert not all(math.isfinite(float(row["weight_gradient"])) for row in found)
     assert repr(gradients(record)) == repr(found)  # read again; nan is not equal to nan
-    values = [probe._values(rows, probe.WEIGHTS) for rows in probe.stages(found)[1]]
+    values = [probe._values(rows, layers.WEIGHTS) for rows in probe.stages(found)[1]]
     assert "not finite" in probe._beyond(values, "grey:")
 
 
@@ -265,11 +265,11 @@ def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small, tr
     grown = [later / first for later, first in zip(norms(24), norms(0), strict=True)]
     assert max(grown) > 1.001
     last = probe.stages(found)[1][-1]
-    assert [row[probe.GROWTH] for row in last] == pytest.approx(grown)
+    assert [row[layers.GROWTH] for row in last] == pytest.approx(grown)
     old = [{key: value for key, value in row.items() if key not in ("weight_norm", "count")} for row in found]
-    assert [row[probe.GROWTH] for row in probe.stages(old)[1][-1]] == pytest.approx(grown)
+    assert [row[layers.GROWTH] for row in probe.stages(old)[1][-1]] == pytest.approx(grown)
     without = probe.stages([row for row in found if row["snapshot"] != 0])[1][-1]
-    assert all(math.isnan(float(row[probe.GROWTH])) for row in without)
+    assert all(math.isnan(float(row[layers.GROWTH])) for row in without)
 
 
 def test_heat_maps_are_of_all_quantities_that_are_known_and_say_what_they_are(trained: Trained) -> None:
@@ -313,7 +313,7 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     assert all(len(line) <= 80 for block in blocks for line in block)
     assert all(block[2].split() == ["network", "correlation", "dead"] for block in blocks)
     rows = probe.stages(read(next(tmp_path.rglob("probes/gradients.csv"))))[1][-1]
-    for cell, key, form in ((last[-2], probe.RELATIVE, ".1e"), (last[-1], probe.GROWTH, ".3g")):
+    for cell, key, form in ((last[-2], layers.RELATIVE, ".1e"), (last[-1], layers.GROWTH, ".3g")):
         values = [float(row[key]) for row in rows]
         assert cell == f"{min(values):{form}}..{max(values):{form}}"
     (csv,) = tmp_path.rglob("probes/gradients.csv")
@@ -366,5 +366,5 @@ def test_a_gpu_gives_the_same_numbers(trained: Trained) -> None:
     there = gradients(record, limit=20, device="cuda")
     (record.path / "probes" / "gradients.csv").unlink()
     here = gradients(record, limit=20, device="cpu")
-    for key in (probe.WEIGHTS, probe.SIGNALS, probe.FORWARD):
+    for key in (layers.WEIGHTS, layers.SIGNALS, layers.FORWARD):
         assert [row[key] for row in there] == pytest.approx([row[key] for row in here], rel=1e-3)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from degrade.analysis import error_curves
+from degrade.analysis.layers import summaries
 from degrade.cli.options import networks_of
 from degrade.config import Experiment, ModelConfig, OptimConfig, Variant, network_matrix, variants
 from degrade.probes.probe import Row, numbers_path, read, write
-from degrade.probes.remedies import draw_remedies, remedy, remedy_fields, remedy_table, summaries, treated
+from degrade.probes.remedies import draw_remedies, remedy, remedy_fields, remedy_table, treated
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
 from tests.records import finished

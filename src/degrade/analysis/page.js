@@ -22,12 +22,12 @@
   const symbol = (k) => ["circle", "square", "diamond", "triangle-up", "triangle-down"][k < 8 ? 0 : 1 + ((k >> 3) - 1) % 4];
   const signed = (k) => (k < 8 ? {} : { mode: "lines+markers", marker: { size: 6, symbol: symbol(k) } });
 
-  function marked(line, ended, network) {
+  function marked(line, ended, place) {
     const last = line.values.length - 1;
     const few = line.values.length < 8 ? 5 : 0;
-    if (last < 0 || (!few && !ended)) return signed(network);
+    if (last < 0 || (!few && !ended)) return signed(place);
     const at = (end, usual) => line.values.map((_, k) => (ended && k === last ? end : usual));
-    return { mode: "lines+markers", marker: { size: at(10, network < 8 ? few : 6), symbol: at(ended, symbol(network)) } };
+    return { mode: "lines+markers", marker: { size: at(10, place < 8 ? few : 6), symbol: at(ended, symbol(place)) } };
   }
 
   function errorTraces(network, k) {
@@ -36,7 +36,7 @@
       const meta = { network: k, which, colour: network.colour };
       const style = which === "train" ? { dash: "dash", width: 1.4 } : { dash: "solid", width: 2.4 };
       const mean = network.mean[which];
-      const name = `${text(network.label)}, ${words}`;
+      const name = `${text(network.name)}, ${words}`;
       if (mean.low) {
         const edge = { line: { width: 0 }, hoverinfo: "skip", hovertemplate: null, name };
         made.push(trace({ ...meta, role: "band" }, { ...mean, values: mean.low }, edge));
@@ -44,16 +44,16 @@
       }
       const hover = "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %, seeds: %{customdata}<extra></extra>";
       const more = { line: style, name, customdata: mean.count, hovertemplate: hover };
-      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended, k) }));
+      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended, network.place) }));
       for (const seed of network.seeds) {
         const own = { line: { ...style, width: style.width / 1.6 }, name: `${name}, seed ${seed.seed}` };
-        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "", k) }));
+        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "", network.place) }));
       }
       const paper = network.paper[which];
       if (paper !== undefined && paper !== null && mean.values.length) {
         const x = [0, Math.max(...data.grids[mean.grid])];
         const error = which === "train" ? "training error, which looks like running" : words;
-        const own = { x, y: [paper, paper], line: { dash: "dot", width: 1.2 }, name: `${text(network.label)}: the paper's ${error}` };
+        const own = { x, y: [paper, paper], line: { dash: "dot", width: 1.2 }, name: `${text(network.name)}: the paper's ${error}` };
         const hover = "%{fullData.name}: %{y} %<extra></extra>";
         made.push({ ...trace({ ...meta, role: "paper" }, mean, own), hovertemplate: hover });
       }
@@ -62,7 +62,7 @@
     if (network.clean !== null && train.values.length) {
       const x = [data.grids[train.grid][train.values.length - 1]];
       const own = { x, y: [network.clean], mode: "markers", marker: { size: 9, symbol: "diamond", line: { width: 1, color: "white" } },
-        cliponaxis: false, name: `${text(network.label)}, ${data.kinds.clean}, last iterate` };
+        cliponaxis: false, name: `${text(network.name)}, ${data.kinds.clean}, last iterate` };
       made.push(trace({ network: k, which: "train", colour: network.colour, role: "clean" }, train, own));
     }
     return made;
@@ -72,18 +72,18 @@
     { network: k, role: "rate", colour: network.colour }, network.rate,
     // The rate of a row held since the row before, and that of the first row since the beginning.
     { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
-      line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(k),
+      line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(network.place),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
   const speeds = data.networks.flatMap((network, k) => network.seeds.map((seed) => trace(
     { network: k, role: "speed", colour: network.colour }, seed.speed,
-    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`, ...signed(k),
+    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`, ...signed(network.place),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:,} images/s<extra></extra>" })));
 
   const value = (name) => document.querySelector(`[name="${name}"]:checked`)?.value;
   const on = (id) => document.getElementById(id)?.checked ?? false;
 
   function shown(meta) {
-    if (meta.role === "story") return true;
+    if (meta.network === undefined) return true;
     if (!on(`network-${meta.network}`)) return false;
     if (meta.which && !on(`which-${meta.which}`)) return false;
     if (meta.role === "paper") return on("paper");
@@ -95,6 +95,7 @@
   function coloured(traces) {
     for (const own of traces) {
       own.visible = shown(own.meta);
+      if (own.type !== "scatter") continue;
       own.line = { ...own.line, color: shade(own.meta.colour) };
       if (own.fill) own.fillcolor = faded(own.meta.colour);
       if (own.marker) own.marker = { ...own.marker, color: shade(own.meta.colour) };
@@ -102,13 +103,13 @@
     return traces;
   }
 
-  function colours() {
+  function colours(box) {
     const style = getComputedStyle(document.documentElement);
     const [ink, grid, paper] = ["--ink", "--rule", "--paper"].map((name) => style.getPropertyValue(name).trim());
-    const axis = (name) => ({ [`${name}.gridcolor`]: grid, [`${name}.zerolinecolor`]: grid, [`${name}.linecolor`]: grid });
-    const numbers = ["", ...data.panels.slice(1).map((_, p) => p + 2)]; // plotly's of the axes of the panels
+    const axes = Object.keys(box.layout).filter((name) => /^[xy]axis\d*$/.test(name));
+    const each = axes.map((name) => ({ [`${name}.gridcolor`]: grid, [`${name}.zerolinecolor`]: grid, [`${name}.linecolor`]: grid }));
     return { "font.color": ink, paper_bgcolor: paper, plot_bgcolor: paper, "hoverlabel.bgcolor": paper,
-      "hoverlabel.font.color": ink, ...Object.assign({}, ...numbers.flatMap((n) => [axis(`xaxis${n}`), axis(`yaxis${n}`)])) };
+      "hoverlabel.font.color": ink, ...Object.assign({}, ...each) };
   }
 
   const yLinear = data.ceiling ? { range: [0, data.ceiling], autorange: false } : { rangemode: "tozero", autorange: true };
@@ -121,7 +122,7 @@
   const small = matchMedia("(max-width: 40rem)");
   function draw(id, traces, title, y, more) {
     const layout = {
-      autosize: true, hovermode: "closest", hoverdistance: 60, dragmode: small.matches ? false : "zoom", uirevision: id,
+      autosize: true, hovermode: "closest", hoverdistance: -1, dragmode: small.matches ? false : "zoom", uirevision: id,
       margin: { l: 56, r: 12, t: 32, b: 46 }, hoverlabel: { namelength: -1, align: "left" },
       font: { family: "system-ui, sans-serif", size: 13 },
       xaxis: { title: { text: "iterations" }, rangemode: "tozero", tickformat: "~s", nticks: 8 },
@@ -131,7 +132,7 @@
     box.replaceChildren();
     return Plotly.newPlot(box, coloured(traces), layout, {
       responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
-    }).then(() => Plotly.relayout(box, colours()));
+    }).then(() => Plotly.relayout(box, colours(box)));
   }
 
   // The first chart: a panel per family, on one scale, with the lines named at their ends.
@@ -144,7 +145,7 @@
         const meta = { role: "story", colour };
         const mean = network.mean[which];
         if (!mean.values.length) continue;
-        const name = `${text(network.label)}, ${words}`;
+        const name = `${text(network.name)}, ${words}`;
         if (mean.low && which === "train") {
           const edge = { ...axes, line: { width: 0 }, hoverinfo: "skip", hovertemplate: null, name };
           made.push(trace(meta, { ...mean, values: mean.low }, edge));
@@ -156,18 +157,30 @@
           const x = [data.grids[mean.grid][mean.values.length - 1]];
           const said = `the paper's ${which === "train" ? "training error, which looks like running" : words}`;
           made.push(trace(meta, mean, { ...axes, x, y: [network.paper[which]], mode: "markers", cliponaxis: false,
-            marker: { size: 9, symbol: which === "train" ? "star" : "star-open" }, name: `${text(network.label)}: ${said}`,
-            hovertemplate: `%{y} % ${text(network.label)}: ${said}<extra></extra>` }));
+            marker: { size: 9, symbol: which === "train" ? "star" : "star-open" }, name: `${text(network.name)}: ${said}`,
+            hovertemplate: `%{y} % ${text(network.name)}: ${said}<extra></extra>` }));
         }
       }
       const train = network.mean.train;
       if (network.clean !== null && train.values.length)
         made.push(trace({ role: "story", colour }, train, { ...axes, x: [data.grids[train.grid][train.values.length - 1]],
           y: [network.clean], mode: "markers", cliponaxis: false, marker: { size: 9, symbol: "diamond" },
-          hovertemplate: `%{y:.1f} % ${text(network.label)}, ${data.kinds.clean}<extra></extra>` }));
+          hovertemplate: `%{y:.1f} % ${text(network.name)}, ${data.kinds.clean}<extra></extra>` }));
       return made;
     }));
   }
+
+  // Where a panel of several lies: beside each other, or below each other on a phone. Its axes' number in plotly.
+  function domains(count, p) {
+    const narrow = small.matches;
+    const gap = narrow ? 0.24 / count : count > 2 ? 0.05 : 0.12;
+    const size = (1 - gap * (count - 1)) / count;
+    const from = p * (size + gap);
+    const [across, down] = narrow ? [[0, 1], [1 - from - size, 1 - from]] : [[from, from + size], [0, 1]];
+    return { n: p ? p + 1 : "", across, down, leftmost: narrow || !p, lowest: !narrow || p === count - 1 };
+  }
+  const titled = (words, { across, down }) => ({ text: `<b>${text(words)}</b>`, showarrow: false, xref: "paper",
+    yref: "paper", x: across[0], y: down[1], xanchor: "left", yanchor: "bottom" });
 
   function storyLayout() {
     const narrow = small.matches;
@@ -175,17 +188,13 @@
     const top = data.ceiling || Math.max(...data.networks.flatMap((network) => network.mean.train.values));
     const extra = { hovermode: "x unified", annotations: [], margin: { l: 52, r: narrow ? 58 : 66, t: 28, b: 40 } };
     data.panels.forEach((panel, p) => {
-      const n = p ? p + 1 : "";
-      const gap = narrow ? 0.16 : 0.12;
-      const size = (1 - gap * (count - 1)) / count;
-      const from = p * (size + gap);
-      const [across, down] = narrow ? [[0, 1], [1 - from - size, 1 - from]] : [[from, from + size], [0, 1]];
-      extra[`xaxis${n}`] = { domain: across, anchor: `y${n}`, rangemode: "tozero", tickformat: "~s", nticks: 6,
-        title: { text: narrow && p < count - 1 ? "" : "iterations", standoff: 4 }, ...(p ? { matches: "x" } : {}) };
-      extra[`yaxis${n}`] = { domain: down, anchor: `x${n}`, title: { text: p && !narrow ? "" : "error (%)" },
+      const place = domains(count, p);
+      const { n } = place;
+      extra[`xaxis${n}`] = { domain: place.across, anchor: `y${n}`, rangemode: "tozero", tickformat: "~s", nticks: 6,
+        title: { text: place.lowest ? "iterations" : "", standoff: 4 }, ...(p ? { matches: "x" } : {}) };
+      extra[`yaxis${n}`] = { domain: place.down, anchor: `x${n}`, title: { text: place.leftmost ? "error (%)" : "" },
         ...yLinear, ...(p ? { matches: "y" } : {}) };
-      extra.annotations.push({ text: `<b>${text(panel.title)}</b>`, showarrow: false, xref: "paper", yref: "paper",
-        x: across[0], y: down[1], xanchor: "left", yanchor: "bottom" });
+      extra.annotations.push(titled(panel.title, place));
       const ends = panel.lines.map(({ network: k, colour }) => ({ k, colour, line: data.networks[k].mean.train }))
         .filter(({ line }) => line.values.length)
         .map((own) => ({ ...own, x: data.grids[own.line.grid][own.line.values.length - 1], y: own.line.values[own.line.values.length - 1] }))
@@ -194,33 +203,127 @@
       const apart = top / (narrow ? 7 : 14); // in percent: the height of a label
       for (const own of ends) {
         lowest = Math.max(own.y, lowest + apart);
-        extra.annotations.push({ text: text(data.networks[own.k].label), showarrow: false, xref: `x${n}`, yref: `y${n}`,
+        extra.annotations.push({ text: text(data.networks[own.k].name), showarrow: false, xref: `x${n}`, yref: `y${n}`,
           x: own.x, y: lowest, xanchor: "left", xshift: 7, font: { size: 12, color: shade(own.colour) } });
       }
     });
     return extra;
   }
 
+  // Charts of chapters: views to choose from, each with panels of lines or of maps on one scale.
+  const chosen = (chart) => chart.views[+(value(`${chart.id}-view`) ?? 0)];
+  const even = (view) => view.even || view.panels.some((panel) => panel.map && !view.contours);
+  // Where iterations are spaced evenly, a point's place is its iteration's among all of them.
+  function stops(view) {
+    const all = view.panels.flatMap((panel) => (panel.map ? panel.map.x : panel.lines.flatMap((line) => line.x)));
+    return [...new Set(all)].sort((a, b) => a - b);
+  }
+  const exact = (view) => (view.log ? ".3g" : ".2f");
+
+  function lineTraces(view, line, axes, places) {
+    const x = even(view) ? line.x.map((own) => places.indexOf(own)) : line.x;
+    const name = text(line.name);
+    const own = { type: "scatter", mode: line.x.length < 16 ? "lines+markers" : "lines", x, meta: { colour: line.colour },
+      showlegend: true, legendgroup: name, marker: { size: 4 }, name, ...axes };
+    const edge = { ...own, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+    const where = line.at ?? line.x.map((at) => (view.x.startsWith("iteration") ? `iteration ${at.toLocaleString("en")}` : `${at}`));
+    return [
+      ...(line.low ? [{ ...edge, y: line.low }, { ...edge, y: line.high, fill: "tonexty" }] : []),
+      { ...own, y: line.y, line: { width: 2, dash: line.dash ?? "solid" }, customdata: where.map(text),
+        hovertemplate: `${name}<br>%{customdata}: %{y:${exact(view)}}<extra></extra>` },
+    ];
+  }
+
+  function mapTrace(view, { map, title }, axes, places, first) {
+    const scaled = map.z.map((row) => row.map((z) => (z === null ? null : Math.log10(z))));
+    const ends = view.panels.flatMap((panel) => panel.map.z.flat()).filter((z) => z !== null).map(Math.log10);
+    const [low, high] = [Math.min(...ends), Math.max(...ends, Math.min(...ends) + 0.3)];
+    const ticks = scale(low, high);
+    const own = { x: even(view) ? map.x.map((at) => places.indexOf(at)) : map.x, y: map.y, z: scaled, zmin: low, zmax: high,
+      colorscale: "Viridis", showscale: first, meta: {}, ...axes,
+      colorbar: { title: { text: view.z, side: "right" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(brieflyNamed), thickness: 12 },
+      customdata: map.z.map((row, y) => row.map((z, x) => [z === null ? "none" : z, map.at ? text(map.at[y]) : map.y[y], map.x[x].toLocaleString("en")])) };
+    return view.contours
+      ? { ...own, type: "contour", zauto: false, contours: { start: low, end: high, size: (high - low) / 15 }, line: { width: 0.5 },
+        hovertemplate: `${text(title)}<br>%{x:.2f} and %{y:.2f} along the directions: ${view.z} %{customdata[0]}<extra></extra>` }
+      : { ...own, type: "heatmap", hovertemplate: `${text(title)}<br>%{customdata[1]} at iteration %{customdata[2]}: %{customdata[0]}<extra></extra>` };
+  }
+  // Round numbers from one power of ten to another, four or more where there is room for so many.
+  function scale(low, high) {
+    const steps = high - low > 3 ? [1] : [1, 2, 5];
+    const powers = Array.from({ length: Math.ceil(high) - Math.floor(low) + 1 }, (_, k) => Math.floor(low) + k);
+    const sparse = Math.ceil(powers.length / 9);
+    return powers.filter((power) => power % sparse === 0).flatMap((power) => steps.map((step) => step * 10 ** power))
+      .filter((own) => Math.log10(own) >= low && Math.log10(own) <= high);
+  }
+  const brieflyNamed = (own) => (own >= 1e-3 && own < 1e5 ? String(+own.toPrecision(3)) : own.toExponential(0).replace("e+", "e"));
+
+  function chapterTraces(chart) {
+    const view = chosen(chart);
+    const places = even(view) ? stops(view) : [];
+    const seen = new Set();
+    return view.panels.flatMap((panel, p) => {
+      const axes = p ? { xaxis: `x${p + 1}`, yaxis: `y${p + 1}` } : { xaxis: "x", yaxis: "y" };
+      if (panel.map) return [mapTrace(view, panel, axes, places, !p)];
+      const traces = panel.lines.flatMap((line) => lineTraces(view, line, axes, places));
+      for (const own of traces.filter((each) => each.showlegend)) { // a name is said once for all panels
+        own.showlegend = !seen.has(own.name);
+        seen.add(own.name);
+      }
+      return traces;
+    });
+  }
+
+  function chapterLayout(chart) {
+    const view = chosen(chart);
+    const narrow = small.matches;
+    const maps = view.panels.some((panel) => panel.map);
+    const places = even(view) ? stops(view) : [];
+    const step = Math.ceil(places.length / (narrow ? 5 : Math.max(3, Math.floor(14 / view.panels.length))));
+    const marks = places.map((_, k) => k).filter((k) => k % step === 0);
+    const ticks = even(view) ? { tickvals: marks, ticktext: marks.map((k) => places[k].toLocaleString("en")) } : { nticks: 7 };
+    const extra = { hovermode: "closest", annotations: [], margin: { l: 60, r: 14, t: 46, b: 50 },
+      showlegend: !maps };
+    extra.legend = { orientation: "h", x: 0, y: narrow ? -0.12 : -0.2, yanchor: "top", font: { size: 12 } };
+    view.panels.forEach((panel, p) => {
+      const place = domains(view.panels.length, p);
+      const { n } = place;
+      extra[`xaxis${n}`] = { domain: place.across, anchor: `y${n}`, title: { text: place.lowest ? view.x : "", standoff: 6, font: { size: 12 } },
+        ...ticks, zeroline: false, ...(p && !maps ? { matches: "x" } : {}) };
+      extra[`yaxis${n}`] = { domain: place.down, anchor: `x${n}`, zeroline: false, automargin: true,
+        title: { text: place.leftmost ? view.y : "", font: { size: 12 } }, showticklabels: place.leftmost || (maps && !view.contours),
+        ...(maps ? {} : view.log ? { type: "log", tickformat: "", exponentformat: "power", nticks: 7 } : { rangemode: "tozero" }),
+        ...(p && !maps ? { matches: "y" } : {}), ...(view.contours ? { scaleanchor: `x${n}`, constrain: "domain" } : {}) };
+      if (panel.title) extra.annotations.push(titled(panel.title, place));
+      if (view.contours) extra.annotations.push({ text: "+", x: 0, y: 0, xref: `x${n}`, yref: `y${n}`, showarrow: false, font: { color: "#ffffff", size: 20 } });
+    });
+    return extra;
+  }
+
+  const mains = Array.from({ length: data.groups }, (_, g) => document.getElementById(g ? `errors-${g}` : "errors"));
   const graphs = [
     ...(data.panels.length ? [["story", storyTraces(), "error (%)", yLinear, storyLayout]] : []),
-    ["errors", data.networks.flatMap(errorTraces), "error (%)", yLinear],
+    ...mains.map((box, g) => [box.id, data.networks.flatMap((network, k) => (network.group === g ? errorTraces(network, k) : [])), "error (%)", yLinear]),
+    ...data.charts.map((chart) => [chart.id, chapterTraces(chart), "", {}, () => chapterLayout(chart)]),
     ["rates", rates, "learning rate", { type: "log", tickformat: "~g", dtick: "D2" }],
     ["speeds", speeds, "images per second", { rangemode: "tozero" }],
   ];
+  // On a phone panels are below each other, and need more height.
+  for (const chart of data.charts)
+    if (small.matches) document.getElementById(chart.id).style.height = `${7 + 15 * chosen(chart).panels.length}rem`;
   const boxes = graphs.map(([id]) => document.getElementById(id));
-  const main = document.getElementById("errors");
   const ready = Promise.all(graphs.map((graph) => draw(...graph)));
 
   function update() {
-    for (const box of boxes) Plotly.restyle(box, { visible: box.data.map((own) => shown(own.meta)) });
+    for (const box of boxes) if (!box.id.startsWith("chart")) Plotly.restyle(box, { visible: box.data.map((own) => shown(own.meta)) });
   }
   function repaint() {
     for (const box of boxes) {
       Plotly.react(box, coloured(box.data), box.layout);
-      Plotly.relayout(box, { ...colours(), ...(box.id === "story" ? { annotations: storyLayout().annotations } : {}) });
+      Plotly.relayout(box, { ...colours(box), ...(box.id === "story" ? { annotations: storyLayout().annotations } : {}) });
     }
   }
-  function zoom(factor) {
+  function zoom(main, factor) {
     const { xaxis, yaxis } = main.layout;
     const [left, right] = xaxis.range;
     const [low, high] = yaxis.range;
@@ -234,27 +337,43 @@
       "yaxis.range": [centre - (centre - low) * factor, centre + (high - centre) * factor],
     });
   }
-  function pan(right, up) {
+  function pan(main, right, up) {
     const { xaxis, yaxis } = main.layout;
     const moved = ([low, high], part) => [low + (high - low) * part, high + (high - low) * part];
     Plotly.relayout(main, { "xaxis.range": moved(xaxis.range, right), "yaxis.range": moved(yaxis.range, up) });
   }
 
   ready.then(() => {
-    for (const input of find("#controls input")) input.addEventListener("change", input.id === "log"
-      ? () => Plotly.relayout(main, errorAxis()) : update);
-    document.getElementById("zoom-in").addEventListener("click", () => zoom(0.7));
-    document.getElementById("zoom-out").addEventListener("click", () => zoom(1 / 0.7));
-    for (const [way, right, up] of [["left", -0.25, 0], ["right", 0.25, 0], ["up", 0, 0.25], ["down", 0, -0.25]])
-      document.getElementById(`pan-${way}`).addEventListener("click", () => pan(right, up));
-    document.getElementById("zoom-reset").addEventListener("click", () =>
-      Plotly.relayout(main, { "xaxis.autorange": true, ...errorAxis() }));
+    for (const input of find("#controls input, .networks input")) input.addEventListener("change", input.id === "log"
+      ? () => mains.forEach((main) => Plotly.relayout(main, errorAxis())) : update);
+    mains.forEach((main, g) => {
+      const pressed = (name, act) => document.getElementById(g ? `${name}-${g}` : name).addEventListener("click", act);
+      pressed("zoom-in", () => zoom(main, 0.7));
+      pressed("zoom-out", () => zoom(main, 1 / 0.7));
+      for (const [way, right, up] of [["left", -0.25, 0], ["right", 0.25, 0], ["up", 0, 0.25], ["down", 0, -0.25]])
+        pressed(`pan-${way}`, () => pan(main, right, up));
+      pressed("zoom-reset", () => Plotly.relayout(main, { "xaxis.autorange": true, ...errorAxis() }));
+    });
+    for (const chart of data.charts) for (const input of find(`[name="${chart.id}-view"]`))
+      input.addEventListener("change", () => draw(chart.id, chapterTraces(chart), "", {}, () => chapterLayout(chart)));
+    // What was drawn while it was folded has no width yet.
+    for (const folded of find("details")) folded.addEventListener("toggle", () => {
+      if (folded.open) for (const box of folded.querySelectorAll(".graph")) Plotly.Plots.resize(box);
+    });
     dark.addEventListener("change", repaint);
-    // Paper is narrower than most screens.
-    const sheet = (box) => (box.id === "errors" || box.id === "story" ? { width: 680, height: box.id === "story" ? 320 : 400 } : { width: 330, height: 250 });
-    addEventListener("beforeprint", () => boxes.forEach((box) => Plotly.relayout(box, sheet(box))));
-    addEventListener("afterprint", () => boxes.forEach((box) =>
-      Plotly.relayout(box, { width: null, height: null, autosize: true })));
+    // Paper is narrower than most screens, and has all that is folded.
+    const wide = (box) => !box.closest(".pair, .experiments");
+    const height = (box) => (!wide(box) ? 250 : box.id === "errors" ? 400 : 320);
+    let unfolded = [];
+    addEventListener("beforeprint", () => {
+      unfolded = find("details:not([open], .screen)");
+      for (const own of unfolded) own.open = true;
+      for (const box of boxes) Plotly.relayout(box, { width: wide(box) ? 680 : 330, height: height(box) });
+    });
+    addEventListener("afterprint", () => {
+      for (const own of unfolded) own.open = false;
+      for (const box of boxes) Plotly.relayout(box, { width: null, height: null, autosize: true });
+    });
     document.documentElement.dataset.ready = "yes";
   });
 })();

@@ -5,23 +5,23 @@ template, page.js its script. Everything that comes from a record is escaped: by
 plotly would read it as markup.
 """
 
-import base64
-import io
 import json
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from degrade import __version__
 from degrade.analysis import facts
+from degrade.analysis.chapters import Group, chapters, experiments
+from degrade.analysis.charts import rounded
 from degrade.analysis.curves import BANDS, Array, Curve, Series, legible
-from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, error_cells, run_cells, run_fields
+from degrade.analysis.table import ERROR_HEAD, RUN_HEAD, differing_settings, error_cells, run_cells, run_fields
 from degrade.analysis.text import headline, interval_in_words, notes, said
 from degrade.analysis.verdict import Verdict, verdicts
 from degrade.config import compose
@@ -35,80 +35,6 @@ LIMIT = 6_000_000
 
 #: How many numbers the curves of all runs may have together, some seven bytes each; beyond that they are thinned.
 NUMBERS = 100_000
-
-
-class Chapter(NamedTuple):
-    """What the page says of pictures whose files' names begin in some way."""
-
-    title: str
-    intro: str
-    """One sentence that says what was looked at, and why."""
-    alt: str
-    """Describes the picture to readers who cannot see it."""
-
-
-#: Chapters that are told by pictures beside the runs, in the order of the story, by how the files' names begin.
-CHAPTERS = {
-    "compare": Chapter(
-        "Why small filters",
-        "Three 3x3 convolutions see as much of an image as one of 7x7, with half its weights and three ReLUs instead "
-        "of one. That made deep stacks attractive.",
-        "Parameters, multiply-adds and ReLUs of stacks of 3x3 convolutions beside those of one large convolution",
-    ),
-    "wall": Chapter(
-        "The wall",
-        "A network of the VGG kind is made deeper, one convolution in each of its last stages at a time. Where its "
-        "line turns up, stacking has stopped to help.",
-        "Last errors against depth, one line per family",
-    ),
-    "gradients-initial": Chapter(
-        "Gradients before training",
-        "Whether signals and gradients keep their size through a deep network depends on its initial weights and on "
-        "batch norm.",
-        "Norm of the loss' gradient at each layer before the first update, one line per network",
-    ),
-    "gradients": Chapter(
-        "Gradients along training",
-        "With batch norm gradients do not vanish. What counts is their size relative to the weights that they move.",
-        "Norm of the loss' gradient, layer by iteration, one panel per network",
-    ),
-    "figure": Chapter(
-        "The figure",
-        "The curves as they are drawn for print, with what departs from the paper below them.",
-        "Running training error and test error against iterations, one line per network, and diamonds where clean "
-        "training error ended; the table of last errors has these ends",
-    ),
-    "remedies": Chapter(
-        "Remedies",
-        "What keeps a deep plain network from learning early? Each remedy keeps its first updates from doing harm, "
-        "or lets it heal.",
-        "Running training error, growth of the weights and gradient of the first layers along training, one line per "
-        "remedy, one column per network",
-    ),
-    "responses": Chapter(
-        "What the layers do",
-        "How strongly each layer responds to images. In the paper residual layers respond less than plain ones, "
-        "and less the more of them there are.",
-        "Standard deviation of each layer's response, one line per network",
-    ),
-    "landscape": Chapter(
-        "The loss around the networks",
-        "The loss on a plane of two random directions around the trained weights.",
-        "Loss around a trained network along two random directions, as contours",
-    ),
-    "trajectory": Chapter(
-        "The paths of training",
-        "How the weights moved while they were trained, on the plane that shows most of it, and the loss there.",
-        "Path of each training on contours of the loss, and the loss along the path",
-    ),
-    "construct": Chapter(
-        "The constructed solution",
-        "A deeper network need not be worse: with identity layers added, it computes what the shallower one does. "
-        "Whether training keeps that is seen here.",
-        "Errors of a trained shallow network and of the deeper one built from it, which computes the same",
-    ),
-    "": Chapter("Other pictures", "These were found beside the runs.", "A picture"),
-}
 
 
 def save_page(curves: Sequence[Curve], path: Path) -> None:
@@ -140,9 +66,9 @@ def page(curves: Sequence[Curve], *, live: Mapping[str, Any] | None = None) -> s
     content, plotly = {**_content(curves), "live": live}, get_plotlyjs()
     bare = template.render(content, plotly="", chapters=[], left_out=[])
     room = LIMIT - len(os.fsencode(bare)) - len(os.fsencode(plotly)) - 20_000  # 20 kB: captions and names of pictures
-    shown, left_out = _pictures(curves, room)
-    chapters = [(key or "other", chapter, shown[key]) for key, chapter in CHAPTERS.items() if key in shown]
-    return legible(template.render(content, plotly=plotly, chapters=chapters, left_out=left_out))
+    told, left_out = chapters(curves, room)
+    content["data"]["charts"] = [chart for _, _, charts, _ in told for chart in charts]
+    return legible(template.render(content, plotly=plotly, chapters=told, left_out=left_out))
 
 
 def _content(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -154,31 +80,40 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     settings = [{seed: run.experiment.flat() for seed, run in own.items()} for own in runs]
     below = Path(folders[0]) if len(folders) == 1 else Path()
     lines = _Lines(max(16, NUMBERS // (4 * count + 6 * len(curves))))
-    networks = [_network(curve, facts.colour(k), runs[k], lines) for k, curve in enumerate(curves)]
-    axis = facts.has_paper_axis(curves)
     found = verdicts(curves)
     told = _told(found)
+    groups = experiments(curves, told.curves[0].folder if told else None)
+    placed = {k: (g, place) for g, group in enumerate(groups) for place, k in enumerate(group.members)}
+    networks = []
+    for k, curve in enumerate(curves):
+        group, place = placed[k]
+        name = {"name": groups[group].names[place], "group": group, "place": place, "colour": facts.colour(place)}
+        networks.append(_network(curve, runs[k], lines) | name)
+    axis = facts.has_paper_axis(curves)
     commands = (_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
     return {
         "version": __version__,
         "folders": folders,
-        "title": ", ".join(Path(folder).resolve().name for folder in folders),
+        "title": _few([Path(folder).resolve().name for folder in folders]),
+        "groups": groups,
         "facts": [facts.plural(len(curves), "network"), *facts.runs_facts(curves, banded=False)],
         "measured": {
             "running": f"{facts.RUNNING.capitalize()} (dashed: {facts.MEASURED[facts.RUNNING]}, while training)",
             "clean": f"{facts.CLEAN} ({facts.MEASURED[facts.CLEAN]})",
         },
         "synthetic": [curve.label for curve in curves if curve.synthetic],
-        "unfinished": [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark],
+        "unfinished": _few([f"{curve.label}: {curve.remark}" for curve in curves if curve.remark], "; "),
         "verdicts": found,
         "told": told,
         "headline": told and headline(told),
         "notes": notes,
         "interval_in_words": interval_in_words,
         "said": said,
-        "errors": _without_empty([_error_cells(curve) for curve in curves]),
+        "errors": _grouped(_without_empty([_error_cells(curve) for curve in curves]), groups),
         "data": {
             "networks": networks,
+            "groups": len(groups),
+            "charts": [],
             "grids": lines.grids,
             "ceiling": facts.PAPER_TOP if axis else None,
             "band": BANDS[curves[0].band],
@@ -193,7 +128,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
         "runs": _without_empty([_run_cells(run, below) for own in runs for run in own.values()]),
         "departures": facts.told_apart(curves, departures),
         "choices": facts.told_apart(curves, open_choices),
-        "settings": _differing_settings(curves, settings),
+        "settings": _differing_settings(curves, runs),
         "environment": _environment(curves, runs),
         "commands": list(dict.fromkeys(commands)),
         "after": [shlex.join(["degrade", verb, *folders]) for verb in ("verify", "plot", "report")],
@@ -215,14 +150,12 @@ def _told(found: Sequence[Verdict]) -> Verdict | None:
 def _panels(curves: Sequence[Curve], told: Verdict) -> list[dict[str, Any]]:
     """Panels of the page's first chart, one per family: their networks' numbers, and a colour for each depth."""
     own = [(k, curve) for k, curve in enumerate(curves) if curve in told.curves and not curve.built]
+    shades = {depth: k for k, depth in enumerate(sorted({curve.depth for _, curve in own}))}
     families = sorted({curve.family for _, curve in own}, key=lambda family: (family == "residual", family))
     found = []
     for family in families:
         members = sorted((curve.depth, k) for k, curve in own if curve.family == family)
-        lines = [{"network": k, "depth": depth} for depth, k in members]
-        shades = {depth: place for place, depth in enumerate(dict.fromkeys(depth for depth, _ in members))}
-        for line in lines:
-            line["colour"] = facts.colour(shades[line["depth"]])  # type: ignore[assignment]
+        lines = [{"network": k, "depth": depth, "colour": facts.colour(shades[depth])} for depth, k in members]
         found.append({"title": "VGG" if family == "vgg" else f"{family} networks", "lines": lines})
     return found
 
@@ -250,7 +183,7 @@ class _Lines:
         grid = [int(iterations[k]) for k in kept]
         if grid not in self.grids:
             self.grids.append(grid)
-        points = {name: [_rounded(own[k]) for k in kept] for name, own in arrays.items()}
+        points = {name: [rounded(own[k], 5) for k in kept] for name, own in arrays.items()}
         return {"grid": self.grids.index(grid)} | points
 
     def measured(self, rows: Sequence[Metrics], key: str, unit: float) -> dict[str, Any]:
@@ -291,20 +224,13 @@ def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
     return np.array(sorted(kept), np.int64)
 
 
-def _rounded(value: float) -> float | int:
-    """The value to five significant digits."""
-    short = float(f"{value:.5g}")
-    return int(short) if short.is_integer() else short
-
-
-def _network(curve: Curve, shade: str, runs: Mapping[int, Run], lines: _Lines) -> dict[str, Any]:
+def _network(curve: Curve, runs: Mapping[int, Run], lines: _Lines) -> dict[str, Any]:
     """A network's curves, with errors in percent."""
     rows = {seed: run.metrics() for seed, run in runs.items()}
     errors, recipe = {"train": "train_error", "test": "test_error"}, curve.experiment.recipe
     return {
         "label": curve.label + (" (SYNTHETIC)" if curve.synthetic else ""),
         "remark": curve.remark,
-        "colour": shade,
         "ended": {"diverged": "x", "unfinished": "circle-open"}.get(facts.ended(curve), ""),
         "mean": {"train": lines.mean(curve.train), "test": lines.mean(curve.test)},
         "seeds": [
@@ -314,12 +240,28 @@ def _network(curve: Curve, shade: str, runs: Mapping[int, Run], lines: _Lines) -
             for seed, own in rows.items()
         ],
         "rate": lines.rate(next(iter(rows.values())), recipe.milestones if recipe.schedule == "steps" else []),
-        "clean": _rounded(100 * float(np.mean(curve.clean_train))) if curve.clean_train else None,
-        "paper": {w: _rounded(100 * e) for w in errors if (e := facts.papers(curve, w)) is not None},
+        "clean": rounded(100 * float(np.mean(curve.clean_train)), 5) if curve.clean_train else None,
+        "paper": {w: rounded(100 * e, 5) for w in errors if (e := facts.papers(curve, w)) is not None},
     }
 
 
 # Tables
+
+
+def _few(texts: Sequence[str], between: str = ", ") -> str:
+    """The first four of some texts, and how many more there are."""
+    return between.join([*texts[:4], *([f"and {len(texts) - 4} more"] if len(texts) > 4 else [])])
+
+
+def _grouped(table: dict[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
+    """The table of networks with the experiment's title, as a row of one cell, above the networks of each."""
+    if len(groups) == 1:
+        return table
+    rows = []
+    for group in groups:
+        own = zip(group.members, group.names, strict=True)
+        rows += [[group.title], *([name, *table["rows"][k][1:]] for k, name in own)]
+    return {**table, "rows": rows}
 
 
 def _error_cells(curve: Curve) -> dict[str, str]:
@@ -345,17 +287,18 @@ def _without_empty(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     return {"head": kept, "rows": [[row[key] for key in kept] for row in rows]}
 
 
-def _differing_settings(curves: Sequence[Curve], own: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+def _differing_settings(curves: Sequence[Curve], runs: Sequence[Mapping[int, Run]]) -> dict[str, Any]:
     """Settings that are not the same in all runs: their names, and one row per network."""
-    runs = [settings for group in own for settings in group.values()]
-    keys = sorted(set().union(*runs) - {"seed"})
-    differing = [key for key in keys if len({_text(settings.get(key)) for settings in runs}) > 1]
+    places = [(k, seed) for k, own in enumerate(runs) for seed in own]
+    found = differing_settings([runs[k][seed].experiment for k, seed in places], every=True)
+    of = dict(zip(places, found, strict=True))
+    names = sorted(found[0])
     rows = []
-    for curve, group in zip(curves, own, strict=True):
-        cells = [_by_value({seed: _text(of.get(key)) for seed, of in group.items()}) for key in differing]
+    for k, (curve, own) in enumerate(zip(curves, runs, strict=True)):
+        cells = [_by_value({seed: _text(of[k, seed][name]) for seed in own}) for name in names]
         told = [[f"{v} ({_seeds(whose)})" if len(cell) > 1 else v for v, whose in cell.items()] for cell in cells]
         rows.append([curve.label, *map("; ".join, told)])
-    return {"names": differing, "rows": rows}
+    return {"names": names, "rows": rows}
 
 
 def _by_value(values: Mapping[Any, str]) -> dict[str, list[Any]]:
@@ -483,48 +426,3 @@ def _is_word(text: str) -> bool:
     """Whether Hydra takes a text without quotes."""
     constants = ("null", "true", "false", "nan", "inf")
     return bool(re.fullmatch(r"[A-Za-z_/][\w./-]*", text)) and text.lower() not in constants
-
-
-# Pictures
-
-
-def _pictures(curves: Sequence[Curve], room: int) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
-    """Pictures beside the runs and in their folders of probes, by chapter, and the names of those left out.
-
-    The room is in bytes.
-    """
-    folders = sorted({curve.folder for curve in curves})
-    walls = {curve.folder for curve in curves if curve.family == "vgg"}
-    probes = [path / "probes" for curve in curves for path in curve.paths.values()]
-    shown: dict[str, list[dict[str, str]]] = {}
-    left_out = []
-    for path in (p for folder in [*folders, *probes] for p in sorted(folder.glob("*")) if p.is_file()):
-        kind = {".png": "png", ".svg": "svg+xml"}.get(path.suffix.lower())
-        if kind is None:
-            continue
-        name = os.path.relpath(path)
-        # The picture becomes an image's address, since scripts in an SVG don't run there.
-        data = _small(path) if kind == "png" else path.read_bytes()
-        address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        if len(address) > room:
-            left_out.append(name)
-            continue
-        room -= len(address)
-        key = next(start for start in CHAPTERS if path.stem.startswith(start))
-        key = "wall" if key == "figure" and path.parent in walls else key
-        picture = {"name": name, "address": address, "alt": f"{CHAPTERS[key].alt} ({path.name})."}
-        shown.setdefault(key, []).append(picture)
-    return shown, left_out
-
-
-def _small(path: Path) -> bytes:
-    """A PNG in at most 256 colours, which takes a third of the bytes; as it is where it cannot be read as one."""
-    from PIL import Image, UnidentifiedImageError
-
-    data = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
-    except (UnidentifiedImageError, OSError, ValueError):
-        return path.read_bytes()
-    return min(data.getvalue(), path.read_bytes(), key=len)

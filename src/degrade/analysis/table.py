@@ -127,15 +127,18 @@ def runs_table(
     return table(RUN_HEAD, [run_cells(own) for own in fields], form, width=width)
 
 
-def differing_settings(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """For each experiment, by key, the settings that change the result and are not the same in all of them."""
+def differing_settings(experiments: Sequence[Experiment], *, every: bool = False) -> list[dict[str, Any]]:
+    """For each experiment, by key, the settings that are not the same in all of them, the seed apart.
+
+    They are those that change the result, or `every` one.
+    """
     known = settings()
     flat = [own.flat() for own in experiments]
     keys = [
         key
         for key, about in known.items()
         if key != "seed"
-        and any(about.changes_result(own) for own in experiments)
+        and (every or any(about.changes_result(own) for own in experiments))
         and len({str(own.get(key)) for own in flat}) > 1
     ]
     return [{key: "/".join(map(str, v)) if isinstance(v := own[key], list) else v for key in keys} for own in flat]

@@ -31,6 +31,18 @@ from torch import Tensor, nn
 from degrade.analysis.curves import Array, Curve, first_seed
 from degrade.analysis.facts import CLEAN, colour, data_name, footer
 from degrade.analysis.figures import finished, legend_above, new_figure
+from degrade.analysis.layers import (
+    CORRELATION,
+    DEAD,
+    FORWARD,
+    GROWTH,
+    NAMES,
+    NORM,
+    RELATIVE,
+    SIGNALS,
+    WEIGHTS,
+)
+from degrade.analysis.layers import stages as stages
 from degrade.analysis.table import table
 from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
@@ -65,18 +77,6 @@ BATCH = 128
 
 #: Standard deviation of the noise that makes an image's neighbour, as a share of that of the images' own values.
 NOISE = 0.01
-
-#: Columns of the rows, and the axes of those that are drawn. GROWTH is computed from the rows of several snapshots.
-WEIGHTS, RELATIVE, NORM = "weight_gradient", "relative_gradient", "weight_norm"
-SIGNALS, FORWARD, GROWTH = "response_gradient", "response_std", "weight_growth"
-CORRELATION, DEAD = "gradient_correlation", "dead"
-NAMES = {
-    FORWARD: "standard deviation\nof the response",
-    SIGNALS: "gradient of\nthe response",
-    WEIGHTS: "gradient of\nthe weights",
-    RELATIVE: "gradient of the weights\nrelative to the weights",
-    GROWTH: "norm of the weights\nrelative to the initial one",
-}
 
 
 def look(
@@ -363,25 +363,6 @@ def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure
 
 def _panel(family: str, norm: str) -> str:
     return f"{family}, {'no' if norm == 'none' else norm} norm"
-
-
-def stages(rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
-    """Iterations of the snapshots, and the rows of each with one column more, `weight_growth`.
-
-    It is the norm of the layer's weights relative to the initial one; nan without a snapshot of iteration 0.
-    """
-    iterations = sorted({int(row["snapshot"]) for row in rows})
-    first = {row["layer"]: weight_norm(row) for row in rows if row["snapshot"] == 0}
-    grown = [{**row, GROWTH: weight_norm(row) / (first.get(row["layer"]) or math.nan)} for row in rows]
-    return iterations, [[row for row in grown if row["snapshot"] == iteration] for iteration in iterations]
-
-
-def weight_norm(row: Row) -> float:
-    """Norm of a layer's weights; where the record is older than that column, the quotient of two that it has."""
-    if NORM in row:
-        return float(row[NORM])
-    gradient, relative = float(row[WEIGHTS]), float(row[RELATIVE])
-    return gradient / relative if relative else math.nan
 
 
 def draw_profiles(profiles: Sequence[Profile], text: str, *, title: str) -> Figure:

@@ -4,13 +4,9 @@ A probe's numbers are kept beside the run that they are about, as `RUN/probes/<p
 numbers there does not measure again; where the checkpoint is gone, they are what is drawn.
 """
 
-import csv
-import io
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,20 +14,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from degrade.analysis.curves import Curve, error_curves
+from degrade.analysis.layers import looked_at as looked_at
 from degrade.config import load_config
 from degrade.data import load_images
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
-from degrade.files import read_bytes, replace_text
 from degrade.progress import through
 from degrade.runs.evaluation import restored
+from degrade.runs.numbers import Row as Row
+from degrade.runs.numbers import Value as Value
+from degrade.runs.numbers import numbers_path as numbers_path
+from degrade.runs.numbers import read as read
+from degrade.runs.numbers import write as write
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
-
-Value = int | float | str
-Row = dict[str, Value]
 
 #: The most iterations or images that a probe can be asked for, which is far more than any run has.
 MOST = 10_000_000
@@ -177,87 +175,3 @@ def kept_or_measured(
         rows = [{**row, **same, "iteration": training.iteration} for row in found]
         write(path, rows)
     return rows
-
-
-def looked_at(rows: Sequence[Row], kind: str) -> str:
-    """The images that rows were measured on, in words: `the first 256 training images`.
-
-    Args:
-        rows: with `images`, how many were asked for, 0 for all; and `count`, how many there were, if the record says.
-        kind: `training` or `test`.
-    """
-    asked, count = int(rows[0]["images"]), rows[0].get("count")
-    if asked and (count is None or count == asked):
-        return f"the first {asked:,} {kind} images"
-    return f"all {kind} images" if count is None else f"all {int(count):,} {kind} images"
-
-
-def numbers_path(record: RunRecord, probe: str) -> Path:
-    """The file that holds a probe's numbers of a run."""
-    return record.path / "probes" / f"{probe}.csv"
-
-
-#: The last column, which holds in each row `crc32:` and the CRC-32 of the table without this column.
-CHECKSUM = "checksum"
-_MARK = "crc32:"
-
-
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of equal columns as csv with a checksum, atomically."""
-    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    checksum = _checksum(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, _text([[*table[0], CHECKSUM], *([*row, checksum] for row in table[1:])]))
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a csv file, numbers as numbers; none if there is no such file, or it is damaged, which is logged.
-
-    Raises:
-        RunFileError: the file cannot be read just now.
-    """
-    content = read_bytes(path)
-    if content is None:
-        return []
-    table = _table(content.decode(errors="replace"))
-    if table is None:
-        log.error("%s: damaged, left out", path)
-        return []
-    head, *rows = table
-    return [dict(zip(head, map(_value, row), strict=True)) for row in rows]
-
-
-def _table(text: str) -> list[list[str]] | None:
-    """Head and rows without the checksum, which files of earlier versions lack; None if the file is damaged."""
-    try:
-        table = list(csv.reader(io.StringIO(text))) or [[]]
-    except csv.Error:
-        return None
-    head, *rows = table
-    decoded = text.endswith("\n") and "\ufffd" not in text
-    named = len(set(head)) == len(head) and all(name.isidentifier() for name in head)
-    if not decoded or not named or any(len(row) != len(head) for row in rows):
-        return None
-    if CHECKSUM not in head and not any(cell.startswith(_MARK) for row in table for cell in row):
-        return table
-    bare = [row[:-1] for row in table]
-    return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1:] == [CHECKSUM] else None
-
-
-def _text(table: Sequence[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(table)
-    return out.getvalue()
-
-
-def _checksum(table: Sequence[Sequence[str]]) -> str:
-    return f"{_MARK}{zlib.crc32(_text(table).encode()):08x}"
-
-
-def _value(text: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

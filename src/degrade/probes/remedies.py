@@ -7,9 +7,9 @@ the error is that scar: all is drawn from their records and from what `gradients
 
 import math
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import geometric_mean, mean, median, stdev
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
+from degrade.analysis import remedies
 from degrade.analysis.curves import BANDS, Curve
-from degrade.analysis.facts import COLOURS, RUNNING, footer, refuse_unmeasured
+from degrade.analysis.facts import RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
+from degrade.analysis.layers import CORRELATION, DEAD, GROWTH, RELATIVE, Along, summaries
+from degrade.analysis.remedies import EXPERIMENT, Treated, place_of, shades
+from degrade.analysis.remedies import remedy as remedy
 from degrade.analysis.table import as_csv, table
-from degrade.config import Experiment, Variant, variants
-from degrade.config.schema import settings
-from degrade.config.setting import Kind
+from degrade.config import variants
 from degrade.errors import RunError
-from degrade.probes.gradients import CORRELATION, DEAD, GROWTH, NOISE, RELATIVE, gradients, stages
-from degrade.probes.probe import Row, Shown, looked_at
+from degrade.probes.gradients import NOISE, gradients
+from degrade.probes.probe import Shown
 from degrade.runs import RunRecord, Status
-
-#: The experiment whose variants the remedies are.
-EXPERIMENT = "remedies"
-
-#: Black for networks without a remedy, then one colour for each remedy.
-_COLOURS = (COLOURS[6], *COLOURS[:6], COLOURS[7])
 
 #: Rows of the figure, from above: the error, and what is drawn of `Along`.
 _PANELS = {
@@ -42,32 +38,6 @@ _PANELS = {
     GROWTH: "norm of the weights\nrelative to the initial one,\ngreatest layer",
     RELATIVE: "gradient relative to\nthe weights, first layers",
 }
-
-
-@dataclass(frozen=True)
-class Along:
-    """What one run's layers came to at each of its snapshots."""
-
-    iterations: list[int]
-    values: dict[str, list[float]]
-    """GROWTH is that of the 3x3 convolution that grew most; RELATIVE and CORRELATION are the geometric and the
-    arithmetic mean of the first third of these convolutions; DEAD is the mean of all layers with a ReLU. A value is
-    nan where the record does not have it."""
-    images: str
-    """The images that were looked at, in words."""
-
-
-@dataclass(frozen=True)
-class Treated:
-    """A network trained under a remedy, or under none."""
-
-    network: str
-    """Family and depth, and whatever else tells it from the others without being a remedy."""
-    remedy: str
-    """The remedy's name, or the settings themselves where no remedy has them."""
-    curve: Curve
-    along: dict[int, Along]
-    """What was found in the snapshots of each seed that has any."""
 
 
 def look(
@@ -88,68 +58,17 @@ def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = prin
     Each run's snapshots are measured, unless its `probes/gradients.csv` has the numbers. `complain` is told of each
     run in which nothing can be looked at.
     """
-    known = variants(EXPERIMENT)
-    keys = {key for variant in known for key in variant.changes}
-    found = []
-    for curve in curves:
-        along: dict[int, Along] = {}
+
+    def along(curve: Curve) -> dict[int, Along]:
+        found = {}
         for seed, path in curve.paths.items():
             try:
-                along[seed] = summaries(gradients(RunRecord(path)))
+                found[seed] = summaries(gradients(RunRecord(path)))
             except RunError as error:
                 complain(f"left out: {error}")
-        found.append(Treated(_network(curve, curves, keys), remedy(curve.experiment, known), curve, along))
-    return sorted(found, key=lambda t: (t.curve.family, t.curve.depth, t.network, *_place(t.remedy)))
+        return found
 
-
-def _place(name: str) -> tuple[int, str]:
-    """The key by which remedies are sorted: those of the experiment as it lists them, then all others."""
-    order = [variant.name for variant in variants(EXPERIMENT)]
-    return (order.index(name) if name in order else len(order), name)
-
-
-def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str:
-    """Family and depth, and other settings in which such networks differ; `keys` are those that make remedies."""
-    alike = [c.experiment.flat() for c in among if (c.family, c.depth) == (curve.family, curve.depth)]
-    own = curve.experiment.flat()
-    told = {key for key, about in settings().items() if about.kind is Kind.INCIDENTAL and key != "name"}
-    told |= {"seed", "data.root", *keys}
-    extra = [f"{key}={own[key]}" for key in own if key not in told and any(c[key] != own[key] for c in alike)]
-    return ", ".join([f"{curve.family}-{curve.depth}", *extra])
-
-
-def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
-    """The name of the variant whose settings an experiment has, or else those settings themselves.
-
-    Args:
-        experiment: the settings.
-        known: the variants. Only settings that one of them changes are looked at.
-    """
-    usual, ours = Experiment().flat(), experiment.flat()
-    keys = sorted({key for variant in known for key in variant.changes})
-    changed = {key: ours[key] for key in keys if ours[key] != usual[key]}
-    named = (variant.name for variant in known if variant.changes == changed)
-    return next(named, ", ".join(f"{key}={value}" for key, value in changed.items()))
-
-
-def summaries(rows: Sequence[Row]) -> Along:
-    """Reduce the layers of one run to one value of each quantity at each snapshot.
-
-    Args:
-        rows: what `gradients` gave; rows of earlier versions lack columns.
-    """
-    iterations, each = stages(rows)
-    values: dict[str, list[float]] = {GROWTH: [], RELATIVE: [], CORRELATION: [], DEAD: []}
-    for own in each:
-        convolutions = [row for row in own if not str(row["name"]).startswith("linear")]
-        first = convolutions[: -(-len(convolutions) // 3)]
-        values[GROWTH].append(float(np.max([float(row[GROWTH]) for row in convolutions])))
-        relative = [float(row[RELATIVE]) for row in first]
-        known = all(math.isfinite(value) for value in relative)
-        values[RELATIVE].append((geometric_mean(relative) if all(relative) else 0.0) if known else math.nan)
-        values[CORRELATION].append(mean(float(row.get(CORRELATION, math.nan)) for row in first))
-        values[DEAD].append(mean(float(row.get(DEAD, math.nan)) for row in own[:-1]))
-    return Along(iterations, values, looked_at(rows, "training"))
+    return remedies.treated(curves, along)
 
 
 def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> Figure:
@@ -161,9 +80,8 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
     """
     columns = list(dict.fromkeys(own.network for own in networks))
     known = [variant.name for variant in variants(EXPERIMENT)]
-    remedies = sorted({own.remedy for own in networks}, key=_place)
-    named = [*known, *(name for name in remedies if name not in known)]
-    colours = {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(named)}
+    remedies = sorted({own.remedy for own in networks}, key=place_of)
+    colours = shades(remedies)
     figure, axes = new_figure(len(_PANELS), len(columns), (max(4.2, 1.2 + 2.3 * len(columns)), 7.2))
     for row, (quantity, name) in enumerate(_PANELS.items()):
         panels = axes[row * len(columns) : (row + 1) * len(columns)]

@@ -1,0 +1,87 @@
+"""What the rows of probes say of a network's layers: the columns, their names, and what each snapshot comes to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean, mean
+
+import numpy as np
+
+from degrade.runs.numbers import Row
+
+#: Columns of the rows, and the axes of those that are drawn. GROWTH is computed from the rows of several snapshots.
+WEIGHTS, RELATIVE, NORM = "weight_gradient", "relative_gradient", "weight_norm"
+SIGNALS, FORWARD, GROWTH = "response_gradient", "response_std", "weight_growth"
+CORRELATION, DEAD = "gradient_correlation", "dead"
+NAMES = {
+    FORWARD: "standard deviation\nof the response",
+    SIGNALS: "gradient of\nthe response",
+    WEIGHTS: "gradient of\nthe weights",
+    RELATIVE: "gradient of the weights\nrelative to the weights",
+    GROWTH: "norm of the weights\nrelative to the initial one",
+}
+
+
+def looked_at(rows: Sequence[Row], kind: str) -> str:
+    """The images that rows were measured on, in words: `the first 256 training images`.
+
+    Args:
+        rows: with `images`, how many were asked for, 0 for all; and `count`, how many there were, if the record says.
+        kind: `training` or `test`.
+    """
+    asked, count = int(rows[0]["images"]), rows[0].get("count")
+    if asked and (count is None or count == asked):
+        return f"the first {asked:,} {kind} images"
+    return f"all {kind} images" if count is None else f"all {int(count):,} {kind} images"
+
+
+def stages(rows: Sequence[Row]) -> tuple[list[int], list[list[Row]]]:
+    """Iterations of the snapshots, and the rows of each with one column more, `weight_growth`.
+
+    It is the norm of the layer's weights relative to the initial one; nan without a snapshot of iteration 0.
+    """
+    iterations = sorted({int(row["snapshot"]) for row in rows})
+    first = {row["layer"]: weight_norm(row) for row in rows if row["snapshot"] == 0}
+    grown = [{**row, GROWTH: weight_norm(row) / (first.get(row["layer"]) or math.nan)} for row in rows]
+    return iterations, [[row for row in grown if row["snapshot"] == iteration] for iteration in iterations]
+
+
+def weight_norm(row: Row) -> float:
+    """Norm of a layer's weights; where the record is older than that column, the quotient of two that it has."""
+    if NORM in row:
+        return float(row[NORM])
+    gradient, relative = float(row[WEIGHTS]), float(row[RELATIVE])
+    return gradient / relative if relative else math.nan
+
+
+@dataclass(frozen=True)
+class Along:
+    """What one run's layers came to at each of its snapshots."""
+
+    iterations: list[int]
+    values: dict[str, list[float]]
+    """GROWTH is that of the 3x3 convolution that grew most; RELATIVE and CORRELATION are the geometric and the
+    arithmetic mean of the first third of these convolutions; DEAD is the mean of all layers with a ReLU. A value is
+    nan where the record does not have it."""
+    images: str
+    """The images that were looked at, in words."""
+
+
+def summaries(rows: Sequence[Row]) -> Along:
+    """Reduce the layers of one run to one value of each quantity at each snapshot.
+
+    Args:
+        rows: what `gradients` gave; rows of earlier versions lack columns.
+    """
+    iterations, each = stages(rows)
+    values: dict[str, list[float]] = {GROWTH: [], RELATIVE: [], CORRELATION: [], DEAD: []}
+    for own in each:
+        convolutions = [row for row in own if not str(row["name"]).startswith("linear")]
+        first = convolutions[: -(-len(convolutions) // 3)]
+        values[GROWTH].append(float(np.max([float(row[GROWTH]) for row in convolutions])))
+        relative = [float(row[RELATIVE]) for row in first]
+        known = all(math.isfinite(value) for value in relative)
+        values[RELATIVE].append((geometric_mean(relative) if all(relative) else 0.0) if known else math.nan)
+        values[CORRELATION].append(mean(float(row.get(CORRELATION, math.nan)) for row in first))
+        values[DEAD].append(mean(float(row.get(DEAD, math.nan)) for row in own[:-1]))
+    return Along(iterations, values, looked_at(rows, "training"))
