@@ -212,10 +212,10 @@ def responses(curves: Sequence[Curve]) -> Data | None:
         values = [value for line in lines for value in line["y"] if value is not None]
         log = bool(values) and max(values) > 10 * min(values)
         views.append(_view(name, x, "standard deviation of the response", [_panel("", lines)], log=log))
-    band = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
+    bands = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
     words = (
         f"Output of each 3x3 convolution after batch norm, before ReLU and addition, on "
-        f"{looked_at(known[0][2][0], 'test')}; plain networks dashed.{band} Look whether the residual lines lie "
+        f"{looked_at(known[0][2][0], 'test')}; plain networks dashed.{bands} Look whether the residual lines lie "
         "below the plain ones, and the deep one below the shallow one."
     )
     return _chart("Response of each layer", words, views)
