@@ -73,7 +73,7 @@ the paper's it is about early training only.""",
     """print(verdict_text([verdict(curves)]))""",
     """# ## The same, trained longer
 
-The short recipe has more than six times as many updates. Here the deeper *residual* network ends below the shallower
+The short recipe has ten times as many updates. Here the deeper *residual* network ends below the shallower
 one, as in the paper, while the deeper plain one is still far behind.""",
     """if not TRAIN:
     longer = error_curves(find_records([REFERENCE / "short"]))

@@ -80,10 +80,8 @@ def tried(recipe: str) -> str:
 
 
 def _percent(errors: list[float] | None) -> str:
-    if errors is None:
-        return "-"
-    mean = float(np.mean(errors))
-    return "stopped" if math.isnan(mean) else f"{100 * mean:.1f}"
+    """Each run's error; runs of one setting differ by the machine that they were made on."""
+    return "/".join("stopped" if math.isnan(error) else f"{100 * error:.1f}" for error in sorted(errors or [])) or "-"
 
 
 def verdict() -> str:
@@ -108,11 +106,15 @@ def bench(machine: str) -> str:
 def cost(machine: str) -> str:
     """What the paper's recipe takes on a bench's machine, by hours a layer between the depths that it timed."""
     report = newest_bench(machine)
-    timed = {r.contender.depth: r.paper_hours for r in report.results if r.contender.label == "eager fp32"}
+    timed = {
+        r.contender.depth: r.paper_hours
+        for r in report.results
+        if r.contender.label == "eager fp32" and r.paper_hours is not None
+    }
     depths = sorted(timed)
 
     def hours(depth: int) -> float:
-        return float(np.interp(depth, depths, [timed[d] or math.nan for d in depths]))
+        return float(np.interp(depth, depths, [timed[d] for d in depths]))
 
     matrices = {"Figure 1": "figure1", "the story": "story", "Figure 6": "figure6"}
     rows = []

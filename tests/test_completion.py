@@ -21,10 +21,11 @@ Cli = Callable[..., Outcome]
 
 def test_keys_groups_and_values_are_completed() -> None:
     assert {"model=", "model.depth=", "optim.lr=", "recipe=", "seed="} <= set(completion.settings(""))
-    assert completion.settings("model=") == ["model=plain", "model=residual", "model=vgg"]
+    families = ("bottleneck", "plain", "preact", "residual", "vgg", "wide")
+    assert completion.settings("model=") == [f"model={name}" for name in families]
+    norms = ("batch", "group", "layer", "weight_standardised", "none")
     assert completion.settings("model.norm=b") == [
-        "model.norm=batch",
-        "model.norm=none",
+        f"model.norm={name}" for name in norms
     ]  # Typer takes the fitting ones
     assert completion.settings("optim.l") == ["optim.lr=", "optim.lr=0.1"]
     assert completion.settings("optim.nes") == ["optim.nesterov=", "optim.nesterov=true", "optim.nesterov=false"]
@@ -33,7 +34,9 @@ def test_keys_groups_and_values_are_completed() -> None:
         f"runtime.device={name}" for name in ("auto", "cpu", "cuda", "mps")
     ]
     assert completion.settings("nothing") == completion.settings("nothing=") == []
-    assert completion.swept_settings("model=plain,r") == ["model=plain,residual", "model=plain,vgg"]
+    assert completion.swept_settings("model=plain,r") == [
+        f"model=plain,{name}" for name in families if name != "plain"
+    ]
     assert completion.swept_settings("launcher=") == [f"launcher={name}" for name in LAUNCHERS]
     assert completion.swept_settings("launcher.part") == ["launcher.partition="]
     assert completion.experiment_or_settings("launcher.jo") == ["launcher.jobs=", "launcher.jobs=auto"]

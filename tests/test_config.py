@@ -122,7 +122,7 @@ def test_warm_up_is_on_by_default_from_depth_110() -> None:
     [
         (["data.pixels=24"], "data.pixels=24: choose one of 32, 16, 8"),
         (["model=vgg", "data.pixels=16"], "data.pixels=16: a VGG halves its images five times"),
-        (["model.zero_init=true"], "model.zero_init=true: without a shortcut no signal would pass a plain network"),
+        (["model.zero_init=true"], "model.zero_init=true: without a shortcut no signal would pass; only"),
         (["model=residual", "model.norm=none", "model.zero_init=true"], "model.zero_init=true: it sets the scale"),
         (["model.norm=none", "model.bn_scale=0.5"], "model.bn_scale=0.5: it sets the scale of batch norm"),
         (["model.bn_scale=0"], "model.bn_scale=0.0: must be a finite number above 0"),
@@ -198,10 +198,10 @@ def test_an_absurd_depth_is_refused_at_once() -> None:
     [
         (
             ["model.shortcut=B"],
-            "model.shortcut=B: a plain network has no shortcuts; write model=residual",
+            "model.shortcut=B: a plain network has no shortcuts to choose; write model=residual",
         ),
-        (["model=vgg", "model.shortcut=C"], "model.shortcut=C: a vgg network has no shortcuts; write model=residual"),
-        (["model=residual", "model.width=32"], "model.width=32: only model=vgg has a width"),
+        (["model=vgg", "model.shortcut=C"], "model.shortcut=C: a vgg network has no shortcuts to choose"),
+        (["model=residual", "model.width=32"], "model.width=32: a residual network begins with 16"),
         (["model.norm=none", "model.bn_momentum=0.2"], "model.bn_momentum=0.2: it is a setting of batch norm"),
         (["model.norm=none", "optim.decay_norm=false"], "optim.decay_norm=false: it is a setting of batch norm"),
         (
@@ -275,7 +275,7 @@ def test_a_matrix_takes_a_setting_where_it_can() -> None:
     assert {own.optim.lr for own in warmed} == {0.2}
     with pytest.raises(ConfigError, match=r"data.seed=3: it seeds the images of data=synthetic"):
         networks_of("figure1", ["data.seed=3"])
-    with pytest.raises(ConfigError, match=r"model.shortcut=B: a plain network has no shortcuts"):
+    with pytest.raises(ConfigError, match=r"model.shortcut=B: a plain network has no shortcuts to choose"):
         networks_of("figure1", ["model.shortcut=B"])
 
 

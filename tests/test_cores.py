@@ -1,16 +1,23 @@
 """Usable cores: affinity, the quota of control groups of both versions, and what other work leaves."""
 
+import contextlib
 import logging
 import math
 import os
+import shlex
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from degrade import cores
 from degrade.cores import Cores
+from degrade.runs import find_records
 from degrade.runs.observers import Pace
+from tests.conftest import SMALL
 
 look = cores.look  # the tests have another in its place
 
@@ -143,3 +150,37 @@ def test_pace_tells_a_minute_far_below_the_best_once() -> None:
     told.clear()
     steps(30, 5)
     assert [share for share in told if share is not None] == [pytest.approx(0.2)]
+
+
+@pytest.fixture
+def half_a_core() -> Iterator[Path]:
+    """The list of processes of a control group with half a core's quota; skips without the right to make one."""
+    top = Path("/sys/fs/cgroup")
+    unified = (top / "cgroup.controllers").exists()  # version 2
+    group = (top if unified else top / "cpu") / f"degrade-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        if unified:
+            (group / "cpu.max").write_text("50000 100000")
+        else:
+            (group / "cpu.cfs_period_us").write_text("100000")
+            (group / "cpu.cfs_quota_us").write_text("50000")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group with a quota can be made here: {error}")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_training_with_half_a_core_takes_one_thread_and_says_why(half_a_core: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "runtime.device=cpu", f"output={tmp_path}"]
+    script = f"echo $$ > {half_a_core} && exec {shlex.join([sys.executable, '-m', 'degrade', 'train', *words])}"
+    unset = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(["bash", "-c", script], env=unset, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = find_records([tmp_path])
+    assert record.sessions[-1]["threads"] == 1
+    allowed = len(os.sched_getaffinity(0))
+    if allowed > 1:  # other tests may keep the cores busy, which is then said instead of the quota
+        assert f"using 1 of {allowed} CPU cores: " in done.stdout

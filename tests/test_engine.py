@@ -302,8 +302,10 @@ def test_cuda_losses_equal_those_of_the_cpu_over_the_first_steps(engine: str, sm
 
 @pytest.mark.cuda
 @needs_cuda
-def test_cuda_graph_gives_the_eager_losses_and_resumes(small: Make) -> None:
-    experiment = small("runtime.device=cuda", "runtime.deterministic=true", "log.every=1", "eval.batch_size=16")
+@pytest.mark.parametrize("optimizer", [["optim.name=sgd"], ["optim.name=adamw", "optim.lr=0.001"]])
+def test_cuda_graph_gives_the_eager_losses_and_resumes(optimizer: list[str], small: Make) -> None:
+    settings = ("runtime.device=cuda", "runtime.deterministic=true", "log.every=1", "eval.batch_size=16")
+    experiment = small(*settings, *optimizer)
     runs = [Training(_with(experiment, engine=name), load_images(experiment.data)) for name in ("eager", "graph")]
     rows = [[(r.train_loss, r.test_loss, r.train_error_clean, r.train_error_batch) for r in fit(run)] for run in runs]
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
@@ -335,9 +337,12 @@ def test_cuda_steps_wait_for_nothing(engine: str, small: Make) -> None:
 
 @pytest.mark.cuda
 @needs_cuda
-def test_a_checkpoint_moves_between_devices(small: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("optimizer", [["optim.name=sgd"], ["optim.name=adamw", "optim.lr=0.001"]])
+def test_a_checkpoint_moves_between_devices(
+    optimizer: list[str], small: Make, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
-    experiment = small("recipe.iterations=12", "recipe.milestones=[]", "runtime.precision=fp32")
+    experiment = small("recipe.iterations=12", "recipe.milestones=[]", "runtime.precision=fp32", *optimizer)
     there, here = (_with(experiment, device=device) for device in ("cuda", "cpu"))
     first, second = (Training(e, load_images(e.data)) for e in (there, here))
     first.step()

@@ -27,7 +27,8 @@ from degrade.training import (
     learning_rate,
 )
 from degrade.training.choice import choose_runtime
-from degrade.training.engine import Engine, sgd
+from degrade.training.engine import Engine
+from degrade.training.optimizers import optimizer
 from degrade.training.schedule import WARMUP_WINDOW
 from tests.conftest import SMALL
 
@@ -341,9 +342,9 @@ def test_divergence_at_the_very_last_update_is_seen_and_remembered(small: Make) 
 
 def test_weight_decay_of_batch_norm_is_a_setting(small: Make) -> None:
     model = build_model(small().model)
-    everything = sgd(model, OptimConfig())
+    everything = optimizer(model, OptimConfig())
     assert {g["weight_decay"] for g in everything.param_groups} == {1e-4}
-    spared = sgd(model, OptimConfig(decay_norm=False))
+    spared = optimizer(model, OptimConfig(decay_norm=False))
     assert [g["weight_decay"] for g in spared.param_groups] == [1e-4, 0.0]
     assert len(spared.param_groups[1]["params"]) == 2 * 7
     assert sum(len(g["params"]) for g in everything.param_groups) == len(list(model.parameters()))

@@ -62,8 +62,8 @@ def test_other_depths_are_refused_by_name(depth: int, near: str) -> None:
         compose(["model=vgg", f"model.depth={depth}"])
 
 
-def test_width_is_a_vggs_alone() -> None:
-    with pytest.raises(ConfigError, match="only model=vgg has a width"):
+def test_plain_networks_have_no_width() -> None:
+    with pytest.raises(ConfigError, match="a plain network begins with 16 channels; vgg and wide have a width"):
         compose(["model.width=32"])
 
 

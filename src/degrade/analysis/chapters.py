@@ -72,6 +72,11 @@ CHAPTERS = {
         "The loss on a plane of two random directions around the trained weights.",
         "Loss around a trained network along two random directions, as contours",
     ),
+    "trajectory": Chapter(
+        "The paths of training",
+        "How the weights moved while they were trained, on the plane that shows most of it, and the loss there.",
+        "Path of each training on contours of the loss, and the loss along the path",
+    ),
     "construct": Chapter(
         "The constructed solution",
         "A deeper network need not be worse: with identity layers added, it computes what the shallower one does. "

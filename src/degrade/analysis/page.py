@@ -227,7 +227,7 @@ def kept_points(values: Sequence[Array], most: int) -> npt.NDArray[np.int64]:
 def _network(curve: Curve, runs: Mapping[int, Run], lines: _Lines) -> dict[str, Any]:
     """A network's curves, with errors in percent."""
     rows = {seed: run.metrics() for seed, run in runs.items()}
-    errors = {"train": "train_error", "test": "test_error"}
+    errors, recipe = {"train": "train_error", "test": "test_error"}, curve.experiment.recipe
     return {
         "label": curve.label + (" (SYNTHETIC)" if curve.synthetic else ""),
         "remark": curve.remark,
@@ -239,7 +239,7 @@ def _network(curve: Curve, runs: Mapping[int, Run], lines: _Lines) -> dict[str, 
             | {"speed": lines.measured(own, "images_per_second", 1)}
             for seed, own in rows.items()
         ],
-        "rate": lines.rate(next(iter(rows.values())), curve.experiment.recipe.milestones),
+        "rate": lines.rate(next(iter(rows.values())), recipe.milestones if recipe.schedule == "steps" else []),
         "clean": rounded(100 * float(np.mean(curve.clean_train)), 5) if curve.clean_train else None,
         "paper": {w: rounded(100 * e, 5) for w in errors if (e := facts.papers(curve, w)) is not None},
     }

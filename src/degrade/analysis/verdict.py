@@ -280,7 +280,7 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
             _grouped((c for c in group if c.family == family), lambda curve: family_settings(curve.experiment))
             for family in ("plain", "residual", "vgg")
         )
-        for residual in residuals or [[]]:
+        for residual in residuals or [[]] * bool(plain or walls):
             if plain or not walls:
                 found.append(_judge([*(curve for own in plain for curve in own), *residual], rules))
             found += [_judge([*residual, *wall], rules, wall=True) for wall in walls]
@@ -326,6 +326,8 @@ def is_trained(curve: Curve, kind: str) -> bool:
 def _passed(curve: Curve) -> bool:
     """Whether updates were made at the last rate: a milestone names the last update at the rate before it."""
     recipe = curve.experiment.recipe
+    if recipe.schedule != "steps":  # the rate falls to the last update
+        return True
     return all(recipe.iterations > milestone for milestone in recipe.milestones)
 
 

@@ -88,7 +88,7 @@ app.add_typer(data_app, name="data", rich_help_panel=DATA)
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    quiet: Annotated[  # noqa: ARG001 - main reads both, wherever they stand
+    quiet: Annotated[  # noqa: ARG001 - main reads this one and the next two, wherever they stand
         bool,
         typer.Option(
             "--quiet", help="Print answers and errors only, without log lines and bars; it may also follow a command."
@@ -98,6 +98,16 @@ def _options(
         bool,
         typer.Option("--verbose", help="Print the log lines of train.log too; it may also follow a command."),
     ] = False,
+    files: Annotated[  # noqa: ARG001
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="FILE",
+            help="Import this Python file, which adds networks, norms, schedules, ... to choose from; it may also "
+            "follow a command.",
+            autocompletion=completion.files,
+        ),
+    ] = None,
 ) -> None:
     if version:
         print(f"degrade {__version__}")
@@ -129,6 +139,8 @@ def train(
     - `degrade train --depth 56 --plain`
     - `degrade train --residual --recipe quick --seed 1`
     - `degrade train model.depth=110 model.family=residual optim.lr=0.05`
+    - `degrade train model=wide optim=adamw recipe.schedule=cosine`
+    - `degrade train --with my_module.py model=my_network`
     """
     from degrade.config import compose, load_config
 
@@ -156,7 +168,7 @@ def train(
 
         _advise(experiment)
         record = run(experiment, fresh=fresh)
-    _to_board([(experiment, record)])
+    _to_loggers([(experiment, record)])
     _print_outcome(record)
     print(f"record: {run_directory(experiment)}")
     print(f"next:   degrade plot {run_directory(experiment).parents[1]}")
@@ -240,7 +252,7 @@ def reproduce(
 
     with aside(form):
         records = run_matrix(experiments, launcher, fresh=fresh)
-    _to_board(list(zip(experiments, records, strict=True)))
+    _to_loggers(list(zip(experiments, records, strict=True)))
     folder = run_directory(experiments[0]).parents[1]
     measured = any(record.rows() for record in records)
     if measured:
@@ -303,7 +315,7 @@ def sweep(
     except RunInterrupted:
         _print_cells(cells)
         raise
-    _to_board([(cell.experiment, cell.record) for cell in cells])
+    _to_loggers([(cell.experiment, cell.record) for cell in cells])
     _print_cells(cells)
     return exit_code(cell.outcome for cell in cells)
 
@@ -385,7 +397,9 @@ def verify(
 
     found = verdicts(error_curves(chosen(runs)[0]), Rules(margin / 100, allow_one_seed))
     if not found:
-        raise RunError("no network trained from scratch among these runs, and only those are judged")
+        raise RunError(
+            "no plain, residual or VGG network trained from scratch is among these runs, and only those are judged"
+        )
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 
@@ -906,20 +920,23 @@ def _fetch_images(experiments: "Sequence[Experiment]", *, fresh: bool) -> None:
         load_images(data, say=logging.getLogger("degrade.run").info)
 
 
-def _to_board(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
-    """Complete the TensorBoard files of finished runs that are to have some.
+def _to_loggers(runs: "Sequence[tuple[Experiment, RunRecord]]") -> None:
+    """Log finished runs to those of their loggers that lack some of them.
 
-    The final figure is added here, since `runs` may not import what draws, and so are the rows of a run that was
-    trained without such files.
+    TensorBoard's final figure is added here, since `runs` may not import what draws.
     """
     for experiment, record in runs:
-        if experiment.log.tensorboard and record.status.finished and (rows := record.rows()):
+        if experiment.log.loggers and record.status.finished and (rows := record.metrics()):
             from degrade.analysis import draw, error_curves
-            from degrade.runs.board import add_figure, write_board
+            from degrade.runs.board import add_figure
+            from degrade.runs.loggers import guarded, log_finished
 
-            write_board(record.path, experiment, rows)
-            figure = draw(error_curves([record]), title=None)
-            add_figure(record.path, figure, int(record.summary["iteration"]))
+            log_finished(record.path, experiment, rows)
+            if "tensorboard" in experiment.log.loggers:
+                with guarded(record.path, "tensorboard"):
+                    add_figure(
+                        record.path, draw(error_curves([record]), title=None), int(record.summary["iteration"])
+                    )
 
 
 def _print_outcome(record: "RunRecord") -> None:

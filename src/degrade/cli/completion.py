@@ -148,6 +148,7 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     """The values that a setting may take; only its default where they cannot be listed."""
     from degrade.config.groups import experiment_names, group_options
     from degrade.config.launcher import LAUNCHERS
+    from degrade.config.registry import names
     from degrade.config.schema import settings
 
     default = known.get(key)
@@ -158,7 +159,8 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     if key == "runtime.device":  # how many GPUs there are is not known without torch
         return ("auto", "cpu", "cuda", "mps")
     if found := (settings()[key].choices if key in settings() else group_options().get(key)):
-        return [str(value) for value in found]
+        listed = [*map(str, found), *names(key)]
+        return [f"[{value}]" for value in listed] if isinstance(default, list) else listed
     return () if default is None else (str(default).replace(" ", ""),)
 
 

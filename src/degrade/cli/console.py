@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import typer
@@ -79,6 +80,26 @@ def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return manners, [*(word for word in arguments[:end] if word not in manners), *arguments[end:]]
 
 
+def _files(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that `--with FILE` names, wherever it stands, and the other words.
+
+    Raises:
+        ConfigError: a file is missing from the command line.
+    """
+    files, others, rest = [], [], iter(words)
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word == "--with" or word.startswith("--with="):
+            file = word[7:] if "=" in word else next(rest, "")
+            if not file:
+                raise ConfigError("--with: needs a value; name a Python file")
+            files.append(file)
+        else:
+            others.append(word)
+    return files, others
+
+
 class _NoTerminal:
     """A stream that claims not to be a terminal, so that progress bars hide themselves."""
 
@@ -99,6 +120,12 @@ def _run(words: list[str], manners: list[str]) -> int:
         if len(set(manners)) > 1:
             raise ConfigError("--quiet --verbose: leave one of them out")
         check_words(words)
+        files, words = _files(words)
+        if files:
+            from degrade.config import registry  # here, since --help does without settings
+
+            for file in files:
+                registry.load(Path(file))
         refuse_repeated(options_given(command, words))
         code = command.main(args=words, prog_name="degrade", standalone_mode=False)
         if code == INTERRUPTED:  # Typer returns this after Ctrl-C

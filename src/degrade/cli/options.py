@@ -37,7 +37,8 @@ Overrides = Annotated[
 Depth = Annotated[
     int | None,
     typer.Option(
-        help="The number of weighted layers is 6n + 2; of a VGG it is 11 or 7 + 3k. [default: 20]",
+        help="The number of weighted layers is 6n + 2; of a VGG it is 11 or 7 + 3k; others have rules of their own. "
+        "[default: 20]",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -148,7 +149,7 @@ Runs = Annotated[
 ]
 
 #: Config groups whose files are named after a setting.
-_SAME = {"model": "model.family", "data": "data.name"}
+_SAME = {"model": "model.family", "data": "data.name", "optim": "optim.name"}
 
 
 def settings_of(

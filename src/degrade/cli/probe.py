@@ -214,13 +214,28 @@ def probe_construct(
 def probe_landscape(
     runs: Runs = None,
     grid: Annotated[int, typer.Option(help="Each direction has this many points, an odd number.")] = 15,
-    span: Annotated[float, typer.Option(help="The directions reach this far, in units of each filter's norm.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="The seed draws the two directions.")] = 0,
+    span: Annotated[
+        float | None,
+        typer.Option(
+            help="The directions reach this far, in units of each filter's norm. [default: 0.5]", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The seed draws the two directions. [default: 0]", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(help="Measure each point on only this many training images.")] = 300,
     recalibrate: Annotated[
         bool,
         typer.Option(
             "--recalibrate", help="Measure batch norm's mean and variance anew at each point, over the same images."
+        ),
+    ] = False,
+    trajectory: Annotated[
+        bool,
+        typer.Option(
+            "--trajectory",
+            help="Draw the path of each training instead, on the plane of the first two principal components of its "
+            "snapshots (checkpoint.snapshots).",
         ),
     ] = False,
     output: FigureFile = None,
@@ -233,19 +248,33 @@ def probe_landscape(
     anew at each point. RUN/probes/landscape-*.csv keeps the points as they are found: the same command again goes on
     where it was stopped. Of several seeds of a network, only the first is measured.
 
+    With --trajectory the plane goes through the last weights along the first two principal components of the run's
+    snapshots, and the figure shows the path on the loss there, with the share of the variance that it has. Such runs
+    were trained with checkpoint.snapshots=16. The statistics are always measured anew, and
+    RUN/probes/trajectory-*.csv keeps the numbers.
+
     Examples:
 
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56`
     - `degrade probe landscape outputs/quick/plain-56/seed-0 --grid 7 --limit 100`
     - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56 --recalibrate`
+    - `degrade probe landscape outputs/quick/plain-56 outputs/quick/residual-56 --trajectory`
     - `degrade probe landscape outputs/paper/residual-56 --grid 51 --limit 5000 --device cuda --output landscape.pdf`
     """
+    for option, value in (("--span", span), ("--seed", seed)):
+        if trajectory and value is not None:
+            raise ConfigError(f"{option} {value}: takes no effect with --trajectory, whose plane is the path's own")
     records, folder = chosen(runs)
+    how: dict[str, Any] = {"grid": grid, "limit": limit, "device": device or "auto", "complain": tell}
+    if trajectory:
+        from degrade.probes.trajectory import look as look_along
+
+        _show(look_along(records, **how), folder, output)
+        return DONE
     from degrade.probes.landscape import look
 
-    how = {"grid": grid, "span": span, "device": device or "auto"}
-    shown = look(records, seed=seed, limit=limit, recalibrate=recalibrate, complain=tell, **how)
-    _show(shown, folder, output)
+    how |= {"span": 0.5 if span is None else span, "seed": seed or 0, "recalibrate": recalibrate}
+    _show(look(records, **how), folder, output)
     return DONE
 
 

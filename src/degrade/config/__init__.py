@@ -9,6 +9,7 @@ from degrade.config.compose import (
     untrained_matrix,
     variants,
 )
+from degrade.config.registry import register
 from degrade.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "compose_where_it_can",
     "load_config",
     "network_matrix",
+    "register",
     "untrained_matrix",
     "variants",
 ]

@@ -15,8 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from yaml import YAMLError
 
+from degrade.config import registry
 from degrade.config.groups import config_dir, experiment_file, group_options, own_recipes
 from degrade.config.identity import without_effect
 from degrade.config.launcher import LAUNCHERS, Launcher, refuse_former
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 #: A sweep has at most this many cells, since all of them are composed and checked before the first one is trained.
 MOST_CELLS = 1000
+
+#: The setting that a group's choice names; a choice that is added to it needs no file in the group.
+_NAMED = {"model": "model.family", "optim": "optim.name"}
 
 #: Digits of the greatest whole number that can be made a float.
 _FLOAT_DIGITS = 308
@@ -52,6 +57,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
             settings.append((key, override.value()))
     with _one_line_errors(parsed):
         config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
+        config.modules = registry.recorded()
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
         experiment = cast(Experiment, OmegaConf.to_object(config))
@@ -121,6 +127,10 @@ def _of_groups(choices: tuple[str, ...]) -> bytes:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(choices))
+            for choice in choices:  # an optimizer's own rate and decay suit it, and a recipe's are those of sgd
+                if choice.startswith("optim=") and choice != "optim=sgd":
+                    own = yaml.safe_load((config_dir() / f"{choice.replace('=', '/')}.yaml").read_text())
+                    composed.optim.update({key: value for key, value in own.items() if key != "defaults"})
     finally:
         VersionBase.instance().version_base = base
         if outer is not None:
@@ -342,10 +352,15 @@ def experiment_of(config: "DictConfig") -> Experiment:
 
 
 def _validated(config: "DictConfig") -> Experiment:
-    """Merge plain data into the schema, which refuses unknown keys and wrong types, and build the dataclasses."""
+    """Merge plain data into the schema, which refuses unknown keys and wrong types, and build the dataclasses.
+
+    The files that add choices are imported before; they are in the experiment as they are now.
+    """
     from omegaconf import OmegaConf
 
+    registry.load_recorded(list(config.get("modules") or []))
     plain = OmegaConf.to_container(config, resolve=True)
+    cast(dict[str, Any], plain)["modules"] = registry.recorded()
     return cast(Experiment, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), plain)))
 
 
@@ -387,8 +402,18 @@ def _check_key(override: "Override") -> str:
     key, value, text = override.key_or_group, override.value(), str(override.input_line)
     groups = group_options()
     if key in groups:
+        if (
+            isinstance(value, str)
+            and value not in groups[key]
+            and registry.is_added(setting := _NAMED.get(key, ""), value)
+        ):
+            return setting
         if not isinstance(value, str) or value not in groups[key]:
-            raise ConfigError(f"{text}: {did_you_mean(str(value), groups[key])}")
+            known = (*groups[key], *registry.names(_NAMED.get(key, "")))
+            more = "; --with FILE names a file that adds others" if key in _NAMED else ""
+            raise ConfigError(f"{text}: {did_you_mean(str(value), known)}{more}")
+    elif key == "modules":
+        raise ConfigError(f"{text}: name the file by --with FILE")
     elif key == "experiment":
         raise ConfigError(f"{text}: experiments are trained by `degrade reproduce {value}`")
     elif "@" in text or key not in settings():

@@ -16,7 +16,10 @@ from degrade.config.schema import Experiment, settings
 from degrade.config.setting import TYPES, Kind, Setting
 
 #: The order in which figures name settings, by key or by section; others follow.
-_ORDER = ("model.family", "recipe.iterations", "recipe.milestones", "recipe.batch_size", "optim", "model", "data")
+_ORDER = (
+    *("model.family", "recipe.iterations", "recipe.milestones", "recipe.schedule", "recipe.batch_size"),
+    *("optim", "model.width", "model", "data"),
+)
 
 
 def result_settings(experiment: Experiment) -> dict[str, Any]:
@@ -45,6 +48,8 @@ def without_effect(experiment: Experiment) -> dict[str, str]:
         "depth": model.depth,
         "norm": model.norm,
         "data": experiment.data.name,
+        "optim": experiment.optim.name,
+        "schedule": recipe.schedule,
         "warmup": recipe.warmup,
     }
     return {

@@ -17,12 +17,17 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar
 
+from degrade.config import registry
 from degrade.config import setting as must
 from degrade.config.setting import Kind, Need, Setting, setting, within
 from degrade.errors import ConfigError
 
 #: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
 IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
+
+#: Families of networks, and those depths that a `range` lists; plain, residual and vgg have rules of their own.
+FAMILIES = ("plain", "residual", "vgg", "preact", "bottleneck", "wide")
+DEPTHS = {"preact": range(8, 10_001, 6), "bottleneck": range(11, 10_001, 9), "wide": range(10, 10_001, 6)}
 
 # When settings take effect
 
@@ -36,10 +41,19 @@ def _norm(does: str) -> Need:
     return Need(lambda e: e.model.norm == "batch", why)
 
 
-_VGG = _families("vgg", why="only model=vgg has a width; plain and residual networks begin with 16")
-_SHORTCUT = _families("residual", why="a {family} network has no shortcuts; write model=residual, or leave it out")
+def _width(experiment: "Experiment") -> bool:
+    return experiment.model.family not in _NARROW
+
+
+#: Families whose first stage has 16 channels.
+_NARROW = ("plain", "residual", "preact", "bottleneck")
+
+_VGG = Need(_width, "a {family} network begins with 16 channels; vgg and wide have a width", ("vgg", "wide"))
+_SHORTCUT = _families(
+    "residual", why="a {family} network has no shortcuts to choose; write model=residual, or leave it out"
+)
 _SIGNAL = _families(
-    "residual", why="without a shortcut no signal would pass a {family} network; use it with model=residual"
+    "residual", why="without a shortcut no signal would pass; only the blocks of model=residual can begin so"
 )
 _WARMING = Need(
     lambda e: e.recipe.warms_up(e.model.depth),
@@ -51,6 +65,17 @@ _RAMPED = Need(
     "it belongs to a warm-up whose rate rises, and recipe.warmup={warmup} is none; "
     "write recipe.warmup=linear or quadratic, or leave it out",
 )
+_STEPS = Need(
+    lambda e: e.recipe.schedule == "steps",
+    "it belongs to recipe.schedule=steps, and recipe.schedule={schedule} has none; leave it out",
+)
+_NO_RISE = Need(
+    lambda e: e.recipe.schedule != "one_cycle",
+    "recipe.schedule=one_cycle begins with a rise of its own; leave it out",
+)
+_MOMENTUM = Need(
+    lambda e: e.optim.name == "sgd", "it belongs to optim=sgd, and optim.name={optim} has its own; leave it out"
+)
 _GENERATED = Need(
     lambda e: e.data.name == "synthetic",
     "it seeds the images of data=synthetic, and data={data} has its own; leave it out",
@@ -61,7 +86,14 @@ _GENERATED = Need(
 
 
 def _family(experiment: "Experiment") -> str:
-    return "network VGG (paper plain or residual)" if experiment.model.family == "vgg" else ""
+    family = experiment.model.family
+    named = "VGG" if family == "vgg" else family
+    return "" if family in ("plain", "residual") else f"network {named} (paper plain or residual)"
+
+
+def _width_words(experiment: "Experiment") -> str:
+    width = experiment.model.width
+    return f"VGG's width {width} (paper 64)" if experiment.model.family == "vgg" else f"width {width}"
 
 
 def _start(experiment: "Experiment") -> str:
@@ -70,7 +102,7 @@ def _start(experiment: "Experiment") -> str:
 
 def _warm_up(experiment: "Experiment") -> str:
     recipe, paper = experiment.recipe, "on" if experiment.model.depth >= 110 else "off"
-    if recipe.warmup in ("auto", paper):
+    if recipe.warmup in ("auto", paper) or recipe.schedule == "one_cycle":
         return ""
     over = f" over {recipe.warmup_iterations:,} iterations" if recipe.ramp[0] else ""
     return f"warm-up {recipe.warmup}{over} (paper {paper})"
@@ -91,25 +123,29 @@ class Section:
 
 @dataclass
 class ModelConfig(Section):
-    """A plain or residual network (paper, section 4.2), or a VGG to set beside them."""
+    """A plain or residual network (paper, section 4.2), or another to set beside them."""
 
     section = "model."
 
-    family: str = setting("plain", kind=Kind.COMPARED, choices=("plain", "residual", "vgg"), says=_family)
-    """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; or `vgg`."""
+    family: str = setting("plain", kind=Kind.COMPARED, choices=FAMILIES, says=_family)
+    """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; `vgg`; `preact`,
+    `bottleneck` or `wide`: residual networks whose norm and activation stand before each convolution; or your own."""
     depth: int = setting(20, kind=Kind.COMPARED)
-    """Number of weighted layers: 6n + 2 from 8, or for a VGG 11 or 7 + 3k from 13."""
-    width: int = setting(64, "VGG's width", check=within(1, 1024), needs=(_VGG,))
-    """VGG only. Number of channels in the first of its five stages."""
+    """Number of weighted layers: 6n + 2 from 8; for a VGG 11 or 7 + 3k from 13; bottleneck 9n + 2; wide 6n + 4."""
+    width: int = setting(64, check=within(1, 1024), says=_width_words, needs=(_VGG,))
+    """VGG and wide networks only. Number of channels in the first stage."""
     classes: int = setting(10, "classes", check=within(2, 10**6))
     """Number of outputs of the last layer."""
     shortcut: str = setting("A", "shortcut", choices=("A", "B", "C"), needs=(_SHORTCUT,))
     """Residual only. `A`: identity, zero-padded; `B`: 1x1 convolution where the shape changes; `C`: everywhere."""
-    norm: str = setting("batch", "norm", choices=("batch", "none"))
-    """What follows each convolution: `batch` norm, or `none`."""
-    init: str = setting("he", "init", choices=("he", "xavier", "gaussian", "dirac"))
-    """Initial weights: `he`, `xavier`, `gaussian` (standard deviation 0.01) or `dirac`: identities where a
-    convolution has as many channels before as after, He elsewhere."""
+    norm: str = setting("batch", "norm", choices=("batch", "group", "layer", "weight_standardised", "none"))
+    """What follows each convolution: `batch` norm, `group` norm (groups of 8 channels), `layer` norm (all channels),
+    `weight_standardised`: group norm, and each filter's weights standardised; or `none`."""
+    activation: str = setting("relu", "activation", choices=("relu", "gelu", "leaky"))
+    """The nonlinearity: `relu`, `gelu`, or `leaky` ReLU of slope 0.01."""
+    init: str = setting("he", "init", choices=("he", "he_fan_out", "xavier", "orthogonal", "gaussian", "dirac"))
+    """Initial weights: `he` (fan-in), `he_fan_out`, `xavier`, `orthogonal`, `gaussian` (standard deviation 0.01) or
+    `dirac`: identities where a convolution has as many channels before as after, He elsewhere."""
     start: str | None = setting(None, says=_start)
     """Name of the run whose trained network this one begins as, as `degrade probe construct` gives it. None: the
     network begins as `init` says."""
@@ -133,7 +169,20 @@ class ModelConfig(Section):
         super().__post_init__()
         if self.depth > 10_000:
             raise ConfigError(f"model.depth={self.depth}: the deepest that is built is 10000; the paper's is 1202")
-        (_vgg_depth if self.family == "vgg" else _resnet_depth)(self.depth)
+        rules = {"vgg": _vgg_depth, "plain": _resnet_depth, "residual": _resnet_depth}
+        rules.get(self.family, self._depth)(self.depth)
+        if self.norm in ("group", "weight_standardised") and self.family not in _NARROW and self.width % 8:
+            raise ConfigError(f"model.width={self.width}: model.norm={self.norm} has groups of 8 channels; take 8k")
+
+    def _depth(self, depth: int) -> None:
+        """Refuse a depth that is none of the family's, which a `range` lists, its own or its network's `depths`."""
+        depths = DEPTHS.get(self.family) or getattr(registry.find("model.family", self.family), "depths", None)
+        if depths is not None and depth not in depths:
+            near = [*[own for own in depths if own < depth][-1:], *[own for own in depths if own > depth][:1]]
+            raise ConfigError(
+                f"model.depth={depth}: a {self.family} network has depth {', '.join(map(str, depths[:3]))} ...; "
+                f"nearest: {' or '.join(map(str, near))}"
+            )
 
 
 @dataclass
@@ -190,17 +239,19 @@ class DataConfig(Section):
 
 @dataclass
 class OptimConfig(Section):
-    """Stochastic gradient descent (paper, section 3.4)."""
+    """Stochastic gradient descent (paper, section 3.4), or another optimizer."""
 
     section = "optim."
 
+    name: str = setting("sgd", "optimizer", choices=("sgd", "adamw"))
+    """`sgd` (paper), `adamw`, or another class by its dotted path, such as `torch.optim.RMSprop`."""
     lr: float = setting(0.1, "rate", check=must.POSITIVE)
     """Learning rate before the first milestone."""
-    momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True))
+    momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True), needs=(_MOMENTUM,))
     """Share of the previous update that the next one keeps."""
     weight_decay: float = setting(1e-4, "weight decay", check=must.FINITE)
-    """Multiple of each weight that is added to its gradient."""
-    nesterov: bool = setting(False, "Nesterov")
+    """Multiple of each weight that is added to its gradient; adamw takes the rate times it from the weight itself."""
+    nesterov: bool = setting(False, "Nesterov", needs=(_MOMENTUM,))
     """Whether momentum is Nesterov's instead of the paper's classical one."""
     decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
     """Whether batch norm's scale and shift decay too. The paper leaves it open."""
@@ -210,7 +261,7 @@ class OptimConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nesterov and self.momentum == 0:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
 
 
@@ -224,11 +275,19 @@ class RecipeConfig(Section):
     """Name of the recipe in records and figures."""
     iterations: int = setting(64000, "iterations", check=within(1, 10**9))
     """Number of updates of the weights."""
-    milestones: list[int] = setting([32000, 48000], "milestones", check=must.RISING)  # noqa: RUF009 - a copy for each
+    schedule: str = setting("steps", "schedule", choices=("steps", "cosine", "linear", "one_cycle"))
+    """How the rate falls: in `steps` at the milestones (paper); to 0 along half a `cosine` or a `linear` line, over
+    the updates that follow warm-up; or `one_cycle`: it rises over three tenths of the updates and falls to nearly
+    0."""
+    milestones: list[int] = setting(  # noqa: RUF009 - a copy for each
+        [32000, 48000], "milestones", check=must.RISING, needs=(_STEPS,)
+    )
     """The rate is divided by 10 after these iterations: the update made at a milestone uses the old rate."""
     batch_size: int = setting(128, "batch", check=within(1, 10**6))
     """Number of images in an update."""
-    warmup: str = setting("auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up)
+    warmup: str = setting(
+        "auto", choices=("auto", "on", "off", "linear", "quadratic"), says=_warm_up, needs=(_NO_RISE,)
+    )
     """`on`: `warmup_lr` until the training error falls below `warmup_error` (paper). `linear` or `quadratic`: the
     rate rises from 0 over `warmup_iterations`. `off`: no warm-up. `auto`: on for depth 110 and deeper (paper), and
     off below."""
@@ -246,13 +305,15 @@ class RecipeConfig(Section):
 
     def warms_up(self, depth: int) -> bool:
         """Whether a network of `depth` starts at the warm-up rate."""
-        return self.warmup == "on" or (self.warmup == "auto" and depth >= 110)
+        on = self.warmup == "on" or (self.warmup == "auto" and depth >= 110)
+        return on and self.schedule != "one_cycle"
 
     @property
     def ramp(self) -> tuple[int, int]:
         """Number of updates over which the rate rises from 0, and the power of its rise; (0, 1) if it does not."""
         powers = {"linear": 1, "quadratic": 2}
-        return (self.warmup_iterations, powers[self.warmup]) if self.warmup in powers else (0, 1)
+        rises = self.warmup in powers and self.schedule != "one_cycle"
+        return (self.warmup_iterations, powers[self.warmup]) if rises else (0, 1)
 
 
 @dataclass
@@ -302,8 +363,16 @@ class LogConfig(Section):
 
     every: int | None = setting(None, check=must.INTERVAL)
     """Iterations between rows of metrics. None: as many as between evaluations."""
+    to: list[str] = setting([], choices=("tensorboard", "wandb", "mlflow", "trackio"))  # noqa: RUF009 - a copy for each
+    """Loggers that the rows are written for too, each of an extra of the same name. What they write stays on this
+    machine, unless the environment variables of the tool itself say where to send it."""
     tensorboard: bool = setting(False)
-    """Whether the rows are written for TensorBoard too, into the run's directory."""
+    """Whether the rows are written for TensorBoard too: the same as `tensorboard` in `log.to`."""
+
+    @property
+    def loggers(self) -> list[str]:
+        """The loggers of `to` and of `tensorboard`, each once."""
+        return list(dict.fromkeys([*self.to, *["tensorboard"] * self.tensorboard]))
 
 
 @dataclass
@@ -349,6 +418,8 @@ class Experiment(Section):
     """Root folder of all records."""
     name: str = setting("paper", kind=Kind.INCIDENTAL, check=must.PATH_PART)
     """Name of the experiment, which is its folder below `output`."""
+    modules: list[str] = setting([], kind=Kind.INCIDENTAL)  # noqa: RUF009 - a copy for each
+    """Python files that add choices, as `--with FILE` names them, each as `PATH#SHA-256`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,13 @@
 
 import math
 import re
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from degrade.config import registry
 from degrade.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Setting:
     """Its name in figures where it departs from the paper; empty where they do not name it."""
     kind: Kind = Kind.FIXED
     choices: tuple[Any, ...] = ()
-    """The values that it may have, where they are few."""
+    """The values that it, or each of its list, may have, where they are few."""
     check: Must | None = None
     """What other values must be."""
     needs: tuple[Need, ...] = ()
@@ -104,9 +106,13 @@ class Setting:
         Raises:
             ConfigError: there is something wrong with the value; the message names it and the fix.
         """
-        if self.choices and value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            hint = did_you_mean(value, self.choices) if isinstance(value, str) else f"choose one of {listed}"
+        given = value if isinstance(value, list) else [value]
+        added = key in registry.OPEN
+        unknown = [own for own in given if own not in self.choices and not (added and registry.find(key, own))]
+        if self.choices and unknown:
+            value, known = unknown[0], (*self.choices, *registry.names(key))
+            listed = ", ".join(map(str, known))
+            hint = did_you_mean(value, known) if isinstance(value, str) else f"choose one of {listed}"
             raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
         if self.check is not None and value is not None and not self.check.holds(value):
             raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")
@@ -137,13 +143,14 @@ TYPES = {
     bool: "true or false",
     str: "text",
     list[int]: "list of whole numbers",
+    list[str]: "list of names",
     type(None): "null",
 }
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind == list[int]:
-        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind in (list[int], list[str]):
+        return isinstance(value, list) and all(_is(own, *typing.get_args(kind)) for own in value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     if kind is float:

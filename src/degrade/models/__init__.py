@@ -1,7 +1,23 @@
 """Networks, and what can be said of them without training."""
 
+from degrade.models.activation import activation
 from degrade.models.anatomy import count_parameters, layers, multiply_adds
-from degrade.models.cifar import BasicBlock, CifarNet, build_model
+from degrade.models.cifar import BasicBlock, CifarNet
+from degrade.models.family import build_model
+from degrade.models.norm import convolution, normalisation
+from degrade.models.preact import PreactNet
 from degrade.models.vgg import VggNet
 
-__all__ = ["BasicBlock", "CifarNet", "VggNet", "build_model", "count_parameters", "layers", "multiply_adds"]
+__all__ = [
+    "BasicBlock",
+    "CifarNet",
+    "PreactNet",
+    "VggNet",
+    "activation",
+    "build_model",
+    "convolution",
+    "count_parameters",
+    "layers",
+    "multiply_adds",
+    "normalisation",
+]

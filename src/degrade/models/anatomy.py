@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from degrade.config import ModelConfig
-from degrade.models.cifar import build_model
+from degrade.models.family import build_model
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         count = count_parameters(module)
-        if not isinstance(module, _LAYERS):  # a norm, of whatever kind, belongs to the layer before it
+        if not isinstance(module, _LAYERS) and found:  # a norm, of whatever kind, belongs to the layer before it
             found[-1] = replace(found[-1], parameters=found[-1].parameters + count)
             return
         shape = tuple(output.shape[1:])
@@ -128,7 +128,8 @@ def _stack(kernels: list[int], channels: int) -> Stack:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, nn.Linear):
         return "linear"
-    assert isinstance(module, nn.Conv2d | nn.MaxPool2d)  # noqa: S101 - for mypy
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        return type(module).__name__
     size, step = _single(module.kernel_size), _single(module.stride)
     name = "conv" if isinstance(module, nn.Conv2d) else "max pool"
     return f"{size}x{size} {name}" + (f" /{step}" if step > 1 else "")
@@ -149,7 +150,7 @@ class _Fields(TorchFunctionMode):
 
     def of(self, tensor: Tensor) -> int | None:
         """The receptive field of a tensor's values; None for the whole image."""
-        return self._seen[id(tensor)][1]
+        return self._seen[id(tensor)][1] if id(tensor) in self._seen else None
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -157,7 +158,10 @@ class _Fields(TorchFunctionMode):
         """Compute, and note how far the result sees."""
         result = function(*args, **(kwargs or {}))
         # In place means that the same tensor comes back, and what it saw before counts as well.
-        sources = [self._seen[id(x)][1:] for x in args if id(x) in self._seen]
+        given = [
+            x for own in (*args, *(kwargs or {}).values()) for x in (own if isinstance(own, list | tuple) else [own])
+        ]
+        sources = [self._seen[id(x)][1:] for x in given if id(x) in self._seen]
         if isinstance(result, Tensor) and sources:
             whole = any(field is None for field, _ in sources) or function in _OVER_ALL
             field = None if whole else max(field for field, _ in sources if field is not None)
@@ -166,21 +170,30 @@ class _Fields(TorchFunctionMode):
         return result
 
 
-_OVER_ALL = (Tensor.mean, torch.mean, F.linear)
+_OVER_ALL = (Tensor.mean, torch.mean, F.linear, F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 
 
 def _widened(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], field: int | None, step: int
 ) -> tuple[int | None, int]:
-    if function is torch.conv2d:  # input, weight, bias, stride
-        size, stride = args[1].shape[-1], _single(args[3] if len(args) > 3 else kwargs["stride"])
-    elif function is F.max_pool2d:  # input, size; the stride is passed by name
-        size, stride = _single(args[1]), _single(kwargs["stride"])
+    if function is torch.conv2d:  # input, weight, bias, stride, padding, dilation
+        stride, dilation = (
+            _argument(args, kwargs, place, name, 1) for place, name in ((3, "stride"), (5, "dilation"))
+        )
+        size = 1 + dilation * (args[1].shape[-1] - 1)
+    elif function in (F.max_pool2d, F.avg_pool2d):  # input, size, stride
+        size = _single(args[1])
+        stride = _argument(args, kwargs, 2, "stride", size)
     elif function is Tensor.__getitem__ and isinstance(args[1], tuple):
         size, stride = 1, max([part.step or 1 for part in args[1] if isinstance(part, slice)], default=1)
     else:
         return field, step
     return None if field is None else field + (size - 1) * step, step * stride
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, otherwise: int) -> int:
+    value = args[place] if len(args) > place else kwargs.get(name)
+    return otherwise if value is None else _single(value)
 
 
 def _single(size: Any) -> int:

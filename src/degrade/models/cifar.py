@@ -9,14 +9,13 @@ elsewhere load. Identity shortcuts have no parameters: plain and residual networ
 
 from collections.abc import Iterator
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
-from degrade.models.norm import normalisation
+from degrade.models.activation import activation
+from degrade.models.norm import convolution, normalisation
 from degrade.models.recompute import recomputed
-from degrade.models.vgg import VggNet
+from degrade.models.shortcut import PaddedIdentity
 
 
 class BasicBlock(nn.Module):
@@ -25,15 +24,16 @@ class BasicBlock(nn.Module):
     Args:
         channels_in, channels_out: channels before and after.
         stride: stride of the first convolution; 2 halves the map.
-        config: the network's settings, of which family, shortcut, norm and zero_init matter.
+        config: the network's settings, of which family, shortcut, norm, activation and zero_init matter.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.conv1 = convolution(channels_in, channels_out, 3, config, stride=stride)
         self.bn1 = normalisation(channels_out, config)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.conv2 = convolution(channels_out, channels_out, 3, config)
         self.bn2 = normalisation(channels_out, config)
+        self.activate = activation(config)
         self.residual = config.family == "residual"
         if config.zero_init and self.residual:
             nn.init.zeros_(self.bn2.weight)  # type: ignore[arg-type]
@@ -42,11 +42,11 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float N x channels_in x H x W to N x channels_out x H/stride x W/stride."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.activate(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.residual:
             out = out + self.shortcut(x)  # the whole difference between the two families
-        return F.relu(out, inplace=True)
+        return self.activate(out)
 
 
 class CifarNet(nn.Module):
@@ -61,8 +61,9 @@ class CifarNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         blocks = (config.depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = convolution(3, 16, 3, config)
         self.bn1 = normalisation(16, config)
+        self.activate = activation(config)
         self.layer1 = _stage(16, 16, 1, blocks, config)
         self.layer2 = _stage(16, 32, 2, blocks, config)
         self.layer3 = _stage(32, 64, 2, blocks, config)
@@ -70,7 +71,7 @@ class CifarNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.activate(self.bn1(self.conv1(x)))
         if self.recompute and self.training:
             out = recomputed([*self.layer1, *self.layer2, *self.layer3], out)
         else:
@@ -89,56 +90,12 @@ class CifarNet(nn.Module):
                 yield f"{stage}.{k}.conv2", block.conv2, block.bn2
 
 
-class PaddedIdentity(nn.Module):
-    """Shortcut option A: it keeps every stride-th pixel, and adds channels of zeros, half before, half after."""
-
-    def __init__(self, new_channels: int, stride: int) -> None:
-        super().__init__()
-        self.before = new_channels // 2
-        self.after = new_channels - self.before
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map N x C x H x W to N x C+new x H/stride x W/stride."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
-
-
-def build_model(config: ModelConfig, *, generator: torch.Generator | None = None) -> CifarNet | VggNet:
-    """Build a network on the CPU with freshly drawn weights.
-
-    Args:
-        config: the network's settings.
-        generator: source of the weights; None uses PyTorch's global one. Weights that plain and residual networks
-            share are drawn first, so both start from identical ones.
-    """
-    model = VggNet(config) if config.family == "vgg" else CifarNet(config)
-    shared = [m for name, m in model.named_modules() if "shortcut" not in name]
-    projections = [m for name, m in model.named_modules() if "shortcut" in name]
-    for module in shared + projections:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            _draw(module.weight, config.init, generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
-
-
-def _draw(weight: Tensor, init: str, generator: torch.Generator | None) -> None:
-    if init == "dirac" and weight.dim() == 4 and weight.shape[0] == weight.shape[1]:
-        nn.init.dirac_(weight)
-    elif init in ("he", "dirac"):
-        nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu", generator=generator)
-    elif init == "xavier":
-        nn.init.xavier_normal_(weight, generator=generator)
-    else:
-        nn.init.normal_(weight, std=0.01, generator=generator)
-
-
 def _shortcut(channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> nn.Module:
     """The shortcut by option A, B or C of the paper, section 3.3."""
     same_shape = stride == 1 and channels_in == channels_out
     if config.shortcut == "C" or (config.shortcut == "B" and not same_shape):
-        convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-        return nn.Sequential(convolution, normalisation(channels_out, config))
+        projection = convolution(channels_in, channels_out, 1, config, stride=stride)
+        return nn.Sequential(projection, normalisation(channels_out, config))
     return nn.Identity() if same_shape else PaddedIdentity(channels_out - channels_in, stride)
 
 

@@ -8,11 +8,11 @@ error.
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
-from degrade.models.norm import normalisation
+from degrade.models.activation import activation
+from degrade.models.norm import convolution, normalisation
 from degrade.models.recompute import recomputed
 
 #: Channels of each stage, in units of `width`.
@@ -32,16 +32,17 @@ def convolutions_by_stage(depth: int) -> tuple[int, ...]:
 
 
 class ConvLayer(nn.Module):
-    """A 3x3 convolution, batch norm if there is any (the convolution then has no bias), and ReLU."""
+    """A 3x3 convolution, its norm if there is any (the convolution then has no bias), and the nonlinearity."""
 
     def __init__(self, channels_in: int, channels_out: int, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=config.norm == "none")
+        self.conv = convolution(channels_in, channels_out, 3, config, bias=config.norm == "none")
         self.norm = normalisation(channels_out, config)
+        self.activate = activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float N x channels_in x H x W to N x channels_out x H x W."""
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        return self.activate(self.norm(self.conv(x)))
 
 
 class VggNet(nn.Module):
@@ -66,6 +67,7 @@ class VggNet(nn.Module):
         self.linear1 = nn.Linear(before, before)
         self.linear2 = nn.Linear(before, before)
         self.linear = nn.Linear(before, config.classes)
+        self.activate = activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
@@ -76,8 +78,8 @@ class VggNet(nn.Module):
             for layer in layers:
                 x = layer(x)
         x = x.mean(dim=(2, 3))  # with 32x32 images the map is one pixel
-        x = F.relu(self.linear1(x), inplace=True)
-        x = F.relu(self.linear2(x), inplace=True)
+        x = self.activate(self.linear1(x))
+        x = self.activate(self.linear2(x))
         return self.linear(x)  # type: ignore[no-any-return]
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv2d, nn.Module]]:

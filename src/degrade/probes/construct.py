@@ -50,7 +50,8 @@ from degrade.probes.probe import (
     within,
 )
 from degrade.runs import RunRecord, run, run_directory
-from degrade.training import Training, learning_rate
+from degrade.training import Training
+from degrade.training.schedule import scheduled_rate
 
 log = logging.getLogger("degrade.run")
 
@@ -256,12 +257,14 @@ def continuations(
     if weights.lr is None and kept:
         weights = Standing(int(kept[0]["iteration"]), None)
     # Without a checkpoint the schedule gives the rate of the last update; only a warm-up is not in it.
-    scheduled = learning_rate(max(1, weights.iteration), base=held.optim.lr, milestones=held.recipe.milestones)
+    recipe = replace(held.recipe, warmup="off")
+    scheduled = scheduled_rate(max(1, weights.iteration), recipe, base=held.optim.lr)
     place = record.path.resolve()
     start = f"{place.parent.name}.{place.name}.{weights.iteration}"
     settings = [
         f"name={scratch.name}-construct",
         f"recipe.iterations={iterations}",
+        "recipe.schedule=steps",
         "recipe.milestones=[]",
         "recipe.warmup=off",
         f"optim.lr={weights.lr or scheduled!r}",

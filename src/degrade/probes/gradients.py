@@ -48,6 +48,7 @@ from degrade.config import Experiment
 from degrade.data import ImageSet, load_images
 from degrade.data.batches import single_view
 from degrade.models import BasicBlock, CifarNet, VggNet
+from degrade.models.activation import is_relu
 from degrade.probes.probe import (
     Row,
     Shown,
@@ -222,7 +223,7 @@ def initial_gradients(experiment: Experiment, images: ImageSet, *, limit: int | 
     return [{**row, "count": len(labels)} for row in layer_gradients(training.engine.model, looked, labels)]
 
 
-def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *, noise: float = NOISE) -> list[Row]:
+def layer_gradients(model: nn.Module, images: Tensor, labels: Tensor, *, noise: float = NOISE) -> list[Row]:
     """What goes through each weighted layer of a network, forwards and backwards, in train mode.
 
     A layer's response is its output after batch norm, before ReLU and addition; the last layer's are the logits.
@@ -234,7 +235,8 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
     image's response and the one at a neighbouring input, from -1 to 1, mean over the images where neither is zero;
     `dead`, the share of the ReLU's units (a channel at a place) that are zero on every image, from 0 to 1. The ReLU
     is the one that the layer's response goes into: for the second convolution of a residual block, after the
-    addition; the logits have no ReLU, and `dead` is nan there. Values that overflow are inf or nan.
+    addition; the logits have no ReLU, and `dead` is nan there, as in a network that is neither plain, residual nor
+    VGG, or has another nonlinearity. Values that overflow are inf or nan.
 
     Args:
         model: the network; it is not changed, batch norm's running statistics included.
@@ -244,7 +246,7 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
             share of that of all values in `images`; they pass in the same batches.
     """
     model = copy.deepcopy(model).train()
-    model.recompute = False  # each response is to be seen once
+    model.recompute = False  # type: ignore[assignment] # each response is to be seen once
     model.zero_grad(set_to_none=True)
     neighbour = copy.deepcopy(model)  # by itself, so that its gradients are not added to the weights'
     layers = list(weighted_layers(model))
@@ -272,7 +274,7 @@ def layer_gradients(model: CifarNet | VggNet, images: Tensor, labels: Tensor, *,
         units = ~(output.detach() <= 0).all(dim=0)  # what is not a number is not zero
         alive[place] = alive[place] | units if place in alive else units
 
-    def backwards(network: CifarNet | VggNet, batch: Tensor, wanted: Tensor) -> None:
+    def backwards(network: nn.Module, batch: Tensor, wanted: Tensor) -> None:
         loss = F.cross_entropy(network(batch), wanted, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -305,12 +307,14 @@ def _cosines(one: Tensor, other: Tensor) -> Tensor:
     return torch.stack([((a * b).sum(dim=1)[known] / lengths[known]).sum(), known.sum().double()])
 
 
-def _rectified(model: CifarNet | VggNet) -> list[nn.Module]:
+def _rectified(model: nn.Module) -> list[nn.Module]:
     """For each weighted layer but the last a module whose output is above zero where that of the layer's ReLU is.
 
     It is the module of the layer's response; for a residual block's second convolution it is the block, which ends
-    with the ReLU.
+    with the ReLU. Empty where that is not known, or where there is no ReLU.
     """
+    if not isinstance(model, CifarNet | VggNet) or not is_relu(model.activate):
+        return []
     modules: list[nn.Module] = []
     for name, _, response in weighted_layers(model):
         block = model.get_submodule(name.rpartition(".")[0])
@@ -319,7 +323,7 @@ def _rectified(model: CifarNet | VggNet) -> list[nn.Module]:
     return modules[:-1]
 
 
-def weighted_layers(model: CifarNet | VggNet) -> Iterator[tuple[str, Tensor, nn.Module]]:
+def weighted_layers(model: Any) -> Iterator[tuple[str, Tensor, nn.Module]]:
     """Name, weights and the module of the response of each layer but 1x1 shortcuts, in the order of their work."""
     for name, convolution, norm in model.convolutions():
         yield name, convolution.weight, norm

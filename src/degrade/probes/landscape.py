@@ -35,6 +35,9 @@ from degrade.training import Training
 #: A network's parameters, or a direction among them.
 Weights = list[Tensor]
 
+#: Multiples of directions.
+Steps = Sequence[tuple[float, Weights]]
+
 #: Losses are drawn no higher than this, which is ten times the loss of guessing among ten classes.
 CEILING = 10 * math.log(10)
 
@@ -62,13 +65,14 @@ def look(
     for curve, rows in zip(curves, found, strict=True):
         losses = [float(row["loss"]) for row in rows]
         shown = (losses[len(losses) // 2], min(losses), max(losses))
-        cells.append([_seed_of(curve), *(f"{value:.3g}" for value in shown)])
+        cells.append([seed_of(curve), *(f"{value:.3g}" for value in shown)])
     figure = draw_landscape(curves, found, seed=seed, limit=limit, recalibrate=how["recalibrate"])
     name = f"landscape{'-recalibrated' * how['recalibrate']}.png"
     return Shown(aligned(["network", "loss", "least", "greatest"], cells), figure, name)
 
 
-def _seed_of(curve: Curve) -> str:
+def seed_of(curve: Curve) -> str:
+    """A network's label and the one seed that is looked at."""
     return f"{curve.label}, seed {next(iter(curve.seeds))}"
 
 
@@ -130,17 +134,35 @@ def landscape(
 def _loss_around(
     training: Training, seed: int, limit: int, *, recalibrate: bool
 ) -> tuple[Callable[[float, float], tuple[float, float]], int]:
-    """Loss and error as a function of the place on the plane of two directions; and the number of images."""
+    """Loss and error as a function of the place on the plane of two random directions; and the number of images."""
+    centre = [parameter.detach().clone() for parameter in training.engine.model.parameters()]
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (direction(centre, generator) for _ in range(2))
+    loss, count = loss_of_weights(training, limit, recalibrate=recalibrate)
+    return lambda a, b: loss(centre, [(a, first), (b, second)]), count
+
+
+def loss_of_weights(
+    training: Training, limit: int, *, recalibrate: bool
+) -> tuple[Callable[[Weights, Steps], tuple[float, float]], int]:
+    """Loss and error of a run's network with other weights, in eval mode, on its first training images.
+
+    Args:
+        training: the run, whose network is changed.
+        limit: number of images, un-augmented.
+        recalibrate: whether batch norm's mean and variance are measured anew over the same images.
+
+    Returns:
+        A function of a centre and of steps from there, which gives loss and error, a fraction; and the number of
+        images.
+    """
     model = training.engine.model.eval()
     model.recompute = False  # nothing is kept here that could be computed again
     pixels, labels = training.batches.pixels[:limit], training.batches.labels[:limit]
-    centre = [parameter.detach().clone() for parameter in model.parameters()]
-    generator = torch.Generator().manual_seed(seed)
-    first, second = (direction(centre, generator) for _ in range(2))
 
     @torch.inference_mode()
-    def loss(a: float, b: float) -> tuple[float, float]:
-        move(model, centre, [(a, first), (b, second)])
+    def loss(centre: Weights, steps: Steps) -> tuple[float, float]:
+        move(model, centre, steps)
         if recalibrate:
             measure_statistics(model, pixels, training.batches.mean)
         total = wrong = 0.0
@@ -187,7 +209,7 @@ def direction(weights: Weights, generator: torch.Generator) -> Weights:
     return [filters(weight) if weight.dim() > 1 else torch.zeros_like(weight) for weight in weights]
 
 
-def move(model: nn.Module, centre: Weights, steps: Sequence[tuple[float, Weights]]) -> None:
+def move(model: nn.Module, centre: Weights, steps: Steps) -> None:
     """Set a network's parameters to a centre plus multiples of directions."""
     for place, parameter in enumerate(model.parameters()):
         parameter.copy_(centre[place] + sum(step * along[place] for step, along in steps))
@@ -202,27 +224,21 @@ def draw_landscape(
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.0), layout="constrained")
     FigureCanvasAgg(figure)
-    planes = [_plane(rows) for rows in found]
-    lowest = min(float(loss.min()) for *_, loss in planes)
-    highest = max(float(loss.max()) for *_, loss in planes)
-    levels = np.geomspace(lowest, max(highest, 1.01 * lowest), 16)
+    planes = [plane(rows) for rows in found]
+    levels = levels_of(planes)
     above = []
     for k, (curve, (a, b, loss)) in enumerate(zip(curves, planes, strict=True), start=1):
         flat = figure.add_subplot(2, len(curves), k)
-        shades = _contours(flat, a, b, loss, levels)
+        shades = contours(flat, a, b, loss, levels)
+        flat.plot(0, 0, color="white", marker="+", markersize=7)
+        flat.set_aspect("equal")
+        flat.set_xlabel("first direction")
+        flat.set_ylabel("second direction")
         middle = f"loss {loss[len(loss) // 2, len(loss) // 2]:.3g} in the middle"
-        flat.set_title(f"{_seed_of(curve)}\n{middle}", fontsize=9)
+        flat.set_title(f"{seed_of(curve)}\n{middle}", fontsize=9)
         above.append(flat)
         _surface(figure.add_subplot(2, len(curves), len(curves) + k, projection="3d"), a, b, loss, levels)
-    bar = figure.colorbar(
-        shades,
-        ax=above,
-        label="loss" if highest < CEILING else f"loss (at {CEILING:.3g}: that or more)",
-        ticks=levels[::3],
-        format="{x:.3g}",
-    )
-    bar.minorticks_off()
-    bar.ax.tick_params(labelsize=7)
+    add_scale(figure, shades, above, levels)
     statistics = "measured anew at each point" if recalibrate else "as in the middle"
     title = f"Loss around trained networks, batch norm's statistics {statistics}"
     points, across = f"{len(found[0]):,}", math.isqrt(len(found[0]))
@@ -237,21 +253,33 @@ def draw_landscape(
     return finished(figure, f"{text}\n{footer(curves, banded=False)}", title)
 
 
-def _plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:
+def plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:
     """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
     a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
     loss = np.array([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
     return a, b, np.minimum(np.nan_to_num(loss, nan=CEILING, posinf=CEILING), CEILING)
 
 
-def _contours(axes: Axes, a: Array, b: Array, loss: Array, levels: Array) -> QuadContourSet:
+def levels_of(planes: Sequence[tuple[Array, Array, Array]]) -> Array:
+    """Levels of the loss, evenly spaced in its logarithm, that several planes share."""
+    lowest = min(float(loss.min()) for *_, loss in planes)
+    highest = max(float(loss.max()) for *_, loss in planes)
+    return np.geomspace(lowest, max(highest, 1.01 * lowest), 16)
+
+
+def contours(axes: Axes, a: Array, b: Array, loss: Array, levels: Array) -> QuadContourSet:
+    """Draw the loss over a plane, the first direction to the right."""
     shades = axes.contourf(a, b, loss.T, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis")
     axes.contour(a, b, loss.T, levels=levels, colors="0.2", linewidths=0.4)
-    axes.plot(0, 0, color="white", marker="+", markersize=7)
-    axes.set_aspect("equal")
-    axes.set_xlabel("first direction")
-    axes.set_ylabel("second direction")
     return shades
+
+
+def add_scale(figure: Figure, shades: QuadContourSet, beside: Sequence[Axes], levels: Array) -> None:
+    """Draw the bar that says which loss a shade is."""
+    label = "loss" if levels[-1] < CEILING else f"loss (at {CEILING:.3g}: that or more)"
+    bar = figure.colorbar(shades, ax=beside, label=label, ticks=levels[::3], format="{x:.3g}")
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=7)
 
 
 def _surface(axes: Any, a: Array, b: Array, loss: Array, levels: Array) -> None:

@@ -6,21 +6,17 @@ there twice and none is missing.
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degrade.config import Experiment
-from degrade.extras import require
 from degrade.metrics import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "tensorboard"
-
-#: TensorBoard's tag for each column of metrics.jsonl.
+#: The name, in TensorBoard and other tools, of each column of metrics.jsonl.
 TAGS = {
     "train_loss": "loss/train",
     "test_loss": "loss/test",
@@ -35,67 +31,66 @@ TAGS = {
 _FIGURE = ".figure"
 
 
-def check_board(experiment: Experiment) -> None:
-    """Check that what `log.tensorboard` needs is there, before anything is trained.
-
-    Raises:
-        ConfigError: log.tensorboard is set, and the package is not installed.
-    """
-    if experiment.log.tensorboard:
-        require("tensorboard", extra="tensorboard", what="log.tensorboard=true")
+def values(row: Metrics) -> dict[str, float]:
+    """The finite values of a row of metrics, by their names in tools."""
+    return {tag: value for key, tag in TAGS.items() if (value := row.finite(key)) is not None}
 
 
-class Board:
-    """Writes a run's event files.
-
-    Args:
-        folder: the run's directory.
-        rows: the metrics that the run has so far.
-    """
-
-    def __init__(self, folder: Path, rows: Sequence[Metrics]) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        self._writer: Any = SummaryWriter(str(folder / FOLDER), flush_secs=10)
-        # TensorBoard's relative time is then the record's, as if the run had been trained in one go.
-        self._started = time.time() - (rows[-1].finite("seconds") or 0.0 if rows else 0.0)
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Metrics) -> None:
-        """Write the finite values of a row of metrics."""
-        for key, tag in TAGS.items():
-            if (value := row.finite(key)) is not None:
-                when = self._started + (row.finite("seconds") or 0.0)
-                self._writer.add_scalar(tag, value, row.iteration, walltime=when)
-
-    def finish(self, experiment: Experiment, last: Mapping[str, Any]) -> None:
-        """Write the settings as hyperparameters, beside the last errors, which `last` holds by their columns."""
-        from torch.utils.tensorboard.summary import hparams
-
-        settings = {key: _plain(value) for key, value in experiment.flat().items() if value is not None}
-        errors = {tag: last[key] for key, tag in TAGS.items() if "error" in key and last.get(key) is not None}
-        # The writer's own add_hparams would make another run for them.
-        for summary in hparams(settings, errors):  # type: ignore[no-untyped-call]
-            self._writer.file_writer.add_summary(summary)
-
-    def close(self) -> None:
-        """Flush all to disk and close the files."""
-        self._writer.close()
+def errors(last: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the last errors, given by their columns, that were measured, by their names in tools."""
+    return {tag: last[key] for key, tag in TAGS.items() if "error" in key and last.get(key) is not None}
 
 
-def write_board(folder: Path, experiment: Experiment, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write all that a Board would have written of a finished run, if it was trained without one."""
-    if not (folder / FOLDER).is_dir():
-        metrics = [Metrics.read(row) for row in rows]
-        board = Board(folder, metrics)
-        board.finish(experiment, asdict(metrics[-1]))
-        board.close()
+def hyperparameters(experiment: Experiment) -> dict[str, Any]:
+    """The settings that have a value, each as a number, a truth value or text."""
+    return {key: _plain(value) for key, value in experiment.flat().items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+class Board:
+    """Writes a run's event files; a `Logger` of `runs.loggers`.
+
+    Args:
+        folder: the run's directory.
+        experiment: its settings.
+    """
+
+    FOLDER = "tensorboard"
+
+    def __init__(self, folder: Path, experiment: Experiment, _: str = "") -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        shutil.rmtree(folder / self.FOLDER, ignore_errors=True)
+        self._experiment = experiment
+        self._writer: Any = SummaryWriter(str(folder / self.FOLDER), flush_secs=10)
+        self._started: float | None = None
+
+    def holds(self, iteration: int) -> bool:  # noqa: ARG002 - files are written anew
+        """Whether the row of an iteration is there: never at first."""
+        return False
+
+    def add(self, rows: Sequence[Metrics]) -> None:
+        """Write the finite values of rows of metrics."""
+        seconds = [row.finite("seconds") or 0.0 for row in rows]
+        if self._started is None:
+            # TensorBoard's relative time is then the record's, as if the run had been trained in one go.
+            self._started = time.time() - seconds[-1]
+        for row, after in zip(rows, seconds, strict=True):
+            for tag, value in values(row).items():
+                self._writer.add_scalar(tag, value, row.iteration, walltime=self._started + after)
+
+    def close(self, last: Mapping[str, Any] | None) -> None:
+        """Flush all to disk; of a finished run write the settings as hyperparameters too, beside the last errors."""
+        if last is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            # The writer's own add_hparams would make another run for them.
+            for summary in hparams(hyperparameters(self._experiment), errors(last)):  # type: ignore[no-untyped-call]
+                self._writer.file_writer.add_summary(summary)
+        self._writer.close()
 
 
 def add_figure(folder: Path, figure: "Figure", iteration: int) -> None:
@@ -108,8 +103,8 @@ def add_figure(folder: Path, figure: "Figure", iteration: int) -> None:
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    for old in (folder / FOLDER).glob(f"*{_FIGURE}"):
+    for old in (folder / Board.FOLDER).glob(f"*{_FIGURE}"):
         old.unlink()
-    writer: Any = SummaryWriter(str(folder / FOLDER), filename_suffix=_FIGURE)
+    writer: Any = SummaryWriter(str(folder / Board.FOLDER), filename_suffix=_FIGURE)
     writer.add_figure("curves", figure, iteration)
     writer.close()

@@ -12,6 +12,7 @@ import torch
 
 import degrade
 from degrade.config import Experiment, ModelConfig, RecipeConfig
+from degrade.config.registry import recorded
 from degrade.data import ImageSet
 from degrade.models import count_parameters
 from degrade.runs.record import now
@@ -65,6 +66,7 @@ def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "platform": platform.platform(),
         "git": git_state(),
+        **({"modules": modules} if (modules := recorded()) else {}),
         "versions": {
             "degrade": degrade.__version__,
             "python": platform.python_version(),
@@ -92,8 +94,10 @@ def _initial_weights(model: ModelConfig) -> str:
         "xavier": "xavier, fan-in and fan-out, linear layer too",
         "gaussian": "gaussian, standard deviation 0.01, linear layer too",
         "dirac": "identity; where channels change, and in the linear layer, he, fan-in",
+        "he_fan_out": "he, fan-out, linear layer too",
+        "orthogonal": "orthogonal, times the root of 2, linear layer too",
     }
-    return f"{drawn[model.init]}; biases 0"
+    return f"{drawn.get(model.init, model.init)}; biases 0"
 
 
 def git_state() -> dict[str, Any]:

@@ -162,7 +162,9 @@ def tell(plans: Sequence[Plan]) -> list[float]:
 
 def _key(plan: Plan, own: Experiment) -> str:
     """A text that is the same for networks whose steps take the same time."""
-    return repr((own.model, own.data, own.recipe.batch_size, own.optim.clip, own.runtime, plan.precision))
+    return repr(
+        (own.model, own.data, own.recipe.batch_size, own.optim.name, own.optim.clip, own.runtime, plan.precision)
+    )
 
 
 def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tuple[float, str]:
@@ -170,7 +172,8 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
     runtime, size = experiment.runtime, experiment.recipe.batch_size
     set_up(runtime)
     device = choose_device(runtime.device)
-    engine = choose_engine(runtime.engine, device, experiment.recipe.iterations)
+    iterations, optimizer = experiment.recipe.iterations, experiment.optim.name
+    engine = choose_engine(runtime.engine, device, iterations, optimizer=optimizer)
     uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engine, engine)  # compiling takes minutes
     place = f"{device}, {choose_precision(runtime.precision, device, before=precision)}"
     if device.type == "cpu":

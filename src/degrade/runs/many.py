@@ -10,9 +10,9 @@ from degrade.config import Experiment
 from degrade.config.launcher import Launcher, Local
 from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
 from degrade.extras import require
-from degrade.runs.board import check_board
 from degrade.runs.checked import Status
 from degrade.runs.launchers import AGAIN, launch, settle_threads
+from degrade.runs.loggers import check_loggers
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory
 
@@ -87,7 +87,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     settle_threads(launcher, experiments)
     cells: dict[Path, Cell] = {}
     for experiment in experiments:
-        check_board(experiment)
+        check_loggers(experiment)
         cell = Cell(experiment, RunRecord(run_directory(experiment)))
         other = cells.setdefault(cell.record.path.resolve(), cell)
         if other is not cell:

@@ -87,6 +87,7 @@ class Session(TypedDict, total=False):
     cpu_capability: str
     platform: str
     git: dict[str, Any]
+    modules: list[str]
     versions: dict[str, str]
 
 

@@ -23,9 +23,9 @@ from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, R
 from degrade.files import copy_aside, reason, regular, set_aside
 from degrade.models import count_parameters
 from degrade.progress import Progress, about
-from degrade.runs import board
 from degrade.runs.checked import Status
 from degrade.runs.environment import describe, describe_session
+from degrade.runs.loggers import FOLDERS, STATE, Loggers, check_loggers
 from degrade.runs.many import finished
 from degrade.runs.observers import EVALUATION_COST, Pace, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, Session, run_directory
@@ -73,9 +73,9 @@ def run(
         RunFailed: training raised, and the record says what; or the record is damaged, so that only --fresh helps.
         RunFileError: the system cannot read or write the record just now.
         ConfigError: `model.start` is set, and neither `begin` nor a checkpoint gives those weights; or
-            `log.tensorboard` is set, and the package is not installed.
+            the package of a logger of `log.to` is not installed.
     """
-    board.check_board(experiment)
+    check_loggers(experiment)
     if not fresh and (done := finished(experiment)):
         return done
     record = RunRecord(run_directory(experiment))
@@ -105,8 +105,8 @@ def run(
             mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
         raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}{mend}") from error
     finally:
-        if session is not None and session.board is not None:
-            session.board.close()
+        if session is not None:
+            session.loggers.close()
         bar.close()
     if session.signals.received:
         raise RunInterrupted(f"{record.path} is {record.status}; stopped there")
@@ -174,7 +174,7 @@ class _Session:
         self.checkpoint_every = self._checkpoint_interval(experiment)
         self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
-        self.board: board.Board | None = None
+        self.loggers = Loggers(record.path, experiment)
         self.lost_rows = 0  # rows that the record had lost when it was found
         self.pace = Pace()
         self._shown = self._summarised = 0.0
@@ -198,8 +198,7 @@ class _Session:
         self._summarise(Status.RUNNING)
         how = f"{engine.device}, {engine.precision}, {engine.name}, {self.images.source}"
         log.info("%s: %s parameters, %s", self.name, f"{count_parameters(engine.model):,}", how)
-        if self.experiment.log.tensorboard:
-            self.board = board.Board(self.record.path, self.record.metrics())
+        self.loggers.begin(self.record.metrics())
         if self.training.iteration == 0:
             self._keep_snapshot()
         try:
@@ -207,8 +206,7 @@ class _Session:
                 self.record.append(dataclasses.asdict(row))
                 self._note(row)
                 self._tell(row)
-                if self.board is not None:
-                    self.board.add(row)
+                self.loggers.add([row])
         except RunInterrupted:
             self._save()
             self._end(Status.INTERRUPTED)
@@ -218,9 +216,8 @@ class _Session:
             ) from None
         self.bar.skip(max(0.0, self.work_left))
         self._save()
-        if self.board is not None:
-            self.board.finish(self.experiment, self.latest)
         self._end(Status.DIVERGED if self.training.diverged else Status.COMPLETE)
+        self.loggers.finish(self.latest)  # after the record is whole: a tool may take long to send what it has
         if self.training.diverged:
             at = self.training.iteration
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
@@ -312,6 +309,9 @@ class _Session:
             for key in ("device", "precision"):
                 if before.get(key) not in (None, here[key]):
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
+            for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
+                path = entry.rpartition("#")[0]
+                log.warning("%s: begun with another content of %s, goes on with this one", self.name, path)
 
     def _stepped(self, training: Training) -> None:
         self._work(self.experiment.recipe.batch_size)
@@ -425,8 +425,9 @@ def clear(record: RunRecord) -> None:
     # If the process is killed in between, this order leaves an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
-    for name in ("probes", board.FOLDER):
+    for name in ("probes", *FOLDERS):
         shutil.rmtree(record.path / name, ignore_errors=True)
+    (record.path / STATE).unlink(missing_ok=True)
     for name in ("metrics.jsonl", "environment.json", "config.yaml"):
         (record.path / name).unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import torch
 
 from degrade import __version__
 from degrade.config import Experiment, load_config
+from degrade.config.schema import settings
 from degrade.data import ImageSet, load_images
 from degrade.extras import require
 from degrade.files import gone_on_failure
@@ -83,9 +84,10 @@ def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, itera
         "depth": model.depth,
         "shortcut": model.shortcut if model.family == "residual" else None,
         "norm": model.norm,
+        "activation": model.activation,
         "bn_epsilon": model.bn_epsilon,
         "init": model.init,
-        "width": model.width if model.family == "vgg" else None,
+        "width": model.width if not settings()["model.width"].unmet(experiment) else None,
         "classes": model.classes,
         "class_names": ", ".join(images.classes),
         "input": f"float32 N x 3 x {side} x {side}: (pixel / 255) - {MEAN}",

@@ -29,6 +29,7 @@ from degrade.files import replace_text
 from degrade.training.device import choose_engine, device_name, has_bf16
 from degrade.training.engine import Engine
 from degrade.training.graph import new_engine
+from degrade.training.optimizers import CAPTURABLE
 from degrade.training.peaks import wait
 
 log = logging.getLogger("degrade.training")
@@ -96,9 +97,10 @@ def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapp
     asked = experiment.runtime
     last = {key: value for key, value in before.items() if isinstance(value, str)}
     precision = choose_precision(asked.precision, device, before=last.get("precision"))
-    engine = choose_engine(asked.engine, device, experiment.recipe.iterations)
+    optimizer = experiment.optim.name
+    engine = choose_engine(asked.engine, device, experiment.recipe.iterations, optimizer=optimizer)
     layout = "channels_last" if asked.memory_format == "auto" else asked.memory_format
-    engines = _engines(engine, device) if asked.engine == "auto" else [engine]
+    engines = _engines(engine, device, optimizer) if asked.engine == "auto" else [engine]
     layouts = [layout, "contiguous"] if asked.memory_format == "auto" else [layout]
     if before:
         engine = last["engine"] if last.get("engine") in engines else engine
@@ -111,11 +113,12 @@ def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapp
     return replace(usual, engine=engine, memory_format=layout)
 
 
-def _engines(usual: str, device: torch.device) -> list[str]:
+def _engines(usual: str, device: torch.device, optimizer: str) -> list[str]:
     """Engines that a device has, the usual one first, those that compile last."""
     known = {"cpu": ["eager", "compiled"], "mps": ["eager"]}
     found = known.get(device.type, ["eager", "graph", "compiled", "compiled-graph"])
-    return [usual, *(name for name in found if name != usual)]
+    fit = [name for name in found if optimizer in CAPTURABLE or not name.endswith("graph")]
+    return [usual, *(name for name in fit if name != usual)]
 
 
 @functools.cache
@@ -167,6 +170,8 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
         return timed and (known.get("compiled", False) or seconds <= COMPILING)
 
     network = f"{model.family}-{model.depth}, width {model.width}, {model.norm}, {experiment.data.pixels} pixels"
+    unusual = [name for name in (model.activation, experiment.optim.name) if name not in ("relu", "sgd")]
+    network = ", ".join([network, *unusual])  # without them the key is that of earlier versions
     how = (
         f"{precision}, {torch.get_num_threads()} threads, batches of {size}, {'/'.join(engines)}, {'/'.join(layouts)}"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from degrade.errors import ConfigError
+from degrade.training.optimizers import CAPTURABLE
 
 #: A run of at least this many iterations is compiled on CUDA. This is a guess, which is not measured yet.
 COMPILING_PAYS = 5_000
@@ -50,7 +51,7 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_engine(name: str, device: torch.device, iterations: int) -> str:
+def choose_engine(name: str, device: torch.device, iterations: int, *, optimizer: str = "sgd") -> str:
     """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
 
     Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 1 to 9 %, within the
@@ -58,7 +59,8 @@ def choose_engine(name: str, device: torch.device, iterations: int) -> str:
     always, compiled in long runs.
 
     Raises:
-        ConfigError: a graph is asked for, and the device is no CUDA device, or anything but eager on an Apple GPU.
+        ConfigError: a graph is asked for, and the device is no CUDA device, or no graph can hold the `optimizer`; or
+            anything but eager on an Apple GPU.
     """
     if device.type == "mps" and name not in ("auto", "eager"):
         raise ConfigError(f"runtime.engine={name}: an Apple GPU trains by the eager engine; use auto or eager")
@@ -66,6 +68,13 @@ def choose_engine(name: str, device: torch.device, iterations: int) -> str:
         if name.endswith("graph"):
             raise ConfigError(f"runtime.engine={name}: a CUDA graph needs a CUDA device; use auto, eager or compiled")
         return "eager" if name == "auto" else name
+    if name.endswith("graph") and optimizer not in CAPTURABLE:
+        raise ConfigError(
+            f"runtime.engine={name}: CUDA graphs hold the steps of {' and '.join(CAPTURABLE)}, not of "
+            f"optim.name={optimizer}; use auto, eager or compiled"
+        )
     if name == "auto":
-        return "compiled-graph" if iterations >= COMPILING_PAYS else "graph"
+        usual = "compiled-graph" if iterations >= COMPILING_PAYS else "graph"
+        plain = {"compiled-graph": "compiled", "graph": "eager"}
+        return usual if optimizer in CAPTURABLE else plain[usual]
     return name

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from degrade.config import Experiment, OptimConfig
+from degrade.config import Experiment
 from degrade.data import Batches
 from degrade.data.batches import single_view
+from degrade.training.optimizers import optimizer
 
 #: PyTorch's name for each value of `runtime.memory_format`.
 MEMORY_FORMATS = {"auto": "channels_last", "channels_last": "channels_last", "contiguous": "contiguous_format"}
@@ -84,7 +85,7 @@ class Engine:
         self.name = name
         self.classes = experiment.model.classes
         self.evaluation_size = experiment.eval.batch_size or (2500 if device.type == "cuda" else 250)
-        self.optimizer = sgd(self.model, experiment.optim)
+        self.optimizer = optimizer(self.model, experiment.optim)
         self.clip = experiment.optim.clip
         # Batches of other sizes, such as the last of an epoch, are not worth compiling for.
         self._compiled_sizes: set[int] = set()
@@ -191,10 +192,10 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        ours = self.optimizer.defaults
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # a checkpoint of another device may have set these otherwise
-            group.update(foreach=ours["foreach"], fused=ours["fused"])
+        ours, theirs = self.optimizer.defaults, state["optimizer"]
+        here = {key: ours[key] for key in ("foreach", "fused", "capturable") if key in ours}
+        groups = [group | here for group in theirs["param_groups"]]  # another device may have set these otherwise
+        self.optimizer.load_state_dict({**theirs, "param_groups": groups})
         self.loss_sum.copy_(state["loss_sum"])
         self.wrong.copy_(state["wrong"])
 
@@ -238,25 +239,3 @@ def _own_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, (mean, variance) in zip(norms, running, strict=True):
             norm.running_mean, norm.running_var = mean, variance
-
-
-def sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent (paper, section 3.4); batch norm's parameters decay if `decay_norm` is set."""
-    norm = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
-    ids = {id(p) for p in norm}
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    decay = config.weight_decay
-    groups = [
-        {"params": rest, "weight_decay": decay},
-        {"params": norm, "weight_decay": decay if config.decay_norm else 0.0},
-    ]
-    # Only the fused optimizer, which exists for CUDA alone, reads its rate on the device.
-    fused = all(p.device.type == "cuda" for p in model.parameters())
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        foreach=not fused,
-        fused=fused,
-    )

@@ -19,7 +19,7 @@ from degrade.training.device import choose_device, choose_engine
 from degrade.training.engine import Sums
 from degrade.training.graph import new_engine
 from degrade.training.peaks import wait
-from degrade.training.schedule import WARMUP_WINDOW, learning_rate
+from degrade.training.schedule import WARMUP_WINDOW, scheduled_rate
 
 #: What changes along a training besides its engine and batches; a checkpoint names it without the underscore.
 _STATE = (
@@ -69,7 +69,8 @@ class Training:
         self.tick = tick
         device = choose_device(experiment.runtime.device)
         precision = choose_precision(experiment.runtime.precision, device, before=precision)
-        name = choose_engine(experiment.runtime.engine, device, experiment.recipe.iterations)
+        iterations, optimizer = experiment.recipe.iterations, experiment.optim.name
+        name = choose_engine(experiment.runtime.engine, device, iterations, optimizer=optimizer)
         self.engine = new_engine(experiment, device=device, precision=precision, name=name)
         self.batches = Batches(
             images,
@@ -122,15 +123,8 @@ class Training:
     @property
     def lr(self) -> float:
         """The rate of the next update."""
-        recipe = self.experiment.recipe
-        return learning_rate(
-            self.iteration + 1,
-            base=self.experiment.optim.lr,
-            milestones=recipe.milestones,
-            warming=self.warming,
-            warmup_lr=recipe.warmup_lr,
-            ramp=recipe.ramp,
-        )
+        base = self.experiment.optim.lr
+        return scheduled_rate(self.iteration + 1, self.experiment.recipe, base=base, warming=self.warming)
 
     def step(self) -> None:
         """Make one update."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from degrade.config import Experiment
 from degrade.data import Batches
+from degrade.errors import ConfigError
 from degrade.models import build_model
 from degrade.training.engine import Engine
 
@@ -102,20 +103,20 @@ class GraphEngine(Engine):
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Put back weights, statistics, momentum and sums, all in place, after what recording did to them."""
+        """Put back weights, statistics, optimizer and sums, all in place, after what recording did to them."""
         sums = (self.loss_sum, self.wrong, *self._evaluated)
-        mutable = (*self.model.state_dict().values(), *self._momentum(), *sums)
+        mutable = (*self.model.state_dict().values(), *self._optimizer_state(), *sums)
         kept = [(tensor, tensor.clone()) for tensor in mutable]
         yield
         with torch.no_grad():
-            for momentum in self._momentum():
-                momentum.zero_()  # an optimizer that had made no step had no momentum
+            for own in self._optimizer_state():
+                own.zero_()  # an optimizer that had made no step had no state, which begins with zeros
             for tensor, before in kept:
                 tensor.copy_(before)
 
-    def _momentum(self) -> list[Tensor]:
-        states = self.optimizer.state.values()
-        return [state["momentum_buffer"] for state in states if state.get("momentum_buffer") is not None]
+    def _optimizer_state(self) -> list[Tensor]:
+        """Momenta and counts of steps; `optimizers.CAPTURABLE` names the optimizers that have no other state."""
+        return [own for state in self.optimizer.state.values() for own in state.values() if isinstance(own, Tensor)]
 
 
 def new_engine(experiment: Experiment, *, device: torch.device, precision: str, name: str) -> Engine:
@@ -128,6 +129,10 @@ def new_engine(experiment: Experiment, *, device: torch.device, precision: str, 
         name: `eager`, `compiled`, `graph` or `compiled-graph`.
     """
     model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
+    if experiment.runtime.recompute and not hasattr(model, "recompute"):
+        raise ConfigError(
+            f"runtime.recompute=true: the network {experiment.model.family} has no such part; leave it out"
+        )
     model.recompute = experiment.runtime.recompute
     kind = GraphEngine if name.endswith("graph") else Engine
     return kind(model, experiment, device=device, precision=precision, name=name)

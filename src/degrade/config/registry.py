@@ -1,0 +1,187 @@
+"""Choices that are added from outside: by a user's Python file, by an installed package, or by a name with dots.
+
+Each room holds a table of its own choices, such as `models.norm.NORMS`, whose names the schema lists. This module
+holds those that are added to them, by the key of their setting, and imports neither torch nor Hydra itself.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from degrade.errors import ConfigError
+
+Built = TypeVar("Built", bound=Callable[..., Any])
+
+#: Settings whose choices can be added to, and what a choice is called with, which gives what the setting names.
+OPEN = {
+    "model.family": "ModelConfig -> network",
+    "model.norm": "channels, ModelConfig -> module",
+    "model.init": "weight, generator -> None, in place",
+    "model.activation": "tensor -> tensor",
+    "optim.name": "groups of parameters, OptimConfig -> optimizer",
+    "recipe.schedule": "updates made, updates in all -> share of the rate",
+}
+
+#: Installed packages name families of networks under this group of entry points.
+GROUP = "degrade.families"
+
+_added: dict[str, dict[str, Any]] = {key: {} for key in OPEN}
+_files: dict[Path, str] = {}
+
+
+def register(key: str, name: str) -> Callable[[Built], Built]:
+    """A decorator that adds what it stands above to the choices of a setting: `@register("model.norm", "scale")`.
+
+    Args:
+        key: the key of the setting, one of `OPEN`, which says what the choice is called with.
+        name: the name of the choice.
+
+    Raises:
+        ConfigError: the setting has no choices that can be added to, or the name is taken or cannot be one.
+    """
+    from degrade.config.schema import settings  # here, since the schema asks this module
+
+    if key not in OPEN:
+        raise ConfigError(f"register({key!r}, {name!r}): choices are added to {', '.join(OPEN)}")
+    if name in settings()[key].choices or name in _added[key]:
+        raise ConfigError(f"register({key!r}, {name!r}): the name is taken; choose another")
+    if not name.isidentifier():
+        raise ConfigError(f"register({key!r}, {name!r}): write a name of letters, digits and _")
+
+    def add(built: Built) -> Built:
+        if key == "model.family" and not callable(getattr(built, "convolutions", None)):
+            raise ConfigError(f"register({key!r}, {name!r}): it lacks a method convolutions(), which probes ask")
+        _added[key][name] = built
+        return built
+
+    return add
+
+
+def names(key: str) -> tuple[str, ...]:
+    """The names that are added to a setting's choices, by files and by packages."""
+    packages = [own.name for own in _packages()] if key == "model.family" else []
+    return tuple(dict.fromkeys([*_added.get(key, ()), *packages]))
+
+
+@functools.cache
+def find(key: str, name: str) -> Any:
+    """What a name that is no choice of degrade's own stands for; None for a name without dots that nobody added.
+
+    Raises:
+        ConfigError: it has dots, or a package names it, and Python finds no such object.
+    """
+    if name in _added[key]:
+        return _added[key][name]
+    where = next((own.value.replace(":", ".") for own in _packages() if own.name == name), "")
+    path = name if "." in name else where if key == "model.family" else ""
+    if not path:
+        return None
+    from hydra.utils import get_object  # it finds what `_target_` names
+
+    try:
+        found = get_object(path)
+    except Exception as error:  # whatever a package's import raises
+        raise ConfigError(f"{key}={name}: {_first_line(error)}; name an object as Python imports it") from error
+    if not callable(found):
+        raise ConfigError(f"{key}={name}: it cannot be called; it is to take {OPEN[key]}")
+    return found
+
+
+def is_added(key: str, name: str) -> bool:
+    """Whether a name may be given to a setting though degrade has no such choice: it is added, or it has dots."""
+    return key in OPEN and (name in names(key) or "." in name)
+
+
+def chosen(key: str, name: str, own: Mapping[str, Any]) -> Any:
+    """What a setting's value stands for: one of a room's own choices, or one that was added.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    found = own.get(name) or find(key, name)
+    if found is None:
+        raise ConfigError(f"{key}={name}: nothing here has this name; name the file that adds it by --with FILE")
+    return found
+
+
+def _packages() -> Any:
+    from importlib.metadata import entry_points  # here, since --help and most commands need none
+
+    return entry_points(group=GROUP)
+
+
+# Files
+
+
+def load(file: Path, *, expected: str | None = None) -> None:
+    """Import a Python file, which registers what it holds; once for each file.
+
+    Args:
+        file: the file.
+        expected: the SHA-256 that a record names; None takes the file as it is.
+
+    Raises:
+        ConfigError: the file cannot be read or imported, adds nothing, or is not the one that the record names.
+    """
+    path = file.expanduser().absolute()
+    if path in _files:
+        return
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"--with {file}: {error.strerror or error}; name a Python file") from error
+    if expected not in (None, digest):
+        raise ConfigError(f"{path}: changed since the run was made; --with {path} takes it as it is")
+    before = {key: dict(own) for key, own in _added.items()}
+    try:
+        _import(path, f"degrade_with_{path.stem}_{digest[:8]}")
+        if _added == before:
+            raise ConfigError("it adds nothing; put @register(KEY, NAME) above what it is to add")
+    except Exception as error:  # whatever the file raises
+        for key, own in before.items():
+            _added[key] = own
+        raise ConfigError(f"--with {file}: {_first_line(error)}") from error
+    find.cache_clear()
+    _files[path] = digest
+
+
+def load_recorded(entries: list[str]) -> None:
+    """Import the files that a record names, unless they were given by `--with`.
+
+    A file of another content is not imported: nothing runs here that the run was not made with.
+
+    Raises:
+        ConfigError: as `load` does; or a file is missing.
+    """
+    for entry in entries:
+        path, _, digest = entry.rpartition("#")
+        given = any(Path(path).name == other.name for other in _files)
+        if not given and not Path(path).is_file():
+            raise ConfigError(f"{path}: the run was made with this file, which is gone; --with FILE names it anew")
+        if not given:
+            load(Path(path), expected=digest)
+
+
+def recorded() -> list[str]:
+    """The files that were imported, each as `PATH#SHA-256`."""
+    return [f"{path}#{digest}" for path, digest in _files.items()]
+
+
+def _import(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("not a Python file; its name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look for it there
+    spec.loader.exec_module(module)
+
+
+def _first_line(error: BaseException) -> str:
+    said = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, ConfigError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

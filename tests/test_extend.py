@@ -1,0 +1,234 @@
+"""Choices from outside: the code of docs/howto/extend.md, and what goes wrong with such files."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from degrade.config import Experiment, ModelConfig, compose, load_config, register, registry
+from degrade.config.identity import departures
+from degrade.config.schema import settings
+from degrade.errors import ConfigError
+from degrade.models import build_model
+from degrade.models.activation import ACTIVATIONS
+from degrade.models.family import FAMILIES
+from degrade.models.initial import INITS
+from degrade.models.norm import NORMS
+from degrade.runs import find_records
+from degrade.training.optimizers import OPTIMIZERS
+from degrade.training.schedule import SCHEDULES
+from tests.conftest import Outcome
+
+PAGE = (Path(__file__).parents[1] / "docs" / "howto" / "extend.md").read_text()
+
+#: What every command below is told besides, so that it takes seconds.
+FEW = ["data.train_limit=90", "data.test_limit=40", "recipe.iterations=4", "runtime.precision=fp32"]
+
+SCALE = """
+from torch import nn
+from degrade.config import register
+
+@register("model.norm", "scale")
+class Scale(nn.Module):
+    def __init__(self, channels, config):
+        super().__init__()
+
+    def forward(self, x):
+        return 0.5 * x
+"""
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What one test registers is gone in the next."""
+    monkeypatch.setattr(registry, "_added", {key: {} for key in registry.OPEN})
+    monkeypatch.setattr(registry, "_files", {})
+    registry.find.cache_clear()
+    yield
+    registry.find.cache_clear()
+
+
+def forget() -> None:
+    """Let this process know no more than a new one."""
+    for own in registry._added.values():
+        own.clear()
+    registry._files.clear()
+    registry.find.cache_clear()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_does_what_it_says(cli: Cli, tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    (tmp_path / "dense.py").write_text(code)
+    said = []
+    for line in "".join(blocks("sh")).splitlines():
+        forget()
+        _, *words = shlex.split(line)
+        done = cli(*words, *(FEW if words[0] in ("train", "sweep") else []))
+        assert done.code == 0, (line, done)
+        said.append(done.out)
+    assert "dense-8: " in said[0]
+    records = {record.path.parent.name.split(",")[0]: record for record in find_records([tmp_path / "outputs"])}
+    assert {"dense-8", "plain-8"} == set(records)
+    assert any("dense-8" in text for text in said[3:6])
+    own = next(r for r in find_records([tmp_path / "outputs"]) if r.experiment.recipe.schedule == "sqrt")
+    assert [row["lr"] for row in own.rows()][-1] == pytest.approx(0.05 * (1 - 3 / 4) ** 0.5)
+    assert own.sessions[-1]["modules"] == own.experiment.modules
+    assert own.experiment.modules[0].startswith(f"{tmp_path}/dense.py#")
+    found = departures(own.experiment)
+    for begin in ("network dense (paper plain or residual)", "norm instance (paper batch)", "schedule sqrt (paper"):
+        assert any(departure.startswith(begin) for departure in found), found
+    figure = (tmp_path / "outputs" / "smoke" / "figure.png").stat()
+    assert figure.st_size > 10_000
+    forget()
+    judged = cli("verify", str(own.path))
+    assert (judged.code, "only those are judged" in judged.err) == (2, True)
+
+
+def test_a_changed_file_is_taken_only_by_name(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SCALE)
+    words = ["train", "--with", "mine.py", "model.norm=scale", "recipe=smoke", "data=synthetic", "--depth", "8", *FEW]
+    assert cli(*words).code == 0
+    (record,) = find_records([tmp_path / "outputs"])
+    forget()
+    assert cli("evaluate", str(record.path)).code == 0
+    forget()
+    file.write_text(SCALE.replace("0.5", "0.25"))
+    refused = cli("evaluate", str(record.path))
+    assert refused.code == 2
+    assert f"{file}: changed since the run was made; --with {file} takes it as it is" in refused.err
+    forget()
+    assert cli("evaluate", str(record.path), "--with=mine.py").code == 0
+    forget()
+    file.rename(tmp_path / "moved.py")
+    gone = cli("probe", "responses", str(record.path), "--limit", "20")
+    assert (gone.code, "the run was made with this file, which is gone" in gone.err) == (2, True)
+    forget()
+    assert cli("plot", str(record.path)).code == 0  # what reads settings and numbers alone does without it
+
+
+def test_a_run_that_goes_on_with_a_changed_file_says_so(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SCALE)
+    words = ["train", "--with", "mine.py", "model.norm=scale", "recipe=smoke", "data=synthetic", "--depth", "8", *FEW]
+    assert cli(*words).code == 0
+    (record,) = find_records([tmp_path / "outputs"])
+    record.summarise(**{**record.summary, "status": "interrupted"})
+    forget()
+    file.write_text(SCALE.replace("0.5", "0.25"))
+    assert f"begun with another content of {file}" in cli(*words).out
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("x = 1\n", "it adds nothing; put @register(KEY, NAME) above what it is to add"),
+        ("import nothing_of_that_name\n", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def f(:\n", "SyntaxError: "),
+        (SCALE.replace('"scale"', '"batch"'), "register('model.norm', 'batch'): the name is taken"),
+        (
+            SCALE.replace("model.norm", "model.depth"),
+            "register('model.depth', 'scale'): choices are added to model.fam",
+        ),
+        (SCALE.replace("model.norm", "model.family"), "it lacks a method convolutions(), which probes ask"),
+        (SCALE.replace('"scale"', '"a-b"'), "write a name of letters, digits and _"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_refused_in_one_line(cli: Cli, tmp_path: Path, code: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    done = cli("train", "--with", "mine.py", "--dry-run")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert said in done.err
+    assert compose(["model.norm=batch"]).modules == []
+    assert registry.names("model.norm") == ()
+
+
+def test_a_file_that_is_missing_is_named(cli: Cli) -> None:
+    assert (
+        "--with nothing.py: No such file or directory; name a Python file" in cli("runs", "--with", "nothing.py").err
+    )
+    assert "--with: needs a value" in cli("runs", "--with").err
+
+
+def test_a_name_that_nobody_added_is_refused_with_the_nearest() -> None:
+    register("model.norm", "instance")(lambda channels, _: nn.InstanceNorm2d(channels))
+    with pytest.raises(ConfigError, match=r"model.norm=instanc: did you mean instance\?"):
+        compose(["model.norm=instanc"])
+    with pytest.raises(ConfigError, match=r"model=dens: .*--with FILE names a file that adds others"):
+        compose(["model=dens"])
+    with pytest.raises(ConfigError, match=r"model.norm=torch.nn.Nothing: .*; name an object as Python imports it"):
+        compose(["model.norm=torch.nn.Nothing"])
+    with pytest.raises(ConfigError, match=r"optim.name=math.pi: it cannot be called"):
+        compose(["optim.name=math.pi"])
+    with pytest.raises(ConfigError, match="modules=x: name the file by --with FILE"):
+        compose(["modules=x"])
+
+
+def test_what_python_imports_is_named_by_its_path(small: Callable[..., Experiment]) -> None:
+    model = small("model.activation=torch.nn.functional.silu").model
+    assert build_model(model).activate is torch.nn.functional.silu
+    other = build_model(small("model=degrade.models.CifarNet", "model.depth=14").model)
+    assert len(list(other.convolutions())) == 13
+
+
+def test_a_package_names_its_networks_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from degrade.models import CifarNet\n\nclass Net(CifarNet):\n    depths = range(8, 99, 6)\n"
+    )
+    about = tmp_path / "my_nets-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-nets\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{registry.GROUP}]\nmine = my_nets:Net\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = compose(["model=mine", "model.depth=14"]).model
+    assert type(build_model(model)).__module__ == "my_nets"
+    with pytest.raises(
+        ConfigError, match=r"model.depth=15: a mine network has depth 8, 14, 20 ...; nearest: 14 or 20"
+    ):
+        compose(["model=mine", "model.depth=15"])
+    sys.modules.pop("my_nets")
+
+
+def test_a_network_without_convolutions_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"it is no nn.Module with a method convolutions\(\)"):
+        build_model(ModelConfig(family="torch.nn.Identity"))
+
+
+def test_recomputing_is_refused_where_a_network_has_no_such_part(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "dense.py").write_text(blocks("python")[0])
+    words = ["model=dense", "recipe=smoke", "data=synthetic", "--depth", "8", "runtime.recompute=true"]
+    done = cli("train", "--with", "dense.py", *words)
+    assert (done.code, "runtime.recompute=true: the network dense has no such part" in done.err) == (2, True)
+
+
+def test_a_record_names_files_only_where_there_are_some(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Old records have no such setting."""
+    old = tmp_path / "config.yaml"
+    old.write_text("model: {family: plain, depth: 8}\ndata: {name: synthetic}\noptim: {}\nrecipe: {name: smoke}\n")
+    assert load_config(old).modules == []
+
+
+@pytest.mark.parametrize(
+    ("key", "own"),
+    [
+        ("model.family", FAMILIES),
+        ("model.norm", NORMS),
+        ("model.init", INITS),
+        ("model.activation", ACTIVATIONS),
+        ("optim.name", OPTIMIZERS),
+        ("recipe.schedule", {"steps": None, **SCHEDULES}),
+    ],
+)
+def test_the_schema_names_what_each_room_holds(key: str, own: dict[str, object]) -> None:
+    assert set(settings()[key].choices) == set(own)
