@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, find_records
+from degrade.runs.numbers import Row, numbers_path, read, write
 from tests.conftest import Outcome
 from tests.records import finished, story
 
@@ -359,6 +361,128 @@ def test_report_command(cli: Callable[..., Outcome], tmp_path: Path) -> None:
         assert failed.err.count("\n") == 1
 
 
+# Charts and chapters
+
+REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
+
+
+def charts_of(text: str) -> dict[str, Any]:
+    """The charts of the page's chapters, by their titles."""
+    return {chart["title"]: chart for chart in data_of(text)["charts"]}
+
+
+def chapters_of(text: str) -> list[str]:
+    return [str(own["id"]) for _, own in Elements(text).tags if str(own.get("id")).startswith("chapter-")]
+
+
+def test_numbers_beside_the_runs_become_charts_instead_of_pictures() -> None:
+    curves = error_curves(find_records([REFERENCE / "quick"]))
+    text = page(curves)
+    assert not [own for tag, own in Elements(text).tags if tag == "img"]
+    assert chapters_of(text) == ["chapter-responses", "chapter-landscape"]
+    charts = charts_of(text)
+    ordered, by_size = charts["Response of each layer"]["views"]
+    (own,) = (line for line in ordered["panels"][0]["lines"] if line["name"] == "plain-20")
+    seeds = [read(numbers_path(RunRecord(path), "responses")) for path in curves[0].paths.values()]
+    middle = [sorted(float(row["std"]) for row in layer)[1] for layer in zip(*seeds, strict=True)]
+    assert own["y"] == pytest.approx(middle, rel=1e-3)
+    assert own["low"][0] < own["y"][0] < own["high"][0]
+    assert own["at"][:2] == ["conv1", "layer1.0.conv1"]
+    falling = by_size["panels"][0]["lines"][0]["y"]
+    assert falling == sorted(falling, reverse=True)
+    (plane,) = charts["Loss around the trained weights"]["views"]
+    panel = plane["panels"][0]
+    assert panel["title"] == "plain-56, seed 1"
+    rows = read(next((REFERENCE / "quick" / "plain-56" / "seed-1" / "probes").glob("landscape*.csv")))
+    at = {(round(float(row["a"]), 4), round(float(row["b"]), 4)): float(row["loss"]) for row in rows}
+    for x, y in ((0, 0), (3, 11)):
+        assert panel["map"]["z"][y][x] == pytest.approx(
+            min(23.03, at[panel["map"]["x"][x], panel["map"]["y"][y]]), 1e-3
+        )
+
+
+def test_gradients_are_charts_of_layers_and_snapshots() -> None:
+    text = page(error_curves(find_records([REFERENCE / "gradients"])))
+    charts = charts_of(text)
+    assert chapters_of(text) == ["chapter-gradients-initial", "chapter-gradients"]
+    first = charts["Before the first update"]["views"][0]
+    assert [panel["title"] for panel in first["panels"]] == [
+        f"{family}, {norm} norm" for family in ("plain", "residual") for norm in ("batch", "no")
+    ]
+    assert {line["name"] for line in first["panels"][0]["lines"]} == {
+        f"{kind}, {depth}" for kind in ("he", "xavier", "gaussian") for depth in (20, 56)
+    }
+    along = charts["Layers along training"]["views"]
+    (relative,) = (view for view in along if view["name"] == "gradient of the weights relative to the weights")
+    shown = relative["panels"][1]["map"]
+    rows = read(REFERENCE / "gradients" / "plain-56" / "seed-0" / "probes" / "gradients.csv")
+    assert (len(shown["y"]), len(shown["x"])) == (56, 16)
+    assert shown["z"][0][0] == pytest.approx(float(rows[0]["relative_gradient"]), rel=1e-3)
+    (growth,) = (view for view in along if view["name"].startswith("norm of the weights"))
+    assert {row[0] for row in growth["panels"][1]["map"]["z"]} == {1}
+
+
+def test_experiments_of_many_networks_are_told_apart() -> None:
+    folders = [REFERENCE / name for name in ("remedies", "quick", "vgg_wall")]
+    curves = error_curves(find_records(folders))
+    text = page(curves)
+    data = data_of(text)
+    titles = [html.unescape(own) for own in re.findall('<h3 id="experiment-\\d+">(.*?)</h3>', text)]
+    assert titles == [
+        *("quick", "remedies, plain-20", "remedies, plain-56", "remedies, residual-56", "vgg_wall"),
+    ]
+    assert data["groups"] == 5
+    for k in range(5):
+        own = [network for network in data["networks"] if network["group"] == k]
+        assert len({network["name"] for network in own}) == len(own)
+        assert sorted(network["place"] for network in own) == list(range(len(own)))
+        assert len({network["colour"] for network in own}) == min(8, len(own))
+    assert {"plain-20", "optim.clip=1.0, recipe.warmup=auto"} <= {
+        n["name"] for n in data["networks"] if n["group"] == 1
+    }
+    assert chapters_of(text)[:2] == ["chapter-wall", "chapter-remedies"]
+    error, growth, _ = charts_of(text)["Remedies side by side"]["views"]
+    assert [panel["title"] for panel in error["panels"]] == ["plain-20", "plain-56", "residual-56"]
+    colours = [{line["name"]: line["colour"] for line in panel["lines"]} for panel in error["panels"]]
+    assert colours[0].items() <= colours[2].items()
+    assert growth["panels"][0]["lines"][0]["y"][0] == 1
+    wall = charts_of(text)["Last errors against depth"]["views"][1]["panels"][0]["lines"]
+    assert [line["x"] for line in wall] == [[14, 20, 26, 32, 38], [11, 13, 16, 19, 25, 31, 37]]
+    tests = [100 * curve.final["test_error"][0] for curve in curves if curve.family == "vgg"]
+    assert wall[1]["y"] == pytest.approx(tests, rel=1e-3)
+
+
+def test_a_built_network_begins_where_the_trained_one_ended() -> None:
+    text = page(error_curves(find_records([REFERENCE / "quick-construct"])))
+    assert not [own for tag, own in Elements(text).tags if tag == "img"]
+    view = charts_of(text)["The built network trained on"]["views"][0]
+    lines = {line["name"]: line for line in view["panels"][0]["lines"]}
+    assert list(lines) == ["plain-20", "plain-56 from scratch", "plain-20 trained on", "plain-56 built from plain-20"]
+    assert lines["plain-20"]["x"][-1] == lines["plain-56 from scratch"]["x"][-1] == 2400
+    assert (lines["plain-20 trained on"]["x"][0], lines["plain-20 trained on"]["x"][-1]) == (2425, 2700)
+
+
+def test_numbers_of_another_kind_or_not_finite_draw_nothing_and_break_nothing(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
+    rows: list[Row] = [
+        {"layer": k, "name": f"conv{k}", "std": std, "images": 0} for k, std in ((1, 0.5), (2, float("nan")))
+    ]
+    write(numbers_path(record, "responses"), rows)
+    write(numbers_path(record, "gradients"), [{"what": "else"}])
+    numbers_path(record, "landscape-grid3").write_text("a,b,loss\n0,0\n")
+    text = page(error_curves([record]))
+    assert "NaN" not in json.dumps(data_of(text))
+    (view, _) = charts_of(text)["Response of each layer"]["views"]
+    assert view["panels"][0]["lines"][0]["y"] == [0.5, None]
+    assert list(charts_of(text)) == ["Response of each layer"]
+
+
+def test_charts_for_which_there_is_no_room_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("degrade.analysis.page.LIMIT", 4_900_000)
+    text = page(error_curves(find_records([REFERENCE / "gradients"])))
+    assert "outputs/reference/gradients: Layers along training" in text
+
+
 # In a browser
 
 
@@ -403,6 +527,10 @@ def wait_until_drawn(browser: Any) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+
+
+def run_script(script: str, browser: Any) -> Any:
+    return browser.execute_script(script)
 
 
 TRACES = "return document.getElementById('errors').data.map(t => [t.name, t.visible, t.meta.role, t.y])"
@@ -495,3 +623,86 @@ def test_in_a_browser_the_page_fits_a_phone_in_both_schemes(opened: Any, scheme:
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert width <= 390
     assert colour == {"light": "#ffffff", "dark": "#14171a"}[scheme]
+
+
+@pytest.fixture(scope="module")
+def chapters_in_browser(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The page of three experiments with charts of all kinds, freshly opened."""
+    target = tmp_path_factory.mktemp("chapters") / "report.html"
+    folders = [REFERENCE / name for name in ("gradients", "quick", "remedies")]
+    save_page(error_curves(find_records(folders)), target)
+    browser.get_log("browser")
+    browser.get(target.as_uri())
+    wait_until_drawn(browser)
+    return browser
+
+
+def test_in_a_browser_chapters_are_drawn_and_views_change_by_keyboard(chapters_in_browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened = chapters_in_browser
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    ids = opened.execute_script("return [...document.querySelectorAll('.chapter .graph')].map(g => g.id)")
+    assert len(ids) == 5
+    kinds = "return [...new Set(arguments[0].map(id => document.getElementById(id).data[0].type))]"
+    assert set(opened.execute_script(kinds, ids)) == {"scatter", "heatmap", "contour"}
+    label = f"return document.getElementById('{ids[0]}')._fullLayout.yaxis.title.text"
+    assert opened.execute_script(label) == "gradient of the response"
+    opened.find_element("css selector", f"[name={ids[0]}-view]").send_keys(Keys.ARROW_RIGHT)
+    assert opened.execute_script(label) == "gradient of the weights relative to the weights"
+    assert not opened.execute_script("return document.querySelector('.experiment .buttons').checkVisibility()")
+    opened.find_element("css selector", ".experiment details > summary").send_keys(Keys.ENTER)
+    opened.find_element("id", "zoom-in").send_keys(Keys.ENTER)
+    assert opened.execute_script("return document.getElementById('errors')._fullLayout.xaxis.range[0]") > 100
+    opened.find_element("css selector", "#training ~ details > summary").send_keys(Keys.ENTER)
+    width = "return document.querySelector('#rates .main-svg').getBoundingClientRect().width"
+    assert 300 < opened.execute_script(width) < 500
+
+
+def test_in_a_browser_the_nearest_curve_is_told_anywhere_in_a_chart(chapters_in_browser: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened = chapters_in_browser
+    for graph in ("errors", "story"):
+        box = opened.execute_script(
+            f"const box = document.querySelector('#{graph} .nsewdrag'); box.scrollIntoView({{block: 'center'}});"
+            "const at = box.getBoundingClientRect(); return [at.left + 0.63 * at.width, at.top + 0.9 * at.height]"
+        )
+        opened.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": box[0], "y": box[1]})
+        told = f"return document.querySelector('#{graph} .hoverlayer')?.textContent"
+        script = f"{told} || null"
+        assert "error" in WebDriverWait(opened, 10).until(partial(run_script, script))
+
+
+def test_on_paper_nothing_tells_to_hover_and_nothing_is_folded(chapters_in_browser: Any) -> None:
+    opened = chapters_in_browser
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+        text = opened.execute_script("return document.body.innerText")
+        folded = opened.execute_script("return document.querySelectorAll('details:not([open], .screen)').length")
+        widths = opened.execute_script("return [...document.querySelectorAll('.graph')].map(g => g.layout.width)")
+    finally:
+        opened.execute_script("dispatchEvent(new Event('afterprint'))")
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert "Hover" not in text
+    assert "Zoom" not in text
+    assert "degrade verify" in text
+    assert folded == 0
+    assert set(widths) == {330, 680}
+
+
+def test_pictures_turn_dark_on_a_dark_page(browser: Any, tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
+    for name in ("compare.svg", "own.svg"):
+        (record.path.parents[1] / name).write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>")
+    save_page(error_curves([record]), tmp_path / "report.html")
+    dark: dict[str, Any] = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    found = []
+    light: dict[str, Any] = {"features": []}
+    for media in (dark, light):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        browser.get((tmp_path / "report.html").as_uri())
+        filters = "return [...document.querySelectorAll('img')].map(i => getComputedStyle(i).filter)"
+        found.append(browser.execute_script(filters))
+    assert found == [["invert(0.91) hue-rotate(180deg)", "none"], ["none", "none"]]

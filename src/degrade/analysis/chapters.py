@@ -223,9 +223,14 @@ def _group(title: str, curves: Sequence[Curve], members: list[int], folder: str)
     """A group whose names leave out the folder, and what all of its networks have in common."""
     parts = [curve.label.removesuffix(f", {folder}" if folder else "").split(", ") for curve in curves]
     shared = set.intersection(*(set(own[1:]) for own in parts))
-    names = [", ".join([own[0], *(part for part in own[1:] if part not in shared)]) for own in parts]
-    if len({own[0] for own in parts}) == len(parts):
-        names = [own[0] for own in parts]
+    apart = [[part for part in own[1:] if part not in shared] for own in parts]
+    kinds = [own[0] for own in parts]
+    if len(set(kinds)) == len(parts):
+        names = kinds
+    elif len(set(kinds)) == 1:  # the title says the kind
+        names = [", ".join(own) or kinds[0] for own in apart]
+    else:
+        names = [", ".join([kind, *own]) for kind, own in zip(kinds, apart, strict=True)]
     return Group(
         title, [facts.plural(len(curves), "network"), *facts.runs_facts(curves, banded=False)], members, names
     )

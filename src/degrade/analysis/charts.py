@@ -42,6 +42,9 @@ CEILING = 10 * math.log(10)
 #: What the table of networks before their first update is called; it lies beside the runs.
 INITIAL = "gradients-initial.csv"
 
+#: Columns that it must have.
+_INITIAL = ("layer", "name", "images", SIGNALS, RELATIVE, FORWARD)
+
 _DASHES = ("dash", "solid", "dot", "dashdot")
 
 
@@ -105,10 +108,10 @@ def before_training(folder: Path) -> Data | None:
     """Signals forwards and gradients backwards over the layers of networks before their first update."""
     networks: dict[tuple[str, str, int], list[Row]] = {}
     for row in read(folder / INITIAL):
-        norm = "no" if row["norm"] == "none" else row["norm"]
-        key = (f"{row['family']}, {norm} norm", str(row["network"]), int(row["depth"]))
+        norm = "no" if row.get("norm") == "none" else row.get("norm")
+        key = (f"{row.get('family')}, {norm} norm", str(row.get("network")), int(row.get("depth", 0)))
         networks.setdefault(key, []).append(row)
-    if not networks:
+    if not networks or not all(column in row for rows in networks.values() for row in rows for column in _INITIAL):
         return None
     kinds = list(dict.fromkeys(kind for _, kind, _ in networks))
     depths = sorted({depth for *_, depth in networks})
@@ -135,7 +138,7 @@ def along_training(curves: Sequence[Curve]) -> Data | None:
     networks = []
     for curve in curves:
         path = next(iter(curve.paths.values()))
-        iterations, each = stages(_rows(path, "gradients", "snapshot"))
+        iterations, each = stages(_rows(path, "gradients", "snapshot", "layer", "images", WEIGHTS, RELATIVE, SIGNALS))
         if len(iterations) > 1:
             networks.append((f"{curve.label}, seed {next(iter(curve.paths))}", iterations, each))
     if not networks or (len(networks) > PANELS and _remedies(curves)):
@@ -193,8 +196,11 @@ def responses(curves: Sequence[Curve]) -> Data | None:
     """The layers' responses in their order and by size: the median over seeds, and their range."""
     known = []
     for k, curve in enumerate(curves):
-        seeds = [rows for path in curve.paths.values() if (rows := _rows(path, "responses", "std"))]
-        if seeds and len({len(rows) for rows in seeds}) == 1:
+        seeds = [
+            rows for path in curve.paths.values() if (rows := _rows(path, "responses", "layer", "std", "images"))
+        ]
+        finite = any(math.isfinite(float(row["std"])) for rows in seeds for row in rows)
+        if finite and len({len(rows) for rows in seeds}) == 1:
             known.append((curve, facts.colour(k), seeds))
     if not known:
         return None
@@ -212,10 +218,10 @@ def responses(curves: Sequence[Curve]) -> Data | None:
         values = [value for line in lines for value in line["y"] if value is not None]
         log = bool(values) and max(values) > 10 * min(values)
         views.append(_view(name, x, "standard deviation of the response", [_panel("", lines)], log=log))
-    bands = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
+    spread = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
     words = (
         f"Output of each 3x3 convolution after batch norm, before ReLU and addition, on "
-        f"{looked_at(known[0][2][0], 'test')}; plain networks dashed.{bands} Look whether the residual lines lie "
+        f"{looked_at(known[0][2][0], 'test')}; plain networks dashed.{spread} Look whether the residual lines lie "
         "below the plain ones, and the deep one below the shallow one."
     )
     return _chart("Response of each layer", words, views)
@@ -228,7 +234,7 @@ def landscape(curves: Sequence[Curve]) -> Data | None:
         seen = set()
         for seed, path in curve.paths.items():
             for file in sorted((path / "probes").glob("landscape*.csv")):
-                rows = _rows(path, file.stem, "loss")
+                rows = _rows(path, file.stem, "a", "b", "loss")
                 across = math.isqrt(len(rows))
                 if rows and across**2 == len(rows) and file.stem not in seen:
                     seen.add(file.stem)
@@ -357,7 +363,10 @@ def _over_seeds(name: str, shade: str, runs: Sequence[Along], quantity: str) -> 
 
 def _found_along(curve: Curve) -> dict[int, Along]:
     """What probes found in the snapshots of a network's seeds, as far as they did."""
-    rows = {seed: _rows(path, "gradients", "snapshot") for seed, path in curve.paths.items()}
+    rows = {
+        seed: _rows(path, "gradients", "snapshot", "layer", "images", WEIGHTS, RELATIVE, SIGNALS)
+        for seed, path in curve.paths.items()
+    }
     return {seed: summaries(own) for seed, own in rows.items() if own}
 
 
@@ -370,10 +379,10 @@ def _remedies(curves: Sequence[Curve]) -> bool:
     return any(len(kind) == 2 for kind in kinds.values())
 
 
-def _rows(path: Path, probe: str, column: str) -> list[Row]:
-    """What a probe found in a run; nothing where its file is of another kind."""
+def _rows(path: Path, probe: str, *columns: str) -> list[Row]:
+    """What a probe found in a run; nothing where its file lacks one of these columns of numbers."""
     rows = read(numbers_path(Run(path), probe))
-    return rows if all(isinstance(row.get(column), int | float) for row in rows) else []
+    return rows if all(isinstance(row.get(column), int | float) for row in rows for column in columns) else []
 
 
 def _layers(rows: Sequence[Row]) -> list[float]:

@@ -308,8 +308,8 @@ def _finished(figure: Figure, curves: Sequence[Curve], title: str | None, handle
 
 def balanced(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters, as few as that takes, and about as long as each other."""
-    lines = textwrap.wrap(text, width)
-    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    while width > 1 and len(narrower := textwrap.wrap(text, width - 1, break_on_hyphens=False)) == len(lines):
         lines, width = narrower, width - 1
     return lines
 

@@ -173,7 +173,7 @@
   // Where a panel of several lies: beside each other, or below each other on a phone. Its axes' number in plotly.
   function domains(count, p) {
     const narrow = small.matches;
-    const gap = narrow ? 0.24 / count : count > 2 ? 0.05 : 0.12;
+    const gap = narrow ? 0.36 / count : count > 2 ? 0.05 : 0.12;
     const size = (1 - gap * (count - 1)) / count;
     const from = p * (size + gap);
     const [across, down] = narrow ? [[0, 1], [1 - from - size, 1 - from]] : [[from, from + size], [0, 1]];
@@ -284,7 +284,7 @@
     const ticks = even(view) ? { tickvals: marks, ticktext: marks.map((k) => places[k].toLocaleString("en")) } : { nticks: 7 };
     const extra = { hovermode: "closest", annotations: [], margin: { l: 60, r: 14, t: 46, b: 50 },
       showlegend: !maps };
-    extra.legend = { orientation: "h", x: 0, y: narrow ? -0.12 : -0.2, yanchor: "top", font: { size: 12 } };
+    extra.legend = { orientation: "h", x: 0, y: narrow ? -0.22 / view.panels.length : -0.2, yanchor: "top", font: { size: 12 } };
     view.panels.forEach((panel, p) => {
       const place = domains(view.panels.length, p);
       const { n } = place;
@@ -363,7 +363,7 @@
     dark.addEventListener("change", repaint);
     // Paper is narrower than most screens, and has all that is folded.
     const wide = (box) => !box.closest(".pair, .experiments");
-    const height = (box) => (!wide(box) ? 250 : box.id === "errors" ? 400 : 320);
+    const height = (box) => (!wide(box) ? 250 : box.id === "errors" ? 340 : 290);
     let unfolded = [];
     addEventListener("beforeprint", () => {
       unfolded = find("details:not([open], .screen)");

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degrade.analysis.curves import ERRORS, Curve
+from degrade.analysis.curves import ERRORS, Curve, legible
 from degrade.analysis.facts import papers
 from degrade.config import Experiment
 from degrade.config.schema import settings
@@ -52,19 +52,70 @@ def error_table(curves: Sequence[Curve], *, form: str = "text", width: int | Non
     Args:
         curves: the networks.
         form: one of `FORMATS`.
-        width: the most characters in a line of text; None for as many as it takes.
+        width: the most characters in a line of text, in which experiments and differing settings have lines of their
+            own; None for as many as it takes, with one line per network.
     """
     if form == "csv":
         differing = differing_settings([curve.experiment for curve in curves])
         return as_csv([_error_fields(curve) | own for curve, own in zip(curves, differing, strict=True)])
     rows = [error_cells(curve) for curve in curves]
     kept = [key for key in ERROR_HEAD if key != "batch%" or any(row[key] != "-" for row in rows)]
-    blocks = [table(kept, [[row[key] for key in kept] for row in rows], form, width=width)]
+    cells = [[row[key] for key in kept] for row in rows]
+    written = table(kept, cells, form, width=None)
+    if form == "text" and width is not None and max(map(len, written.splitlines())) > width:
+        written = _by_experiment(curves, kept, cells, width)
+    blocks = [written]
     if any(row["paper"] != "-" for row in rows):
         blocks.append(textwrap.fill(PAPER_NOTE, _WIDTH))
     if remarks := [f"{curve.label}: {curve.remark}" for curve in curves if curve.remark]:
         blocks.append("\n".join(remarks))
     return "\n\n".join(blocks)
+
+
+def _by_experiment(curves: Sequence[Curve], head: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """The table with shorter names: a line for each experiment, and what sets a network apart below its errors."""
+    lines: list[str] = []
+    short = [[_short_name(curve), *row[1:]] for curve, row in zip(curves, cells, strict=True)]
+    written, *rows = table(head, short, "text", width=width).splitlines()
+    for folder in (folders := dict.fromkeys(curve.folder for curve in curves)):
+        own = [k for k, curve in enumerate(curves) if curve.folder == folder]
+        lines += [f"{legible(folder.name)}:"] if len(folders) > 1 else []
+        apart = _apart([curves[k] for k in own])
+        for k, told in zip(own, apart, strict=True):
+            indent = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
+            lines += [rows[k], *textwrap.wrap(told, width, **indent)]  # type: ignore[arg-type]
+    return "\n".join([written, *lines])
+
+
+def _short_name(curve: Curve) -> str:
+    """Family and depth, and that a network was built."""
+    return curve.label.split(", ")[0] + (" (synthetic)" if curve.synthetic else "")
+
+
+def _apart(curves: Sequence[Curve]) -> list[str]:
+    """For each network of an experiment what tells it from those of the same name; empty for the only one.
+
+    Of a built network it is what it was built from.
+    """
+    names = [_short_name(curve) for curve in curves]
+    differing = differing_settings([curve.experiment for curve in curves])
+    told = []
+    for name, curve, own in zip(names, curves, differing, strict=True):
+        settings = ", ".join(
+            f"{key}={value}" for key, value in own.items() if key not in ("model.family", "model.depth")
+        )
+        if curve.built:
+            settings = f"model.start={curve.experiment.model.start}"
+        told.append(
+            settings
+            if curve.built
+            else ""
+            if names.count(name) == 1
+            else settings
+            if "~" in curve.extra
+            else curve.extra
+        )
+    return told
 
 
 def error_cells(curve: Curve) -> dict[str, str]:

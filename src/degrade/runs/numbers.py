@@ -65,7 +65,8 @@ def _table(text: str) -> list[list[str]] | None:
     if CHECKSUM not in head and not any(cell.startswith(_MARK) for row in table for cell in row):
         return table
     bare = [row[:-1] for row in table]
-    return bare if all(row[-1] == _checksum(bare) for row in rows) and head[-1:] == [CHECKSUM] else None
+    checksum = _checksum(bare)
+    return bare if all(row[-1] == checksum for row in rows) and head[-1:] == [CHECKSUM] else None
 
 
 def _text(table: Sequence[Sequence[str]]) -> str:
