@@ -230,6 +230,7 @@ class Fake:
 
     def _may_break(self, where: str) -> None:
         print("chatter of a tool")  # noqa: T201
+        assert (sys.stdin.isatty(), sys.stdin.read()) == (False, "")  # it cannot ask anybody
         warnings.warn("something old", DeprecationWarning, stacklevel=1)
         if self.breaks == where:
             raise OSError(28, "No space left on device")

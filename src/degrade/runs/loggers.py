@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import secrets
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,19 +165,24 @@ def log_finished(folder: Path, experiment: Experiment, rows: Sequence[Metrics]) 
 def guarded(folder: Path, name: str, give_up: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Let no error of a logger out, and nothing that it prints; a line of warning says what is wrong.
 
+    A tool that asks something, such as wandb for a key, gets no answer, for nobody may sit there.
+
     Args:
         folder: the run's directory.
         name: the logger's name.
         give_up: is called with it after an error.
     """
-    trouble = ""
+    trouble, stdin = "", sys.stdin
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
         try:
+            sys.stdin = io.StringIO()
             yield
         except Exception as error:  # whatever the tool raises
             trouble = f"{type(error).__name__}: {reason(error)}; given up, and training does not depend on it"
             give_up(name)
+        finally:
+            sys.stdin = stdin
     told = [str(own.message) for own in caught if issubclass(own.category, UserWarning | RuntimeWarning)]
     for said, before in ((trouble, _broken), (reason(Warning(*told[:1])) if told else "", _warned)):
         if said and (folder, name) not in before:

@@ -82,6 +82,7 @@ class MLflow:
     def __init__(self, folder: Path, experiment: Experiment, key: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it tells its authors what is used
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else training waits minutes for a dead server
         from mlflow import MlflowClient
 
         root = folder.resolve().parents[2]
@@ -167,6 +168,7 @@ class Trackio:
             auto_log_cpu=False,
         )
         self._next = int(self._run._next_step)  # one after the last that the store or the server has
+        self._last = self._next - 1
 
     def holds(self, iteration: int) -> bool:
         """Whether Trackio has this iteration, or one after it."""
@@ -176,9 +178,18 @@ class Trackio:
         """Log the finite values of rows, which a thread writes soon after."""
         for row in rows:
             self._run.log(values(row), step=row.iteration)
+            self._last = row.iteration
 
     def close(self, last: Mapping[str, Any] | None) -> None:  # noqa: ARG002 - the last row has the last errors
-        """Wait until all is written."""
+        """Wait until all is written.
+
+        Raises:
+            OSError: the store lacks what was logged last.
+        """
         import trackio
+        from trackio.sqlite_storage import SQLiteStorage
 
         trackio.finish()  # the run's own `finish` would be called again, and print, when Python ends
+        held = SQLiteStorage.get_max_step_for_run(self._run.project, self._run.name) if self._run._is_local else None
+        if self._run._is_local and self._last >= 0 and held != self._last:  # the thread that writes only warns
+            raise OSError(f"its store has rows up to iteration {held or 0:,} of {self._last:,}")
