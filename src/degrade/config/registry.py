@@ -56,6 +56,7 @@ def register(key: str, name: str) -> Callable[[Built], Built]:
         if key == "model.family" and not callable(getattr(built, "convolutions", None)):
             raise ConfigError(f"register({key!r}, {name!r}): it lacks a method convolutions(), which probes ask")
         _added[key][name] = built
+        find.cache_clear()
         return built
 
     return add
@@ -142,10 +143,9 @@ def load(file: Path, *, expected: str | None = None) -> None:
         if _added == before:
             raise ConfigError("it adds nothing; put @register(KEY, NAME) above what it is to add")
     except Exception as error:  # whatever the file raises
-        for key, own in before.items():
-            _added[key] = own
+        _added.update(before)
+        find.cache_clear()
         raise ConfigError(f"--with {file}: {_first_line(error)}") from error
-    find.cache_clear()
     _files[path] = digest
 
 
@@ -177,6 +177,7 @@ def _import(path: Path, name: str) -> None:
         raise ConfigError("not a Python file; its name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look for it there
+    sys.path.append(str(path.parent))  # at the end, so that a file beside it hides no package
     spec.loader.exec_module(module)
 
 
