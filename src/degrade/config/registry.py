@@ -7,6 +7,7 @@ holds those that are added to them, by the key of their setting, and imports nei
 import functools
 import hashlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -77,14 +78,12 @@ def find(key: str, name: str) -> Any:
     """
     if name in _added[key]:
         return _added[key][name]
-    where = next((own.value.replace(":", ".") for own in _packages() if own.name == name), "")
-    path = name if "." in name else where if key == "model.family" else ""
-    if not path:
+    packages = {own.name: own.value for own in _packages()} if key == "model.family" else {}
+    path = name if "." in name else packages.get(name)
+    if path is None:
         return None
-    from hydra.utils import get_object  # it finds what `_target_` names
-
     try:
-        found = get_object(path)
+        found = pkgutil.resolve_name(path)
     except Exception as error:  # whatever a package's import raises
         raise ConfigError(f"{key}={name}: {_first_line(error)}; name an object as Python imports it") from error
     if not callable(found):
