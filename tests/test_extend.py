@@ -165,7 +165,7 @@ def test_a_name_that_nobody_added_is_refused_with_the_nearest() -> None:
     register("model.norm", "instance")(lambda channels, _: nn.InstanceNorm2d(channels))
     with pytest.raises(ConfigError, match=r"model.norm=instanc: did you mean instance\?"):
         compose(["model.norm=instanc"])
-    with pytest.raises(ConfigError, match=r"model=dens: .*--with FILE names a file that adds others"):
+    with pytest.raises(ConfigError, match=r"model=dens: .*--with FILE adds others"):
         compose(["model=dens"])
     with pytest.raises(ConfigError, match=r"model.norm=torch.nn.Nothing: .*; name an object as Python imports it"):
         compose(["model.norm=torch.nn.Nothing"])

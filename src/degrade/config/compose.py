@@ -410,7 +410,7 @@ def _check_key(override: "Override") -> str:
             return setting
         if not isinstance(value, str) or value not in groups[key]:
             known = (*groups[key], *registry.names(_NAMED.get(key, "")))
-            more = "; --with FILE names a file that adds others" if key in _NAMED else ""
+            more = " (--with FILE adds others)" if key in _NAMED else ""
             raise ConfigError(f"{text}: {did_you_mean(str(value), known)}{more}")
     elif key == "modules":
         raise ConfigError(f"{text}: name the file by --with FILE")

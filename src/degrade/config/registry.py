@@ -7,6 +7,7 @@ holds those that are added to them, by the key of their setting, and imports nei
 import functools
 import hashlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ def register(key: str, name: str) -> Callable[[Built], Built]:
         if key == "model.family" and not callable(getattr(built, "convolutions", None)):
             raise ConfigError(f"register({key!r}, {name!r}): it lacks a method convolutions(), which probes ask")
         _added[key][name] = built
+        find.cache_clear()
         return built
 
     return add
@@ -76,14 +78,12 @@ def find(key: str, name: str) -> Any:
     """
     if name in _added[key]:
         return _added[key][name]
-    where = next((own.value.replace(":", ".") for own in _packages() if own.name == name), "")
-    path = name if "." in name else where if key == "model.family" else ""
-    if not path:
+    packages = {own.name: own.value for own in _packages()} if key == "model.family" else {}
+    path = name if "." in name else packages.get(name)
+    if path is None:
         return None
-    from hydra.utils import get_object  # it finds what `_target_` names
-
     try:
-        found = get_object(path)
+        found = pkgutil.resolve_name(path)
     except Exception as error:  # whatever a package's import raises
         raise ConfigError(f"{key}={name}: {_first_line(error)}; name an object as Python imports it") from error
     if not callable(found):
@@ -142,10 +142,9 @@ def load(file: Path, *, expected: str | None = None) -> None:
         if _added == before:
             raise ConfigError("it adds nothing; put @register(KEY, NAME) above what it is to add")
     except Exception as error:  # whatever the file raises
-        for key, own in before.items():
-            _added[key] = own
+        _added.update(before)
+        find.cache_clear()
         raise ConfigError(f"--with {file}: {_first_line(error)}") from error
-    find.cache_clear()
     _files[path] = digest
 
 
@@ -177,6 +176,7 @@ def _import(path: Path, name: str) -> None:
         raise ConfigError("not a Python file; its name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look for it there
+    sys.path.append(str(path.parent))  # at the end, so that a file beside it hides no package
     spec.loader.exec_module(module)
 
 

@@ -113,7 +113,10 @@ class Setting:
             value, known = unknown[0], (*self.choices, *registry.names(key))
             listed = ", ".join(map(str, known))
             hint = did_you_mean(value, known) if isinstance(value, str) else f"choose one of {listed}"
-            raise ConfigError(f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}")
+            more = " (--with FILE adds others)" if key in registry.OPEN else ""
+            raise ConfigError(
+                f"{key}={value}: {hint}{'' if hint.startswith('choose') else f' (one of {listed})'}{more}"
+            )
         if self.check is not None and value is not None and not self.check.holds(value):
             raise ConfigError(f"{key}={repr(value) if self.check.quoted else value}: {self.check.words}")
 

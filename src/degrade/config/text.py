@@ -3,6 +3,7 @@
 import json
 import textwrap
 
+from degrade.config.registry import OPEN, names
 from degrade.config.schema import descriptions, settings
 from degrade.errors import ConfigError, did_you_mean
 
@@ -24,7 +25,8 @@ def settings_text(begin: str = "") -> str:
     for key, own in found.items():
         default = own.default if isinstance(own.default, str) else json.dumps(own.default)
         said = [descriptions()[key]]
-        said += [f"Choices: {', '.join(map(str, own.choices))}."] * bool(own.choices)
+        more = [*names(key), "or your own by --with FILE"] if key in OPEN else []
+        said += [f"Choices: {', '.join([*map(str, own.choices), *more])}."] * bool(own.choices)
         said += [f"Only {' and '.join(own.families)} networks have it."] * bool(own.families)
         lines = textwrap.wrap(" ".join([*said, own.kind.means]).replace("`", ""), _WIDTH - 4)
         blocks.append("\n".join([f"{key}={default}", *(f"    {line}" for line in lines)]))

@@ -59,7 +59,7 @@ from degrade.probes.probe import (
     read,
     write,
 )
-from degrade.probes.responses import deviations, moments, watched
+from degrade.probes.responses import deviations, moments, norm_words, watched
 from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
@@ -133,7 +133,7 @@ def looked_at_first(folder: Path) -> list[Shown]:
     ]
     text = _text("network", [(f"{own.panel}, {own.label}", own.rows) for own in profiles])
     data = "/".join(sorted({data_name(str(own.rows[0]["data"])) for own in profiles}))
-    below = f"{data} data; {what([own.rows for own in profiles])}"
+    below = f"{data} data; {what([own.rows for own in profiles], norm_words(key[:2] for key in networks))}"
     figure = draw_profiles(profiles, below, title="Before the first update, by initial weights and depth")
     return [Shown(text, figure, "gradients-initial.png")]
 
@@ -357,7 +357,7 @@ def draw_last(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figure
         Profile(_panel(c.family, c.experiment.model.norm), c.label, c.extra, c.depth, stages(rows)[1][-1])
         for c, rows in zip(curves, found, strict=True)
     ]
-    text = f"{what(found)}\n{footer(curves, banded=False)}"
+    text = f"{what(found, _norms(curves))}\n{footer(curves, banded=False)}"
     return draw_profiles(profiles, text, title="Trained networks at their last checkpoint")
 
 
@@ -435,15 +435,19 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
         each.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}\n{_error(curve)}", fontsize=8)
     for each in axes[-len(curves) :]:
         each.set_xlabel("iteration")
-    text = f"{what(found)}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}"
+    text = f"{what(found, _norms(curves))}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}"
     return finished(figure, text, "Gradients and weights of each layer along training")
 
 
-def what(found: Sequence[Sequence[Row]]) -> str:
-    """The note below a figure of such rows that says what the numbers are."""
+def _norms(curves: Sequence[Curve]) -> str:
+    return norm_words((curve.family, curve.experiment.model.norm) for curve in curves)
+
+
+def what(found: Sequence[Sequence[Row]], norm: str) -> str:
+    """The note below a figure of such rows that says what the numbers are, and after which norm."""
     images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     return (
-        "response: output after batch norm, before ReLU and addition; its gradient: that of the batch's summed loss "
+        f"response: output after {norm}, before ReLU and addition; its gradient: that of the batch's summed loss "
         "in train mode with respect to one image's response, root mean square over images; gradient of the weights: "
         f"that of the mean loss; of gradients and weights the Euclidean norm; {images}, un-augmented, {BATCH} at a "
         "time; fp32"

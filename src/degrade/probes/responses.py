@@ -1,7 +1,7 @@
 """How strongly each layer responds: standard deviations of the 3x3 convolutions' outputs (paper, Figure 7)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -145,12 +145,20 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     images = " or ".join(sorted({looked_at(rows, "test") for seeds in found for rows in seeds}))
-    what = f"response: output of a 3x3 convolution after batch norm, before ReLU and addition; eval mode, {images}"
-    title = "Response of each 3x3 layer"
+    norm = norm_words((curve.family, curve.experiment.model.norm) for curve in curves)
+    size = "3x3 " if norm == "batch norm" else ""
+    what = f"response: output of a {size}convolution after {norm}, before ReLU and addition; eval mode, {images}"
+    title = f"Response of each {size or 'convolutional '}layer"
     if any(len(seeds) > 1 for seeds in found):
         title += ": median of the seeds, and their range"
         what += "; band: least to greatest seed; below, the layers of each seed are sorted by themselves"
     return finished(figure, f"{what}\n{footer(curves, banded=False)}", title)
+
+
+def norm_words(pairs: Iterable[tuple[str, str]]) -> str:
+    """What follows a convolution in networks of these families and norms, in the words of a figure."""
+    papers = all(family in ("plain", "residual", "vgg") and norm in ("batch", "none") for family, norm in pairs)
+    return "batch norm" if papers else "the norm that follows, if any"
 
 
 def _band(axes: Axes, std: Array, **style: Any) -> None:
