@@ -2,6 +2,16 @@
 
 from degrade.models.anatomy import count_parameters, layers, multiply_adds
 from degrade.models.cifar import BasicBlock, CifarNet, build_model
+from degrade.models.classifier import Classifier
 from degrade.models.vgg import VggNet
 
-__all__ = ["BasicBlock", "CifarNet", "VggNet", "build_model", "count_parameters", "layers", "multiply_adds"]
+__all__ = [
+    "BasicBlock",
+    "CifarNet",
+    "Classifier",
+    "VggNet",
+    "build_model",
+    "count_parameters",
+    "layers",
+    "multiply_adds",
+]
