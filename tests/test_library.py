@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import degrade
 from degrade.data import load_images
 from degrade.data.batches import single_view
+from degrade.data.sources import CLASSES
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError
 from degrade.extras import installed
 from degrade.runs import RunRecord, library
@@ -197,6 +199,10 @@ def test_a_setting_that_the_file_lacks_or_that_is_unknown_is_no_matter(trained: 
 
 # What comes with degrade
 
+#: The documentation's script, from the file of an image to the name of a class.
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "export.md"
+SCRIPT = PAGE.read_text().split("<!-- classify -->\n```python\n")[1].split("```")[0]
+
 OWN = networks()
 
 
@@ -225,6 +231,14 @@ def test_torch_is_imported_when_a_network_is_loaded() -> None:
     assert done.stdout == "False ['classifier', 'load', 'networks']\n"
     with pytest.raises(AttributeError, match="has no attribute 'laod'"):
         degrade.laod  # noqa: B018
+
+
+def test_the_script_of_the_documentation_names_a_class(tmp_path: Path) -> None:
+    Image.fromarray(np.full((48, 60, 3), 127, np.uint8)).save(tmp_path / "grey.png")
+    command = [sys.executable, "-c", SCRIPT, "grey.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in CLASSES
 
 
 # ONNX
