@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 import degrade
+from degrade.cli.completion import runs_or_networks
 from degrade.data import load_images
 from degrade.data.batches import single_view
 from degrade.data.sources import CLASSES
@@ -113,6 +114,28 @@ def test_a_name_is_evaluated_as_its_run_is(kept: tuple[RunRecord, str, Path], cl
         first, rest = by_name.out.split("\n", 1)
         assert first == f"{name}, iteration 24 (synthetic data)"
         assert rest == by_run.out.split("\n", 1)[1]
+
+
+def test_a_folder_of_the_name_comes_first(kept: tuple[RunRecord, str, Path], cli: Cli, tmp_path: Path) -> None:
+    record, name, _ = kept
+    record.path.parent.rename(tmp_path / name)
+    assert cli("evaluate", name).out.startswith(f"{name}/seed-0, iteration 24")
+    assert cli("evaluate", f"./{name}").out.startswith(f"{name}/seed-0, iteration 24")
+
+
+def test_a_network_is_evaluated_on_a_device_that_is_there(kept: tuple[RunRecord, str, Path], cli: Cli) -> None:
+    assert "training error, clean" in cli("evaluate", kept[1], "--device", "cpu").out
+    refused = cli("evaluate", kept[1], "--device", "cda")
+    assert (refused.code, refused.err) == (
+        2,
+        "degrade: runtime.device=cda: choose one of auto, cpu, cuda, cuda:N, mps\n",
+    )
+
+
+def test_a_shell_completes_names(kept: tuple[RunRecord, str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(kept[2])
+    assert runs_or_networks("resid") == [kept[1]]
+    assert runs_or_networks("x") == []
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(
