@@ -15,7 +15,7 @@ from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
 from degrade.probes.remedies import remedy_table, treated
-from degrade.runs import Session, find_records
+from degrade.runs import Session, find_records, library
 
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
@@ -125,6 +125,25 @@ def cost(machine: str) -> str:
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 
 
+def trained() -> str:
+    """The trained networks that come with degrade, with their last errors in percent."""
+    rows = [
+        [
+            name,
+            own.recipe,
+            f"{own.iterations:,}",
+            str(own.seed),
+            *map(_share, (own.train_error_clean, own.test_error)),
+        ]
+        for name, own in library.networks().items()
+    ]
+    return aligned(["name", "recipe", "updates", "seed", "clean%", "test%"], rows)
+
+
+def _share(error: float | None) -> str:
+    return "-" if error is None else f"{100 * error:.2f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
     "short": partial(errors, "short"),
@@ -132,6 +151,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tried-quick": partial(tried, "quick"),
     "tried-short": partial(tried, "short"),
     "verdict": verdict,
+    "networks": trained,
     "cost": partial(cost, "epyc"),
     "bench": partial(bench, "epyc"),
     "bench-bf16": partial(bench, "xeon"),

@@ -40,7 +40,7 @@ from degrade.cli.options import (
     exit_code,
     name_losses,
     networks_of,
-    one_run,
+    one_trained,
     output_option,
     readable,
     seconds_of,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from degrade.config.launcher import Launcher
     from degrade.runs import RunRecord
     from degrade.runs.many import Cell
+    from degrade.runs.trained import Trained
     from degrade.watch import Read
 
 #: What `degrade evaluate` lets batch norm normalise by.
@@ -408,7 +409,12 @@ def verify(
 def evaluate(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", autocompletion=completion.runs, help="A run's directory.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            autocompletion=completion.runs_or_networks,
+            help="This is a run's directory, or the name or file of a trained network.",
+            show_default=False,
+        ),
     ],
     statistics: Annotated[
         str,
@@ -423,7 +429,7 @@ def evaluate(
     ] = False,
     device: Device = None,
 ) -> int:
-    """Print the training and test errors of a run's checkpoint, also by class.
+    """Print the training and test errors of a run's checkpoint or of a trained network, also by class.
 
     Weights and statistics stay as they are. The default is the record's clean training error and its test error;
     `--statistics batch` gives the batch-statistics training error, and the test error measured in the same way.
@@ -432,19 +438,33 @@ def evaluate(
 
     - `degrade evaluate outputs/quick/plain-56/seed-0`
     - `degrade evaluate outputs/quick/plain-56/seed-0 --statistics batch --augmented`
+    - `degrade evaluate plain-56-short`
     """
     from degrade.analysis.text import evaluation_text
-    from degrade.config import load_config
     from degrade.runs.evaluation import evaluate as evaluate_run
     from degrade.runs.evaluation import heading
 
-    record = one_run(run)
-    config = load_config(record.path / "config.yaml", [f"runtime.device={device or 'auto'}"])
+    record = one_trained(run)
+    config = _on_device(record, device or "auto")
     how = {"batch_statistics": statistics == "batch", "augmented": augmented}
     train, test, iteration, images = evaluate_run(record, config, **how)
     print(heading(record, iteration, synthetic=images.synthetic))
     print(evaluation_text(config, train, test, images.classes, **how))
     return DONE
+
+
+def _on_device(record: "RunRecord | Trained", device: str) -> "Experiment":
+    """The settings of a run or of a trained network, on a device."""
+    from degrade.config import load_config
+    from degrade.config.schema import settings
+    from degrade.runs import RunRecord
+
+    if isinstance(record, RunRecord):
+        return load_config(record.path / "config.yaml", [f"runtime.device={device}"])
+    settings()["runtime.device"].validate("runtime.device", device)
+    experiment = record.experiment
+    experiment.put("runtime.device", device)
+    return experiment
 
 
 @app.command(rich_help_panel=DATA)
@@ -630,25 +650,34 @@ def export(
     output: Annotated[
         Path | None,
         output_option(
-            "Write into this file; by default a table goes to the terminal, weights to RUN/weights.safetensors."
+            "Write into this file; by default a table goes to the terminal, weights to RUN/weights.safetensors, and "
+            "ONNX to RUN/network.onnx."
         ),
     ] = None,
     weights: Annotated[
         bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
     ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx", help="Write the trained network of one run instead, as ONNX, from uint8 pixels to logits."
+        ),
+    ] = False,
 ) -> int:
-    """Write what runs measured as one long table with one row per measurement, or write one run's weights.
+    """Write what runs measured as one long table with one row per measurement, or write one run's network.
 
-    Errors are fractions. Parquet needs `pip install '.[parquet]'`, weights `pip install '.[safetensors]'`.
+    Errors are fractions. Parquet needs `pip install '.[parquet]'`, ONNX `pip install '.[onnx]'`. Where a network is
+    written, it may be one that comes with degrade, by its name.
 
     Examples:
 
     - `degrade export > measurements.csv`
     - `degrade export outputs/quick outputs/short --output measurements.parquet`
     - `degrade export --weights outputs/quick/residual-20/seed-0 --output residual-20.safetensors`
+    - `degrade export --onnx plain-56-short`
     """
-    if weights:
-        return _weights(runs or [], form, output)
+    if weights or onnx:
+        return _export_network(runs or [], form, output, weights=weights, onnx=onnx)
     form = _export_format(form, output)
     from degrade.analysis.export import measurements, write_csv, write_json, write_parquet
 
@@ -685,19 +714,36 @@ def _export_format(form: str | None, output: Path | None) -> str:
     return form
 
 
-def _weights(runs: list[Path], form: str | None, output: Path | None) -> int:
+def _export_network(runs: list[Path], form: str | None, output: Path | None, *, weights: bool, onnx: bool) -> int:
+    option, kind = ("--weights", "safetensors") if weights else ("--onnx", "onnx")
+    if weights and onnx:
+        raise ConfigError("--weights --onnx: one kind of file at a time; leave one of them out")
     if form is not None:
-        raise ConfigError(f"--format {form}: weights are written as safetensors; leave it out")
+        raise ConfigError(f"--format {form}: {option} writes {kind}; leave it out")
     if len(runs) != 1:
-        raise ConfigError(f"--weights: takes one run's directory, not {len(runs) or 'none'}")
-    record = one_run(runs[0])
+        raise ConfigError(f"{option}: takes one run's directory or one network's name, not {len(runs) or 'none'}")
+    record = one_trained(runs[0])
+    from degrade.runs import RunRecord
     from degrade.runs.evaluation import heading
-    from degrade.runs.weights import NAME, export_weights
 
-    target = output or record.path / NAME
-    facts = export_weights(record, target)
-    print(heading(record, int(facts["iteration"]), synthetic=facts["data"] == "synthetic"))
-    print(f"weights: {target}")
+    if onnx:
+        from degrade.runs.onnx import NAME, export_onnx, require_onnx
+
+        require_onnx()  # before images are loaded
+    else:
+        from degrade.runs.weights import NAME
+    from degrade.runs.weights import of_record
+
+    if isinstance(record, RunRecord):
+        network, target = of_record(record), output or record.path / NAME
+    else:
+        network, target = record, output or Path(f"{Path(record.name).name.removesuffix('.safetensors')}.{kind}")
+    if onnx:
+        export_onnx(network, target)
+    else:
+        network.save(target)
+    print(heading(record, network.iteration, synthetic=network.facts["data"] == "synthetic"))
+    print(f"{'onnx' if onnx else 'weights'}: {target}")
     return DONE
 
 

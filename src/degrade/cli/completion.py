@@ -113,6 +113,13 @@ def experiment_or_settings(incomplete: str) -> list[str]:
     return [*_beginning(experiment_names(), incomplete), *_settings(incomplete, free | _launcher_defaults())]
 
 
+def runs_or_networks(incomplete: str) -> list[str]:
+    """A run's directory, or a trained network that comes with degrade."""
+    from degrade.runs.library import networks
+
+    return [*runs(incomplete), *_beginning(networks(), incomplete)]
+
+
 def runs_or_settings(incomplete: str) -> list[str]:
     """A run's directory, or settings, or `experiment=`."""
     return [*runs(incomplete), *_settings(incomplete, {**_defaults(), "experiment": None})]

@@ -14,6 +14,7 @@ import typer
 
 from degrade.cli import completion
 from degrade.errors import ConfigError, RunError, RunFileError, did_you_mean
+from degrade.files import present
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from degrade.config import Experiment
     from degrade.runs import RunRecord
     from degrade.runs.record import Loss
+    from degrade.runs.trained import Trained
 
 DONE, RUN_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -306,6 +308,27 @@ def one_run(path: Path) -> "RunRecord":
         raise RunError(f"{path}: holds {len(records)} runs; name one, such as {records[0].path}")
     name_losses(records[0].path, records[0].losses())
     return records[0]
+
+
+def one_trained(path: Path) -> "RunRecord | Trained":
+    """The one record at or below a path; else the trained network that comes with degrade, or the file, of this name.
+
+    Raises:
+        RunError, RunFileError: as `one_run` does.
+        ConfigError: there is nothing of this name; the message lists the networks that come with degrade.
+    """
+    from degrade.runs.library import networks, there_are
+
+    there, known = present(path), networks()
+    if there and path.is_dir():
+        return one_run(path)
+    if there or str(path) in known:
+        from degrade.runs.trained import trained
+
+        return trained(path)
+    if len(path.parts) > 1:
+        return one_run(path)  # which says what is missing
+    raise ConfigError(f"{path}: no such run, nor a trained network that comes with degrade; {there_are(known)}")
 
 
 def show_figure(figure: "Figure", target: Path) -> None:

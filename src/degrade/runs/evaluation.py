@@ -1,9 +1,10 @@
-"""Evaluation of a record's checkpoint."""
+"""Evaluation of a record's checkpoint, or of a trained network outside its record."""
 
 import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet, load_images
@@ -11,18 +12,19 @@ from degrade.errors import RunError
 from degrade.progress import Progress
 from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord
+from degrade.runs.trained import Trained
 from degrade.training import Evaluation, Training, checkpoint
 
 log = logging.getLogger("degrade.run")
 
 
 def evaluate(
-    record: RunRecord, experiment: Experiment, *, batch_statistics: bool = False, augmented: bool = False
+    record: RunRecord | Trained, experiment: Experiment, *, batch_statistics: bool = False, augmented: bool = False
 ) -> tuple[Evaluation, Evaluation, int, ImageSet]:
-    """Evaluate the newest checkpoint of a record on all training images and on the test images.
+    """Evaluate a trained network on all training images and on the test images.
 
     Args:
-        record: the record whose checkpoint is evaluated.
+        record: the record whose newest checkpoint is evaluated, or a network outside its record.
         experiment: its settings.
         batch_statistics: whether batch norm takes each batch's own statistics, in both sets and in shuffled batches
             of training's size, instead of its running statistics.
@@ -30,7 +32,7 @@ def evaluate(
             never are.
 
     Returns:
-        Training and test evaluation, the checkpoint's iteration, and the images.
+        Training and test evaluation, the network's iteration, and the images.
 
     Raises:
         RunError: the record has no checkpoint that can be used.
@@ -43,7 +45,8 @@ def evaluate(
         progress.advance(count)
         progress.tell("evaluating")
 
-    training = restored(record, experiment, images, tick=tick)
+    restore = record.restored if isinstance(record, Trained) else partial(restored, record)
+    training = restore(experiment, images, tick=tick)
     with contextlib.closing(progress):
         batch_statistics = batch_statistics and experiment.model.norm == "batch"
         if batch_statistics or augmented:
@@ -68,16 +71,20 @@ def divergence(record: RunRecord) -> str:
     return f"diverged at iteration {summary.get('iteration', 0):,}"
 
 
-def heading(record: RunRecord, iteration: int, *, synthetic: bool) -> str:
-    """A line that says of which weights of a record a command speaks, and what must be known of them.
+def heading(record: RunRecord | Trained, iteration: int, *, synthetic: bool) -> str:
+    """A line that says of which weights a command speaks, and what must be known of them.
 
     Args:
-        record: the record.
+        record: the record, or a network outside its record.
         iteration: the checkpoint's iteration.
         synthetic: whether the images were generated.
     """
-    remarks = ", ".join(remark for remark in (divergence(record), "synthetic data" * synthetic) if remark)
-    return f"{record.path}, iteration {iteration:,}" + (f" ({remarks})" if remarks else "")
+    if isinstance(record, Trained):
+        name, ended = record.name, record.facts.get("remark")
+    else:
+        name, ended = str(record.path), divergence(record)
+    remarks = ", ".join(remark for remark in (ended, "synthetic data" * synthetic) if remark)
+    return f"{name}, iteration {iteration:,}" + (f" ({remarks})" if remarks else "")
 
 
 def no_checkpoint(record: RunRecord) -> RunError:

@@ -1,4 +1,4 @@
-"""A run's trained weights as a safetensors file that PyTorch loads without degrade."""
+"""A run's trained network, taken out of its checkpoint into a safetensors file that PyTorch loads without degrade."""
 
 import logging
 from pathlib import Path
@@ -8,27 +8,47 @@ import torch
 
 from degrade import __version__
 from degrade.config import Experiment, load_config
+from degrade.config.identity import variant
 from degrade.config.schema import settings
 from degrade.data import ImageSet, load_images
-from degrade.extras import require
-from degrade.files import gone_on_failure
+from degrade.errors import RunError
+from degrade.runs.checked import Status
 from degrade.runs.evaluation import divergence, no_checkpoint
+from degrade.runs.library import Entry, add
 from degrade.runs.record import RunRecord
+from degrade.runs.trained import CONFIG, MEAN, Trained, settings_to_keep
 from degrade.training import checkpoint
 
 log = logging.getLogger("degrade.run")
 
 NAME = "weights.safetensors"
 
-#: The tensor, beside the network's own, that is to be subtracted from images: float32 3 x S x S, S 32 in the paper.
-MEAN = "input_mean"
+#: Errors of a row of metrics that stay with the network.
+_ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
+
+
+def of_record(record: RunRecord) -> Trained:
+    """The network of a run's newest checkpoint.
+
+    Its mean image is computed from the training images, which must be at hand.
+
+    Raises:
+        RunError: the record has no checkpoint that can be used.
+        RunFileError: a checkpoint cannot be read just now.
+        RunConflictError: the images are not those it was trained on.
+    """
+    experiment = load_config(record.path / "config.yaml")
+    tensors, iteration = _newest(record)
+    images = load_images(experiment.data, say=log.info)
+    record.check_images(images.content_hash)
+    return Trained(str(record.path), tensors, images.mean, _facts(record, experiment, images, iteration))
 
 
 def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
     """Write the newest checkpoint's network as safetensors, with what it takes to use it.
 
     Tensors have the names of the network's modules; one more, `input_mean`, is the mean training image, which is to
-    be subtracted from images. It is computed from the training images, which must be at hand.
+    be subtracted from images.
 
     Args:
         record: the run.
@@ -38,25 +58,48 @@ def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
         The file's metadata.
 
     Raises:
-        ConfigError: safetensors is not installed.
-        RunError: the record has no checkpoint that can be used.
-        RunFileError: a checkpoint cannot be read just now.
-        RunConflictError: the images are not those it was trained on.
+        RunError, RunFileError, RunConflictError: as `of_record` does.
     """
-    require("safetensors", extra="safetensors", what="--weights")
-    from safetensors.torch import save
+    network = of_record(record)
+    network.save(target)
+    return network.facts
 
-    experiment = load_config(record.path / "config.yaml")
-    weights, iteration = _newest(record)
-    images = load_images(experiment.data, say=log.info)
-    record.check_images(images.content_hash)
-    facts = _metadata(record, experiment, images, iteration)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(target.name + ".tmp")
-    with gone_on_failure(fresh):
-        fresh.write_bytes(save({**weights, MEAN: images.mean.contiguous()}, metadata=facts))
-        fresh.replace(target)
-    return facts
+
+def keep(record: RunRecord, folder: Path) -> Entry:
+    """Put a finished run's network among those of a folder, where `library.networks` finds it by its name.
+
+    The name is that of the run's folder, with its recipe, unless that is the paper's, and with its seed, unless that
+    is 0: `plain-56`, `plain-56-short`, `plain-56-short,optim.lr=0.05,seed-1`.
+
+    Raises:
+        RunError: the run is not complete, or as `of_record` says.
+        RunFileError, RunConflictError: as `of_record` does.
+    """
+    if record.status != Status.COMPLETE:
+        raise RunError(f"{record.path}: is {record.status}; only a complete run's network is kept")
+    network = of_record(record)
+    own = network.experiment
+    name = _name(own)
+    file = f"{name}.safetensors"
+    entry = Entry(
+        name=name,
+        file=file,
+        sha256=network.save(folder / file),
+        recipe=own.recipe.name,
+        iterations=network.iteration,
+        seed=own.seed,
+        record=f"{own.name}/{variant(own)}/seed-{own.seed}",
+        **{key: float(network.facts[key]) if key in network.facts else None for key in _ERRORS},
+    )
+    add(entry, folder)
+    return entry
+
+
+def _name(experiment: Experiment) -> str:
+    network, *changed = variant(experiment).split(",")
+    recipe = "" if experiment.recipe.name == "paper" else f"-{experiment.recipe.name}"
+    seed = [f"seed-{experiment.seed}"] if experiment.seed else []
+    return ",".join([f"{network}{recipe}", *changed, *seed])
 
 
 def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
@@ -74,7 +117,7 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
     return contiguous, found["iteration"]
 
 
-def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:
+def _facts(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:
     """What a user of the weights must know, as text; errors are fractions, measured at this iteration or left out."""
     model, side = experiment.model, experiment.data.pixels
     row = next((row for row in record.rows() if row["iteration"] == iteration), {})
@@ -96,12 +139,12 @@ def _metadata(record: RunRecord, experiment: Experiment, images: ImageSet, itera
         "iteration": iteration,
         "iterations": experiment.recipe.iterations,
         "seed": experiment.seed,
+        "precision": record.precision,
         "remark": divergence(record) or None,
-        "test_error": row.get("test_error"),
-        "train_error_clean": row.get("train_error_clean"),
-        "train_error_batch": row.get("train_error_batch"),
+        **{key: row.get(key) for key in _ERRORS},
         "data": experiment.data.name,
         "data_hash": images.content_hash,
         "degrade_version": __version__,
+        CONFIG: settings_to_keep(experiment),
     }
     return {key: str(value) for key, value in facts.items() if value is not None}
