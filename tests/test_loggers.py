@@ -218,8 +218,22 @@ def test_loggers_print_nothing_and_put_nothing_beside_the_records(tool: str, cli
     words = {"plain-8:", "plain-8", "complete", "record:", "next:"}
     assert {line.split()[0] for line in outcome.out.splitlines()} == words
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
-    assert {path.name for path in (tmp_path / "outputs").iterdir()} <= {"quiet", "mlflow.db"}
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} <= {"quiet", "mlflow.db", ".mlflow.lock"}
     assert len(find_records([tmp_path / "outputs"])) == 1  # no file of a tool is taken for a record
+
+
+@each_tool
+def test_runs_side_by_side_are_all_there(tool: str, cli: Cli, tmp_path: Path) -> None:
+    words = [f"name=beside-{tool}", f"log.to=[{tool}]", "log.every=2", "seed=0,1", "launcher.jobs=2"]
+    outcome = cli("sweep", *SMALL, *words)
+    assert outcome.code == 0, outcome.err
+    assert "log.to" not in outcome.out
+    records = find_records([tmp_path / "outputs"])
+    histories = [history for record in records for history in READERS[tool](record)]
+    for record in records:
+        assert "log.to" not in (record.path / "train.log").read_text()
+        assert any([row for row, _ in own] == [row for row, _ in expected(record)] for own in histories)
+    assert len({json.loads((record.path / STATE).read_text())["run"] for record in records}) == 2
 
 
 class Fake:

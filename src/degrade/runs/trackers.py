@@ -4,12 +4,15 @@ They are `Logger`s of `runs.loggers`. Each keeps what it is given on this machin
 the tool say where to send it, and asks the tool itself which iterations it holds, so that nothing is there twice.
 """
 
+import contextlib
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from degrade.config import Experiment
 from degrade.metrics import Metrics
@@ -87,10 +90,11 @@ class MLflow:
 
         root = folder.resolve().parents[2]
         own = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client = MlflowClient(tracking_uri=own or f"sqlite:///{root / 'mlflow.db'}")
-        place = self._experiment(
-            os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment.name), None if own else (root / "mlflow").as_uri()
-        )
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment.name)
+        # Runs that begin side by side would all make the tables of a new database, and fail.
+        with contextlib.nullcontext() if own else FileLock(root / ".mlflow.lock", timeout=120):
+            self._client = MlflowClient(tracking_uri=own or f"sqlite:///{root / 'mlflow.db'}")
+            place = self._experiment(name, None if own else (root / "mlflow").as_uri())
         found = self._client.search_runs([place], f"tags.`degrade.run` = '{key}'")
         self._run: str = found[0].info.run_id if found else self._new(place, folder, experiment, key)
         self._client.update_run(self._run, status="RUNNING")
