@@ -312,7 +312,10 @@ def test_onnx_of_a_name_needs_no_images_and_lies_here(kept: tuple[RunRecord, str
     [
         (("--onnx", "--weights", "x"), "--weights --onnx: one kind of file at a time"),
         (("--onnx",), "--onnx: takes one run's directory or one network's name, not none"),
-        (("--onnx", "x", "--format", "csv"), "--format csv: --onnx writes onnx; leave it out"),
+        (
+            ("--onnx", "x", "--format", "csv"),
+            "--format csv: is for tables, and --onnx writes a network; leave it out",
+        ),
     ],
 )
 def test_bad_words_for_onnx_are_one_line(words: tuple[str, ...], said: str, cli: Cli) -> None:
