@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import degrade
@@ -184,7 +185,8 @@ def test_a_file_of_ones_own_is_loaded_by_its_path(trained: Train, cli: Cli, tmp_
     evaluated = cli("evaluate", "own.safetensors")
     assert evaluated.out.startswith("own.safetensors, iteration 24 (synthetic data)\n"), evaluated.err
     (tmp_path / "torn.safetensors").write_bytes(path.read_bytes()[:100])
-    for wrong in ("torn.safetensors", str(record.path / "config.yaml")):
+    save_file({"input_mean": torch.zeros(3, 32, 32)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    for wrong in ("torn.safetensors", "foreign.safetensors", str(record.path / "config.yaml")):
         assert "is no whole file of `degrade export --weights`" in cli("evaluate", wrong).err
     with pytest.raises(ConfigError, match="a folder; write its run's network"):
         degrade.load(record.path)
