@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import degrade
@@ -184,7 +185,8 @@ def test_a_file_of_ones_own_is_loaded_by_its_path(trained: Train, cli: Cli, tmp_
     evaluated = cli("evaluate", "own.safetensors")
     assert evaluated.out.startswith("own.safetensors, iteration 24 (synthetic data)\n"), evaluated.err
     (tmp_path / "torn.safetensors").write_bytes(path.read_bytes()[:100])
-    for wrong in ("torn.safetensors", str(record.path / "config.yaml")):
+    save_file({"input_mean": torch.zeros(3, 32, 32)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    for wrong in ("torn.safetensors", "foreign.safetensors", str(record.path / "config.yaml")):
         assert "is no whole file of `degrade export --weights`" in cli("evaluate", wrong).err
     with pytest.raises(ConfigError, match="a folder; write its run's network"):
         degrade.load(record.path)
@@ -312,7 +314,10 @@ def test_onnx_of_a_name_needs_no_images_and_lies_here(kept: tuple[RunRecord, str
     [
         (("--onnx", "--weights", "x"), "--weights --onnx: one kind of file at a time"),
         (("--onnx",), "--onnx: takes one run's directory or one network's name, not none"),
-        (("--onnx", "x", "--format", "csv"), "--format csv: --onnx writes onnx; leave it out"),
+        (
+            ("--onnx", "x", "--format", "csv"),
+            "--format csv: is for tables, and --onnx writes a network; leave it out",
+        ),
     ],
 )
 def test_bad_words_for_onnx_are_one_line(words: tuple[str, ...], said: str, cli: Cli) -> None:

@@ -638,7 +638,16 @@ def _watch_in_terminal(read: "Read", every: float) -> None:
 
 @app.command(rich_help_panel=DATA)
 def export(
-    runs: Runs = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUNS",
+            autocompletion=completion.runs_or_networks,
+            help="These are run directories, or folders of them; by default outputs. With --weights or --onnx it is "
+            "one run's directory, or the name or file of a trained network.",
+            show_default=False,
+        ),
+    ] = None,
     form: Annotated[
         str | None,
         word_option(
@@ -666,8 +675,7 @@ def export(
 ) -> int:
     """Write what runs measured as one long table with one row per measurement, or write one run's network.
 
-    Errors are fractions. Parquet needs `pip install '.[parquet]'`, ONNX `pip install '.[onnx]'`. Where a network is
-    written, it may be one that comes with degrade, by its name.
+    Errors are fractions. Parquet needs `pip install '.[parquet]'`, ONNX `pip install '.[onnx]'`.
 
     Examples:
 
@@ -715,36 +723,43 @@ def _export_format(form: str | None, output: Path | None) -> str:
 
 
 def _export_network(runs: list[Path], form: str | None, output: Path | None, *, weights: bool, onnx: bool) -> int:
-    option, kind = ("--weights", "safetensors") if weights else ("--onnx", "onnx")
+    """Write the network of one run, or one that comes with degrade, as safetensors or ONNX."""
+    option, kind = ("--weights", "weights") if weights else ("--onnx", "onnx")
     if weights and onnx:
         raise ConfigError("--weights --onnx: one kind of file at a time; leave one of them out")
     if form is not None:
-        raise ConfigError(f"--format {form}: {option} writes {kind}; leave it out")
+        raise ConfigError(f"--format {form}: is for tables, and {option} writes a network; leave it out")
     if len(runs) != 1:
         raise ConfigError(f"{option}: takes one run's directory or one network's name, not {len(runs) or 'none'}")
     record = one_trained(runs[0])
-    from degrade.runs import RunRecord
     from degrade.runs.evaluation import heading
-
-    if onnx:
-        from degrade.runs.onnx import NAME, export_onnx, require_onnx
-
-        require_onnx()  # before images are loaded
-    else:
-        from degrade.runs.weights import NAME
+    from degrade.runs.onnx import export_onnx, require_onnx
+    from degrade.runs.trained import Trained
     from degrade.runs.weights import of_record
 
-    if isinstance(record, RunRecord):
-        network, target = of_record(record), output or record.path / NAME
-    else:
-        network, target = record, output or Path(f"{Path(record.name).name.removesuffix('.safetensors')}.{kind}")
+    if onnx:
+        require_onnx()  # before images are loaded
+    network = record if isinstance(record, Trained) else of_record(record)
+    target = output or _network_file(record, onnx=onnx)
     if onnx:
         export_onnx(network, target)
     else:
         network.save(target)
     print(heading(record, network.iteration, synthetic=network.facts["data"] == "synthetic"))
-    print(f"{'onnx' if onnx else 'weights'}: {target}")
+    print(f"{kind}: {target}")
     return DONE
+
+
+def _network_file(record: "RunRecord | Trained", *, onnx: bool) -> Path:
+    """Where a network is written unless --output says so: beside its run, or here if it comes with degrade."""
+    from degrade.runs import RunRecord
+    from degrade.runs.onnx import NAME as ONNX_NAME
+    from degrade.runs.weights import NAME
+
+    if isinstance(record, RunRecord):
+        return record.path / (ONNX_NAME if onnx else NAME)
+    name = Path(record.name).name.removesuffix(".safetensors")
+    return Path(f"{name}.{'onnx' if onnx else 'safetensors'}")
 
 
 @app.command(rich_help_panel=EXPLAIN)

@@ -23,6 +23,9 @@ MEAN = "input_mean"
 #: Where a trained network's settings are among its facts, as JSON.
 CONFIG = "config"
 
+#: Facts without which a file is none of ours.
+_NEEDED = {"iteration", "class_names", "data", "data_hash"}
+
 #: The sections of an experiment by which a network was trained; the others say how that was computed and recorded.
 _SECTIONS = ("model", "data", "optim", "recipe", "seed", "name")
 
@@ -145,8 +148,10 @@ class Trained:
         from safetensors.torch import load
 
         try:
-            tensors = load(content)
-            return cls(name, tensors, tensors.pop(MEAN), _header(content)["__metadata__"])
+            tensors, facts = load(content), _header(content)["__metadata__"]
+            if missing := _NEEDED - facts.keys():
+                raise ValueError(f"lacks {missing}")
+            return cls(name, tensors, tensors.pop(MEAN), facts)
         except (SafetensorError, KeyError, ValueError) as error:
             raise RunError(f"{name}: is no whole file of `degrade export --weights`; write it anew") from error
 
