@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from degrade.analysis import error_curves, verdict, verdicts
 from degrade.config import Experiment, ModelConfig, RecipeConfig, compose
 from degrade.config.identity import departures, variant
 from degrade.data import load_images
@@ -19,6 +21,7 @@ from degrade.probes.gradients import layer_gradients
 from degrade.training import Training, choose_engine, fit
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import scheduled_rate
+from tests.records import story
 
 Make = Callable[..., Experiment]
 CUDA = torch.device("cuda")
@@ -128,6 +131,15 @@ def test_gradients_are_measured_in_every_layer(family: str, small: Make) -> None
     assert len(rows) == len(list(model.convolutions())) + 1
     assert all(float(row["weight_gradient"]) > 0 and float(row["response_std"]) > 0 for row in rows)
     assert all(math.isnan(float(row["dead"])) for row in rows)
+
+
+def test_the_verdict_passes_over_other_families(tmp_path: Path) -> None:
+    papers = {"plain-20": ([8.0], [9.0]), "plain-56": ([12.0], [13.0])}
+    records = story(tmp_path, {**papers, "preact-20": ([1.0], [2.0])})
+    (found,) = verdicts(error_curves(records))
+    assert {curve.network for curve in found.curves} == set(papers)
+    assert found.claims == verdict(error_curves(records[:2])).claims
+    assert verdicts(error_curves(records[2:])) == []
 
 
 # What networks are made of

@@ -75,7 +75,7 @@ BAD_INPUTS = [
     ["train", "model.depth=[20]"],
     ["train", "model.family=Plain"],
     ["train", "model.shortcut=D"],
-    ["train", "model.norm=layer"],
+    ["train", "model.norm=layr"],
     ["train", "model.init=zeros"],
     ["train", "model.bn_momentum=2"],
     ["train", "model.bn_epsilon=0"],
@@ -514,4 +514,4 @@ def test_settings_are_listed_with_meaning_default_and_choices(cli: Cli) -> None:
     assert "optim.lr" not in warm
     wrong = cli("settings", "optm")
     assert wrong.code == 2
-    assert wrong.err == "degrade: optm: no setting begins so; did you mean optim or optim.lr or optim.clip?\n"
+    assert wrong.err == "degrade: optm: no setting begins so; did you mean optim or optim.lr or optim.name?\n"
