@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from degrade.cli import commands, options
+from degrade.cli import look, options
 from degrade.config import schema
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
@@ -499,7 +499,7 @@ def test_odd_but_valid_input_is_no_error(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_exit_codes_are_the_contracts() -> None:
-    assert commands.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4, "too early": 4}
+    assert look.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4, "too early": 4}
     codes = (options.DONE, options.RUN_FAILED, options.BAD_INPUT, options.INTERRUPTED)
     assert codes == (0, 1, 2, 130)
 

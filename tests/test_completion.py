@@ -47,7 +47,7 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 def test_what_is_completed_exists() -> None:
     assert settings().keys() == Experiment().flat().keys()
-    statistics = completion.words_of("degrade.cli.commands:STATISTICS")
+    statistics = completion.words_of("degrade.cli.look:STATISTICS")
     assert (statistics(""), statistics("b")) == (["running", "batch"], ["batch"])
     assert completion.values_of("recipe")("qu") == ["quick"]
 

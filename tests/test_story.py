@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from degrade.cli import commands, probe
+from degrade.cli import probe, train, understand
 from degrade.cli.story import Step, _make
 from degrade.errors import RunFailed
 from tests.conftest import Outcome
@@ -26,7 +26,8 @@ def test_chapters_are_made_in_order_and_end_in_one_page(
     }
     story(tmp_path / "outputs", errors, "recipe=quick")
     for module, name in (
-        *((commands, name) for name in ("reproduce", "inspect")),
+        (train, "reproduce"),
+        (understand, "inspect"),
         *((probe, f"probe_{name}") for name in ("gradients", "responses", "landscape", "construct")),
     ):
 

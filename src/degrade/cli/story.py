@@ -72,8 +72,9 @@ def story(
 
 def _steps(own: list[str], folder: Path, seeds: int, device: str | None) -> tuple[list[Step], list[Path]]:
     """The chapters, and the folders of runs that the page shows."""
-    from degrade.cli.commands import inspect, reproduce
     from degrade.cli.probe import probe_construct, probe_gradients, probe_landscape, probe_responses
+    from degrade.cli.train import reproduce
+    from degrade.cli.understand import inspect
     from degrade.runs import run_directory
     from degrade.runs.observers import EVALUATION_COST, image_work, planned_work
 

@@ -1,0 +1,267 @@
+"""The commands about data and speed: bench, export and data."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from degrade.cli import completion
+from degrade.cli.options import (
+    DONE,
+    Device,
+    aside,
+    chosen,
+    one_trained,
+    output_option,
+    word_option,
+)
+from degrade.errors import ConfigError
+
+if TYPE_CHECKING:
+    from degrade.runs import RunRecord
+    from degrade.runs.trained import Trained
+
+data_app = typer.Typer(help="Fetch CIFAR-10, or print where it is.", no_args_is_help=True)
+
+
+def bench(
+    depths: Annotated[
+        str, typer.Option(help="The plain network is measured at these depths, separated by commas.")
+    ] = "20,56",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Each setting takes this many turns at most, fewer where the ratios are sure before.",
+        ),
+    ] = 20,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes this many seconds.")] = 0.3,
+    batch_sizes: Annotated[
+        str, typer.Option(help="A step takes this many images; several numbers are separated by commas.")
+    ] = "128,32",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="The conventional loop is timed with this many workers and with none. [default: cores, at most 8]",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled/--no-compiled", help="Include torch.compile, which takes half a minute at each depth."
+        ),
+    ] = True,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything measured, as JSON.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            autocompletion=completion.files,
+            help="Write a torch.profiler trace of the engine at the first depth into this file.",
+        ),
+    ] = None,
+) -> int:
+    """Measure the training speed of the usual scripts' loop and of degrade's engine at each setting, side by side.
+
+    Examples:
+
+    - `degrade bench`
+    - `degrade bench --depths 110 --no-compiled --json`
+    - `degrade bench --profile trace.json`
+    """
+    from degrade.config import compose
+
+    name = compose([f"runtime.device={device or 'auto'}"]).runtime.device
+    chosen = [compose([f"model.depth={depth}"]).model.depth for depth in _numbers("--depths", depths, "20,56")]
+    sizes = [
+        compose([f"recipe.batch_size={size}"]).recipe.batch_size
+        for size in _numbers("--batch-sizes", batch_sizes, "128,32")
+    ]
+
+    from degrade import bench as benching
+
+    count = min(8, os.cpu_count() or 1) if workers is None else workers
+    with aside("json" if as_json else "text"):  # progress is no part of what a program reads
+        contenders = benching.contenders(chosen, device=name, workers=count, batch_sizes=sizes, compiled=compiled)
+        if trace is not None:
+            benching.profile(next(c for c in contenders if c.name == "eager"), trace)
+            print(f"trace: {trace}", file=sys.stderr)
+        report = benching.bench(contenders, rounds=rounds, seconds=seconds)
+    print(report.as_json() if as_json else report.as_text())
+    return DONE
+
+
+def _numbers(option: str, words: str, such_as: str) -> list[int]:
+    """The whole numbers that an option lists."""
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*){0,99}", words):
+        raise ConfigError(f"{option} {words}: write whole numbers, such as {such_as}")
+    return list(dict.fromkeys(int(word) for word in words.split(",")))
+
+
+def export(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUNS",
+            autocompletion=completion.runs_or_networks,
+            help="These are run directories, or folders of them; by default outputs. With --weights or --onnx it is "
+            "one run's directory, or the name or file of a trained network.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        word_option(
+            "--format",
+            "degrade.analysis.export:FORMATS",
+            "The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Write into this file; by default a table goes to the terminal, weights to RUN/weights.safetensors, and "
+            "ONNX to RUN/network.onnx."
+        ),
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Write the trained weights of one run instead, as safetensors.")
+    ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx", help="Write the trained network of one run instead, as ONNX, from uint8 pixels to logits."
+        ),
+    ] = False,
+) -> int:
+    """Write what runs measured as one long table with one row per measurement, or write one run's network.
+
+    Errors are fractions. Parquet needs `pip install '.[parquet]'`, ONNX `pip install '.[onnx]'`.
+
+    Examples:
+
+    - `degrade export > measurements.csv`
+    - `degrade export outputs/quick outputs/short --output measurements.parquet`
+    - `degrade export --weights outputs/quick/residual-20/seed-0 --output residual-20.safetensors`
+    - `degrade export --onnx plain-56-short`
+    """
+    if weights or onnx:
+        return _export_network(runs or [], form, output, weights=weights, onnx=onnx)
+    form = _export_format(form, output)
+    from degrade.analysis.export import measurements, write_csv, write_json, write_parquet
+
+    rows, write = measurements(chosen(runs)[0]), write_json if form == "json" else write_csv
+    if output is None:
+        write(rows, sys.stdout)
+        return DONE
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if form == "parquet":
+        write_parquet(rows, output)
+    else:
+        with output.open("w", newline="") as file:
+            write(rows, file)
+    print(f"table: {output}")
+    return DONE
+
+
+def _export_format(form: str | None, output: Path | None) -> str:
+    from degrade.analysis.export import FORMATS
+
+    suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
+    if form in FORMATS and suffix in FORMATS and suffix != form:
+        raise ConfigError(f"--format {form} --output {output}: they name two formats; leave --format out, or rename")
+    if form is None:
+        if suffix and suffix not in FORMATS:
+            raise ConfigError(f"--output {output}: tables are written as {', '.join(FORMATS)}; say which by --format")
+        form = suffix or "csv"
+    if form == "parquet":
+        from degrade.extras import require
+
+        require("pyarrow", extra="parquet", what="--format parquet")
+        if output is None:
+            raise ConfigError("--format parquet: is not for a terminal; name a file with --output")
+    return form
+
+
+def _export_network(runs: list[Path], form: str | None, output: Path | None, *, weights: bool, onnx: bool) -> int:
+    """Write the network of one run, or one that comes with degrade, as safetensors or ONNX."""
+    option, kind = ("--weights", "weights") if weights else ("--onnx", "onnx")
+    if weights and onnx:
+        raise ConfigError("--weights --onnx: one kind of file at a time; leave one of them out")
+    if form is not None:
+        raise ConfigError(f"--format {form}: is for tables, and {option} writes a network; leave it out")
+    if len(runs) != 1:
+        raise ConfigError(f"{option}: takes one run's directory or one network's name, not {len(runs) or 'none'}")
+    record = one_trained(runs[0])
+    from degrade.runs.evaluation import heading
+    from degrade.runs.onnx import export_onnx, require_onnx
+    from degrade.runs.trained import Trained
+    from degrade.runs.weights import of_record
+
+    if onnx:
+        require_onnx()  # before images are loaded
+    network = record if isinstance(record, Trained) else of_record(record)
+    target = output or _network_file(record, onnx=onnx)
+    if onnx:
+        export_onnx(network, target)
+    else:
+        network.save(target)
+    print(heading(record, network.iteration, synthetic=network.facts["data"] == "synthetic"))
+    print(f"{kind}: {target}")
+    return DONE
+
+
+def _network_file(record: "RunRecord | Trained", *, onnx: bool) -> Path:
+    """Where a network is written unless --output says so: beside its run, or here if it comes with degrade."""
+    from degrade.runs import RunRecord
+    from degrade.runs.onnx import NAME as ONNX_NAME
+    from degrade.runs.weights import NAME
+
+    if isinstance(record, RunRecord):
+        return record.path / (ONNX_NAME if onnx else NAME)
+    name = Path(record.name).name.removesuffix(".safetensors")
+    return Path(f"{name}.{'onnx' if onnx else 'safetensors'}")
+
+
+Root = Annotated[
+    Path | None,
+    typer.Option(autocompletion=completion.files, help="CIFAR-10 is kept in this folder.", show_default=False),
+]
+
+
+@data_app.command("fetch")
+def data_fetch(root: Root = None) -> int:
+    """Fetch CIFAR-10 from the first source that has it, and check its content."""
+    from degrade.config import DataConfig
+    from degrade.data.sources import data_root, fetch_cifar10
+
+    where = data_root(DataConfig(root=str(root) if root else None))
+    raw = fetch_cifar10(where)
+    print(f"CIFAR-10 is in {where}: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
+    return DONE
+
+
+@data_app.command("info")
+def data_info(root: Root = None) -> int:
+    """Print where CIFAR-10 is looked for, and what is there."""
+    from degrade.config import DataConfig
+    from degrade.data.sources import HASHES, data_root, prepared_cifar10
+
+    where = data_root(DataConfig(root=str(root) if root else None))
+    print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
+    raw = prepared_cifar10(where)
+    if raw is None:
+        print("CIFAR-10: not there yet; `degrade data fetch` or the first training fetches it")
+        return DONE
+    print(f"CIFAR-10: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
+    print(f"from:     {raw.source}")
+    for name, digest in HASHES.items():
+        print(f"SHA-256 {name}: {digest}")
+    return DONE
