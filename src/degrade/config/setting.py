@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from degrade.errors import ConfigError, did_you_mean
 
@@ -137,13 +137,15 @@ TYPES = {
     bool: "true or false",
     str: "text",
     list[int]: "list of whole numbers",
+    list[str]: "list of words",
     type(None): "null",
 }
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind == list[int]:
-        return isinstance(value, list) and all(_is(own, int) for own in value)
+    if kind in (list[int], list[str]):
+        (each,) = get_args(kind)
+        return isinstance(value, list) and all(_is(own, each) for own in value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     if kind is float:
@@ -168,6 +170,17 @@ INTERVAL = Must(lambda value: value >= 1, "must be 1 or more iterations, or null
 RISING = Must(
     lambda value: sorted(set(value)) == list(value) and all(iteration >= 1 for iteration in value),
     "write rising iterations from 1, such as [32000,48000]",
+)
+SOURCES = Must(
+    lambda value: value and len(set(value)) == len(value) and set(value) <= {"local", "mirror", "original", "npm"},
+    "name each source once, of local, mirror, original and npm, such as [local,npm]",
+)
+MIRROR = Must(
+    lambda value: (
+        value and "\0" not in value and re.match(r"https?://[^/\s]+/|(?![A-Za-z][A-Za-z0-9+.-]*://)", value)
+    ),
+    "write the archive's address, http:// or https://, or a folder",
+    quoted=True,
 )
 PATH_PART = Must(
     lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value),
