@@ -228,7 +228,8 @@ class _Race(Generic[Got]):
         name, (leader, _) = min(self._running.items(), key=lambda own: own[1][0].seconds_left)
         progress.reach(min(1.0, leader.received / leader.size))
         short = name if len(name) <= 30 else f"{name[:29]}…"  # so that a bar of 80 columns has room for the rest
-        progress.tell(f"{self._what} from {short}", _in_words(leader.rate(SLOW_SECONDS)), left=leader.seconds_left)
+        numbers = "checking" if leader.whole else _in_words(leader.rate(SLOW_SECONDS))
+        progress.tell(f"{self._what} from {short}", numbers, left=leader.seconds_left)
 
     def close(self) -> None:
         """End all that are still at work."""
