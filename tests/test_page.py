@@ -477,6 +477,28 @@ def test_numbers_of_another_kind_or_not_finite_draw_nothing_and_break_nothing(tm
     assert list(charts_of(text)) == ["Response of each layer"]
 
 
+def test_a_path_is_drawn_on_the_loss_of_its_plane(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
+    along: list[Row] = [
+        {"snapshot": k, "a": a, "b": b, "loss": loss, "share1": 0.8, "share2": 0.15}
+        for k, a, b, loss in ((0, -2.0, 0.5, 2.5), (100, -1.0, 1.0, 1.0), (2400, 0.0, 0.0, 0.2))
+    ]
+    grid: list[Row] = [
+        {"a": a, "b": b, "loss": 1 + a + b, "error": 0.1, "count": 90} for a in (0.0, 1.0) for b in (0.0, 1.0)
+    ]
+    write(numbers_path(record, "trajectory-path-images90"), along)
+    write(numbers_path(record, "trajectory-grid2-images100"), grid)
+    assert not charts_of(page(error_curves([record])))  # the points are of other images than the path
+    write(numbers_path(record, "trajectory-grid2-images90"), grid)
+    (chart,) = charts_of(page(error_curves([record]))).values()
+    (panel,) = chart["views"][0]["panels"]
+    assert panel["title"] == "plain-20, seed 0: 80% + 15% of the variance"
+    assert panel["map"]["z"] == [[1, 2], [2, 3]]
+    (line,) = panel["lines"]
+    assert (line["x"], line["y"]) == ([-2, -1, 0], [0.5, 1, 0])
+    assert line["at"][-1] == "iteration 2,400, loss 0.2"
+
+
 def test_charts_for_which_there_is_no_room_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("degrade.analysis.page.LIMIT", 4_900_000)
     text = page(error_curves(find_records([REFERENCE / "gradients"])))

@@ -69,6 +69,7 @@ def charts(curves: Sequence[Curve]) -> Iterator[Chart]:
             "remedies": under_remedies(own),
             "responses": responses(own),
             "landscape": landscape(own),
+            "trajectory": trajectory(own),
             "construct": constructed(own),
         }
         for chapter, data in made.items():
@@ -253,6 +254,42 @@ def landscape(curves: Sequence[Curve]) -> Data | None:
     return _chart("Loss around the trained weights", words, views)
 
 
+def trajectory(curves: Sequence[Curve]) -> Data | None:
+    """The path of one seed of each network on the loss, on the plane of the path's first two principal components."""
+    panels = []
+    for curve in curves:
+        found = next(
+            filter(None, (_path(f"{curve.label}, seed {seed}", path) for seed, path in curve.paths.items())), None
+        )
+        panels += [found] if found is not None else []
+    if not panels:
+        return None
+    words = (
+        "From the first snapshot to the last weights (+), on the loss in eval mode, with batch norm's statistics "
+        f"measured anew at each point; losses of {CEILING:.3g} or more have one colour. The plane is one of weights: "
+        "growth that batch norm takes out again counts as movement."
+    )
+    view = _view("path", "first component", "second component", panels, log=True, z="loss", contours=True, apart=True)
+    return _chart("The path on the plane that shows most of it", words, [view])
+
+
+def _path(title: str, run: Path) -> Data | None:
+    """A panel with the path of a run on contours of the loss, if both were looked at on as many images."""
+    for file in sorted((run / "probes").glob("trajectory-path-*.csv")):
+        along = _rows(run, file.stem, "snapshot", "a", "b", "loss", "share1", "share2")
+        images = file.stem.removeprefix("trajectory-path-")
+        for grid in sorted((run / "probes").glob(f"trajectory-grid*-{images}.csv")):
+            rows = _rows(run, grid.stem, "a", "b", "loss")
+            across = math.isqrt(len(rows))
+            if along and rows and across**2 == len(rows):
+                shares = (f"{float(along[0][key]):.0%}" for key in ("share1", "share2"))
+                a, b = ([float(row[key]) for row in along] for key in ("a", "b"))
+                at = [f"iteration {int(row['snapshot']):,}, loss {float(row['loss']):.3g}" for row in along]
+                line = _line(title, "#ffffff", a, b) | {"at": at}
+                return _plane(f"{title}: {' + '.join(shares)} of the variance", rows, across) | {"lines": [line]}
+    return None
+
+
 def _plane(title: str, rows: Sequence[Row], across: int) -> Data:
     loss = np.array([float(row["loss"]) for row in rows]).reshape(across, across).T
     shown = np.minimum(np.nan_to_num(loss, nan=CEILING, posinf=CEILING), CEILING)
@@ -315,9 +352,10 @@ def _chart(title: str, words: str, views: Sequence[Data]) -> Data:
 
 
 def _view(name: str, x: str, y: str, panels: Sequence[Data], **more: Any) -> Data:
-    """One view: what readers choose it by, the axes' names, and panels; `log`, `even`, `z` and `contours` as given.
+    """One view: what readers choose it by, the axes' names, and panels; `more` as given.
 
-    `log` makes the scale of the values logarithmic; `even` spaces the values along x evenly.
+    `log` makes the scale of the values logarithmic; `even` spaces the values along x evenly; `z` names the values of
+    maps, which have `contours` or cells; with `apart` each panel has axes of its own.
     """
     return {"name": name, "x": x, "y": y, "panels": list(panels), **more}
 

@@ -230,7 +230,7 @@
     return [
       ...(line.low ? [{ ...edge, y: line.low }, { ...edge, y: line.high, fill: "tonexty" }] : []),
       { ...own, y: line.y, line: { width: 2, dash: line.dash ?? "solid" }, customdata: where.map(text),
-        hovertemplate: `${name}<br>%{customdata}: %{y:${exact(view)}}<extra></extra>` },
+        hovertemplate: `${name}<br>%{customdata}${view.contours ? "" : `: %{y:${exact(view)}}`}<extra></extra>` },
     ];
   }
 
@@ -238,7 +238,7 @@
     const scaled = map.z.map((row) => row.map((z) => (z === null ? null : Math.log10(z))));
     const ends = view.panels.flatMap((panel) => panel.map.z.flat()).filter((z) => z !== null).map(Math.log10);
     const [low, high] = [Math.min(...ends), Math.max(...ends, Math.min(...ends) + 0.3)];
-    const ticks = scale(low, high);
+    const ticks = named(low, high);
     const own = { x: even(view) ? map.x.map((at) => places.indexOf(at)) : map.x, y: map.y, z: scaled, zmin: low, zmax: high,
       colorscale: "Viridis", showscale: first, meta: {}, ...axes,
       colorbar: { title: { text: view.z, side: "right" }, tickvals: ticks.map(Math.log10), ticktext: ticks.map(brieflyNamed), thickness: 12 },
@@ -256,6 +256,11 @@
     return powers.filter((power) => power % sparse === 0).flatMap((power) => steps.map((step) => step * 10 ** power))
       .filter((own) => Math.log10(own) >= low && Math.log10(own) <= high);
   }
+  // The same, or the ends and the middle where no round numbers lie between.
+  function named(low, high) {
+    const round = scale(low, high);
+    return round.length > 1 ? round : [low, (low + high) / 2, high].map((own) => 10 ** own);
+  }
   const brieflyNamed = (own) => (own >= 1e-3 && own < 1e5 ? String(+own.toPrecision(3)) : own.toExponential(0).replace("e+", "e"));
 
   function chapterTraces(chart) {
@@ -264,8 +269,8 @@
     const seen = new Set();
     return view.panels.flatMap((panel, p) => {
       const axes = p ? { xaxis: `x${p + 1}`, yaxis: `y${p + 1}` } : { xaxis: "x", yaxis: "y" };
-      if (panel.map) return [mapTrace(view, panel, axes, places, !p)];
       const traces = panel.lines.flatMap((line) => lineTraces(view, line, axes, places));
+      if (panel.map) return [mapTrace(view, panel, axes, places, !p), ...traces.map((own) => ({ ...own, showlegend: false }))];
       for (const own of traces.filter((each) => each.showlegend)) { // a name is said once for all panels
         own.showlegend = !seen.has(own.name);
         seen.add(own.name);
@@ -291,9 +296,9 @@
       extra[`xaxis${n}`] = { domain: place.across, anchor: `y${n}`, title: { text: place.lowest ? view.x : "", standoff: 6, font: { size: 12 } },
         ...ticks, zeroline: false, ...(p && !maps ? { matches: "x" } : {}) };
       extra[`yaxis${n}`] = { domain: place.down, anchor: `x${n}`, zeroline: false, automargin: true,
-        title: { text: place.leftmost ? view.y : "", font: { size: 12 } }, showticklabels: place.leftmost || (maps && !view.contours),
+        title: { text: place.leftmost ? view.y : "", font: { size: 12 } }, showticklabels: place.leftmost || (maps && !view.contours) || view.apart,
         ...(maps ? {} : view.log ? { type: "log", tickformat: "", exponentformat: "power", nticks: 7 } : { rangemode: "tozero" }),
-        ...(p && !maps ? { matches: "y" } : {}), ...(view.contours ? { scaleanchor: `x${n}`, constrain: "domain" } : {}) };
+        ...(p && !maps ? { matches: "y" } : {}), ...(view.contours && !view.apart ? { scaleanchor: `x${n}`, constrain: "domain" } : {}) };
       if (panel.title) extra.annotations.push(titled(panel.title, place));
       if (view.contours) extra.annotations.push({ text: "+", x: 0, y: 0, xref: `x${n}`, yref: `y${n}`, showarrow: false, font: { color: "#ffffff", size: 20 } });
     });
