@@ -492,7 +492,7 @@ def test_a_path_is_drawn_on_the_loss_of_its_plane(tmp_path: Path) -> None:
     write(numbers_path(record, "trajectory-grid2-images90"), grid)
     (chart,) = charts_of(page(error_curves([record]))).values()
     (panel,) = chart["views"][0]["panels"]
-    assert panel["title"] == "plain-20, seed 0: 80% + 15% of the variance"
+    assert panel["title"] == "plain-20, seed 0 (95%)"
     assert panel["map"]["z"] == [[1, 2], [2, 3]]
     (line,) = panel["lines"]
     assert (line["x"], line["y"]) == ([-2, -1, 0], [0.5, 1, 0])

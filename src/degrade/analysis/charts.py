@@ -265,9 +265,10 @@ def trajectory(curves: Sequence[Curve]) -> Data | None:
     if not panels:
         return None
     words = (
-        "From the first snapshot to the last weights (+), on the loss in eval mode, with batch norm's statistics "
-        f"measured anew at each point; losses of {CEILING:.3g} or more have one colour. The plane is one of weights: "
-        "growth that batch norm takes out again counts as movement."
+        "From the first snapshot to the last weights (+); in brackets the share of the weights' variance that the "
+        "plane shows. Loss in eval mode, with batch norm's statistics measured anew at each point; losses of "
+        f"{CEILING:.3g} or more have one colour. The plane is one of weights: growth that batch norm takes out again "
+        "counts as movement."
     )
     view = _view("path", "first component", "second component", panels, log=True, z="loss", contours=True, apart=True)
     return _chart("The path on the plane that shows most of it", words, [view])
@@ -282,11 +283,11 @@ def _path(title: str, run: Path) -> Data | None:
             rows = _rows(run, grid.stem, "a", "b", "loss")
             across = math.isqrt(len(rows))
             if along and rows and across**2 == len(rows):
-                shares = (f"{float(along[0][key]):.0%}" for key in ("share1", "share2"))
+                shown = float(along[0]["share1"]) + float(along[0]["share2"])
                 a, b = ([float(row[key]) for row in along] for key in ("a", "b"))
                 at = [f"iteration {int(row['snapshot']):,}, loss {float(row['loss']):.3g}" for row in along]
                 line = _line(title, "#ffffff", a, b) | {"at": at}
-                return _plane(f"{title}: {' + '.join(shares)} of the variance", rows, across) | {"lines": [line]}
+                return _plane(f"{title} ({shown:.0%})", rows, across) | {"lines": [line]}
     return None
 
 
