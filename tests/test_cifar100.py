@@ -1,23 +1,38 @@
 """CIFAR-100 through the command line, on a tiny archive of the same form as its authors' own."""
 
+import csv
 import gzip
 import hashlib
 import io
+import json
 import pickle
+import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchvision.datasets import CIFAR100
 
-from degrade.config import DataConfig, Experiment, compose
+import degrade
+from degrade.analysis import draw_figure6, error_curves
+from degrade.analysis.facts import footer, papers
+from degrade.config import DataConfig, Experiment, compose, load_config
 from degrade.config.identity import departures, follows_paper, result_settings, variant
 from degrade.data import cifar100, load_images, sources
+from degrade.data.images import content_hash
 from degrade.errors import ConfigError, DatasetError
+from degrade.runs import RunRecord, find_records
+from tests.conftest import Outcome
+from tests.records import story
+from tests.test_sources import serve
+
+Cli = Callable[..., Outcome]
 
 SIZES = {"train": 300, "test": 100}
 NAMES = {"fine": [f"thing_{k}" for k in range(100)], "coarse": [f"kind_{k}" for k in range(20)]}
@@ -256,3 +271,131 @@ def test_classes_that_follow_from_the_data_are_no_departure_of_their_own() -> No
     assert result_settings(fine)["model.classes"] == 10
     assert variant(compose([])) == "plain-20"
     assert result_settings(Experiment())["data.labels"] == "fine"
+
+
+def test_a_records_classes_follow_the_data_that_is_typed_over_its_own(tmp_path: Path) -> None:
+    for number, settings in enumerate((["data=cifar100"], ["data=cifar100", "model.classes=120"], [])):
+        (tmp_path / f"{number}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(compose(settings)))))
+
+    def classes(number: int, *settings: str) -> int:
+        return load_config(tmp_path / f"{number}.yaml", settings).model.classes
+
+    assert (classes(0), classes(0, "data.labels=coarse"), classes(0, "data.name=synthetic")) == (100, 20, 10)
+    assert classes(0, "data.name=synthetic", "model.classes=11") == 11
+    assert (classes(1), classes(1, "data.labels=coarse")) == (120, 120)
+    assert (classes(2), classes(2, "data.name=cifar100")) == (10, 100)
+    with pytest.raises(ConfigError, match=r"write model\.classes=20, or leave it out"):
+        classes(0, "data.labels=coarse", "model.classes=10")
+
+
+# Nothing of the paper's stands beside other data
+
+
+@pytest.mark.parametrize("data", [("data=cifar100",), ("data=folder", "data.root=x"), ()])
+def test_the_papers_errors_stand_beside_cifar10_alone(cli: Cli, tmp_path: Path, data: tuple[str, ...]) -> None:
+    errors: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+        f"{f}-{d}": ([2.0], [9.0]) for f in ("plain", "residual") for d in (20, 56)
+    }
+    story(tmp_path / "outputs", errors, *data, parameters=275_572)
+    curves = error_curves(find_records([tmp_path / "outputs"]))
+    known = any(papers(curve, which) for curve in curves for which in ("train", "test"))
+    drawn = [line for axes in draw_figure6(curves).axes for line in axes.lines if line.get_linestyle() == ":"]
+    table, page = cli("plot", "outputs").out, tmp_path / "outputs" / "report.html"
+    judged = json.loads(cli("verify", "outputs", "--json").out)
+    assert cli("report", "outputs", "--output", str(page)).code == 0
+    numbers = re.findall(r'"paper": ({[^}]*})', page.read_text())
+    rows = list(csv.DictReader(io.StringIO(cli("runs", "outputs", "--mean", "--format", "csv").out)))
+    marks = {
+        "known": known,
+        "drawn": bool(drawn),
+        "table": "/6.97" in table,
+        "page": any(own != "{}" for own in numbers),
+        "verdict": any(claim["paper"] is not None for own in judged["verdicts"] for claim in own["claims"]),
+        "rows": any(row["paper_test_error"] for row in rows),
+    }
+    assert set(marks.values()) == {data == ()}, marks
+    assert len(numbers) == len(rows) == 4
+    assert {curve.chance for curve in curves} == {0.99 if data == ("data=cifar100",) else 0.9}
+
+
+# Through the command line
+
+
+def test_fetch_and_info_serve_both_sets(root: Path, cli: Cli) -> None:
+    before = cli("data", "info").out
+    assert "CIFAR-10: not there yet; `degrade data fetch` or" in before
+    assert "CIFAR-100: not there yet; `degrade data fetch data=cifar100` or" in before
+    fetched = cli("data", "fetch", "data=cifar100")
+    assert fetched.out.splitlines()[-1] == f"CIFAR-100 is in {root}: 300 + 100 images, hashes verified"
+    info = cli("data", "info").out
+    assert "CIFAR-10: not there yet" in info
+    assert "CIFAR-100: 300 + 100 images, hashes verified\nfrom:     local copy" in info
+    assert f"SHA-256 test_coarse: {content_hash(np.array(part('test')['coarse_labels']))}" in info
+    assert cli("data", "fetch", "data=synthetic").code == 2
+
+
+@pytest.mark.parametrize("kind", ["site", "mirror", "folder"])
+def test_it_is_fetched_from_the_site_or_a_mirror(
+    root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    archive_ = (root / "cifar-100-python.tar.gz").rename(tmp_path / "cifar-100-python.tar.gz")
+    for name in (".prepare-of-another-set", ".prepare100-left-over"):
+        (root / name).mkdir()
+    for server in serve(content=archive_.read_bytes()):
+        address: str = server.address  # type: ignore[attr-defined]
+        if kind == "site":
+            monkeypatch.setattr(CIFAR100, "url", f"{address}cifar-100-python.tar.gz")
+        url = {"site": [], "mirror": [f"data.url={address}"], "folder": [f"data.url={tmp_path}"]}[kind]
+        fetched = cli("data", "fetch", "data=cifar100", *url)
+        assert fetched.code == 0, fetched.err
+        asked = [] if kind == "folder" else ["/cifar-100-python.tar.gz"]
+        assert server.asked == asked
+    left = sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
+    assert left == [".prepare-of-another-set", "cifar100-prepared"]
+
+
+@pytest.mark.parametrize("kind", ["fine", "coarse"])
+def test_a_network_is_trained_judged_evaluated_exported_and_loaded(root: Path, cli: Cli, kind: str) -> None:
+    labels = [] if kind == "fine" else ["data.labels=coarse"]
+    trained = cli("train", *SMALL, *labels)
+    assert trained.code == 0, trained.err
+    folder = Path("outputs/smoke") / f"plain-8{',data.labels=coarse' if labels else ''},data=cifar100" / "seed-0"
+    assert f"record: {folder}" in trained.out + trained.err
+    again = cli("train", *SMALL, *labels)
+    assert "complete" in again.out + again.err
+
+    record = RunRecord(folder)
+    assert record.experiment.model.classes == len(NAMES[kind])
+    (curve,) = error_curves(find_records([folder]))
+    used = part("train")[f"{kind}_labels"][:128]
+    assert curve.chance == pytest.approx(1 - np.bincount(used).max() / 128)
+    assert "CIFAR-100" in footer([curve])
+    assert ("coarse labels" in footer([curve])) == bool(labels)
+
+    evaluated = cli("evaluate", str(folder))
+    assert evaluated.code == 0, evaluated.err
+    assert [line.split()[0] for line in evaluated.out.splitlines()[-len(NAMES[kind]) :]] == NAMES[kind]
+    assert cli("export", "--weights", str(folder), "--output", "own.safetensors").code == 0
+    by_file = cli("evaluate", "own.safetensors")
+    assert by_file.out.split("\n", 1)[1] == evaluated.out.split("\n", 1)[1]
+    classifier = degrade.classifier("own.safetensors")
+    assert list(classifier.classes) == NAMES[kind]
+    images = torch.tensor(part("test")["data"].reshape(-1, 3, 32, 32)[:64])
+    with torch.no_grad():
+        guesses = classifier(images).argmax(1).numpy()
+    error = np.mean(guesses != np.array(part("test")[f"{kind}_labels"][:64]))
+    assert record.rows()[-1]["test_error"] == pytest.approx(error)
+
+
+def test_a_sweep_over_sets_keeps_them_apart_in_verdict_and_table(root: Path, cli: Cli) -> None:
+    assert cli("data", "fetch", "data=cifar100").code == 0  # other processes do not know the made archive
+    words = [word for word in SMALL if not word.startswith("data=")]
+    swept = cli("sweep", *words, "data=cifar100,synthetic", "model=plain,residual", "name=both")
+    assert swept.code == 0, swept.err
+    names = {path.parent.name for path in Path("outputs/both").glob("*/seed-0")}
+    assert names == {
+        f"{family}-8,data={data}" for family in ("plain", "residual") for data in ("cifar100", "synthetic")
+    }
+    judged = json.loads(cli("verify", "outputs/both", "--json").out)
+    assert sorted(own["data"] for own in judged["verdicts"]) == ["cifar100", "synthetic"]
+    assert "plain-8, data=cifar100" in cli("plot", "outputs/both").out
