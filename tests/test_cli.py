@@ -100,7 +100,7 @@ BAD_INPUTS = [
     ["train", "data.split=40k"],
     ["train", "data.mean=imagenet"],
     ["train", "data.train_limit=0"],
-    ["train", "data=cifar100"],
+    ["train", "data=cifar99"],
     ["train", "data=folder"],
     ["train", "data=folder", "data.root=nowhere"],
     ["train", "seed=1,2"],

@@ -36,7 +36,7 @@ Data = dict[str, Any]
 #: The most networks whose layers are shown along training, with a panel for each.
 PANELS = 6
 
-#: Losses are shown no higher than this, which is ten times the loss of guessing among ten classes.
+#: Losses are shown no higher than this: ten times the loss of guessing among ten classes, five times among 100.
 CEILING = 10 * math.log(10)
 
 #: What the table of networks before their first update is called; it lies beside the runs.

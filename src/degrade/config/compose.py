@@ -22,7 +22,7 @@ from degrade.config import registry
 from degrade.config.groups import config_dir, experiment_file, group_options, own_recipes
 from degrade.config.identity import without_effect
 from degrade.config.launcher import LAUNCHERS, Launcher, refuse_former
-from degrade.config.schema import Experiment, settings
+from degrade.config.schema import Experiment, classes_of, settings
 from degrade.errors import ConfigError, NoEffectError, did_you_mean
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         config.modules = registry.recorded()
         for key, value in settings:
             OmegaConf.update(config, key, value, merge=False)
+        _let_classes_follow(config, None, parsed)
         experiment = cast(Experiment, OmegaConf.to_object(config))
     refuse_without_effect(experiment, parsed)
     return experiment
@@ -219,19 +220,38 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     parsed = _parse(overrides)
     with _one_line_errors(parsed):
         config = _read(path)
-        held = without_effect(_validated(config))
+        before = _validated(config)
+        held = without_effect(before)
         for override in parsed:
             key = _check_key(override)
             if key in group_options():
                 said = f"{key}={override.value()}"
                 raise ConfigError(f"{said}: with --config change single settings, such as {key}.name")
             OmegaConf.update(config, key, override.value(), force_add=True)
+        _let_classes_follow(config, before.data.classes, parsed)
         experiment = _validated(config)
         refuse_without_effect(experiment, parsed)
         for key in without_effect(experiment).keys() - held.keys():
             if settings()[key].families:  # the network is no longer of the family that has this setting
                 experiment.put(key, settings()[key].default)
         return experiment
+
+
+def _let_classes_follow(config: "DictConfig", before: int | None, overrides: "Sequence[Override]") -> None:
+    """Let model.classes follow the data, unless it was typed or the files have a number of their own.
+
+    Args:
+        config: the settings, which are changed.
+        before: the number of classes that the data brought with it before the overrides.
+        overrides: what was typed.
+    """
+    from omegaconf import OmegaConf
+
+    usual = settings()["model.classes"].default
+    typed = any(override.key_or_group == "model.classes" for override in overrides)
+    if not typed and config.model.get("classes", usual) == (before or usual):
+        now = classes_of(str(config.data.get("name", "cifar10")), str(config.data.get("labels", "fine")))
+        OmegaConf.update(config, "model.classes", now or usual, force_add=True)
 
 
 def _read(path: Path) -> "DictConfig":

