@@ -368,4 +368,5 @@ def test_recording_a_step_leaves_adamw_as_it_was(small: Make) -> None:
         plain.step()
         ours.step()
     for one, other in zip(plain.engine.model.parameters(), ours.engine.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+        # AdamW divides tiny gradients by themselves, so rounding shows; a step too many would move weights by 1e-3.
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
