@@ -12,7 +12,8 @@ from degrade.cli.options import networks_of
 from degrade.config import EvalConfig, Experiment, RecipeConfig, compose, load_config, network_matrix
 from degrade.config.compose import compose_cells, expand
 from degrade.config.groups import config_dir, group_options
-from degrade.config.identity import settings_reference, variant
+from degrade.config.identity import variant
+from degrade.config.schema import descriptions, settings
 from degrade.config.setting import Kind
 from degrade.errors import ConfigError
 
@@ -301,14 +302,14 @@ def test_recipes_of_one_experiment_have_records_of_their_own() -> None:
 
 
 def test_every_setting_says_all_about_itself() -> None:
-    found = list(settings_reference())
-    assert [own.key for own in found] == list(Experiment().flat())
-    assert all(len(own.doc.split()) > 1 and own.doc.endswith(".") for own in found)
-    own = next(own for own in found if own.key == "model.shortcut")
-    assert (own.type, own.default, own.choices) == ("text", "A", ("A", "B", "C"))
+    found = settings()
+    assert list(found) == list(Experiment().flat()) == list(descriptions())
+    assert all(len(doc.split()) > 1 and doc.endswith(".") for doc in descriptions().values())
+    own = found["model.shortcut"]
+    assert (own.types, own.default, own.choices) == ((str,), "A", ("A", "B", "C"))
     assert (own.kind, own.families) == ("fixed by the paper", ("residual",))
-    assert own.doc.startswith("Residual only. `A`: identity")
-    kinds = {kind: [own.key for own in found if own.kind == kind] for kind in Kind}
+    assert descriptions()["model.shortcut"].startswith("Residual only. `A`: identity")
+    kinds = {kind: [key for key, own in found.items() if own.kind == kind] for kind in Kind}
     assert kinds[Kind.COMPARED] == ["model.family", "model.depth", "seed"]
     assert kinds[Kind.OPEN] == ["model.bn_momentum", "model.bn_epsilon", "optim.decay_norm"]
     assert {"runtime.device", "eval.every", "log.every", "checkpoint.every", "name"} <= set(kinds[Kind.INCIDENTAL])

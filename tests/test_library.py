@@ -28,7 +28,7 @@ from degrade.runs import RunRecord, library
 from degrade.runs.evaluation import restored
 from degrade.runs.library import networks
 from degrade.runs.trained import Trained, trained
-from degrade.runs.weights import export_weights, keep, of_record
+from degrade.runs.weights import keep, of_record
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
 
@@ -175,8 +175,9 @@ def test_what_is_damaged_is_named(kept: tuple[RunRecord, str, Path], cli: Cli) -
 
 def test_a_file_of_ones_own_is_loaded_by_its_path(trained: Train, cli: Cli, tmp_path: Path) -> None:
     record, path = trained(*HALVED), tmp_path / "own.safetensors"
-    facts = export_weights(record, path)
-    assert facts["recipe"] == "smoke"
+    network = of_record(record)
+    network.save(path)
+    assert network.facts["recipe"] == "smoke"
     images = load_images(record.experiment.data)
     with torch.no_grad():
         logits = degrade.load(path)(single_view(images.test_images, images.mean))

@@ -7,7 +7,6 @@ with lines, or with a map of values on a grid. page.js draws them all.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from degrade.analysis.layers import (
     WEIGHTS,
     Along,
     looked_at,
+    over_seeds,
     stages,
     summaries,
 )
@@ -390,14 +390,8 @@ def _of_series(name: str, shade: str, series: Series, after: int = 0) -> Data:
 
 def _over_seeds(name: str, shade: str, runs: Sequence[Along], quantity: str) -> Data:
     """The median over seeds at each snapshot, and their range."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for iteration, value in zip(run.iterations, run.values[quantity], strict=True):
-            if math.isfinite(value) and value > 0:
-                found.setdefault(iteration, []).append(value)
-    iterations = sorted(found)
-    band = [(min(found[k]), max(found[k])) for k in iterations]
-    return _line(name, shade, iterations, [median(found[k]) for k in iterations], band)
+    iterations, middle, band = over_seeds(runs, quantity)
+    return _line(name, shade, iterations, middle, band)
 
 
 def _found_along(curve: Curve) -> dict[int, Along]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import geometric_mean, mean
+from statistics import geometric_mean, mean, median
 
 import numpy as np
 
@@ -85,3 +85,18 @@ def summaries(rows: Sequence[Row]) -> Along:
         values[CORRELATION].append(mean(float(row.get(CORRELATION, math.nan)) for row in first))
         values[DEAD].append(mean(float(row.get(DEAD, math.nan)) for row in own[:-1]))
     return Along(iterations, values, looked_at(rows, "training"))
+
+
+def over_seeds(runs: Sequence[Along], quantity: str) -> tuple[list[int], list[float], list[tuple[float, float]]]:
+    """Iterations of the snapshots of some seeds, and there the median of a quantity and its range.
+
+    Values that are not finite or not above 0 are left out, since no logarithm shows them.
+    """
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for iteration, value in zip(run.iterations, run.values[quantity], strict=True):
+            if math.isfinite(value) and value > 0:
+                found.setdefault(iteration, []).append(value)
+    iterations = sorted(found)
+    ranges = [(min(found[k]), max(found[k])) for k in iterations]
+    return iterations, [median(found[k]) for k in iterations], ranges

@@ -485,5 +485,7 @@ def _useful_line(error: BaseException) -> str:
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = (str(cause).strip() or type(cause).__name__).replace("to Integer", "to a whole number").splitlines()
+    if "is not a ListConfig" in message[0]:
+        message = ["a list is needed; write it in brackets, as in [X,Y]"]
     key = getattr(cause, "full_key", None)
     return f"{key}: {message[0]}" if key and key not in message[0] else message[0]

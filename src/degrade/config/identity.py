@@ -3,17 +3,14 @@
 Everything here leaves incidental settings out, and a setting without effect counts as its default.
 """
 
-import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from degrade.config import schema
 from degrade.config.schema import Experiment, settings
-from degrade.config.setting import TYPES, Kind, Setting
+from degrade.config.setting import Kind, Setting
 
 #: The order in which figures name settings, by key or by section; others follow.
 _ORDER = (
@@ -152,36 +149,3 @@ def _folder_name(text: str, original: str | None = None) -> str:
     if safe == (original or text) and len(safe) <= 120:
         return safe
     return f"{safe[:100]}~{hashlib.sha256((original or text).encode()).hexdigest()[:10]}"
-
-
-# For readers
-
-
-class Reference(NamedTuple):
-    """A setting as a page of the documentation describes it."""
-
-    key: str
-    type: str
-    default: Any
-    choices: tuple[Any, ...]
-    doc: str
-    kind: str
-    families: tuple[str, ...]
-
-
-def settings_reference() -> Iterator[Reference]:
-    """All settings, in the order in which they are declared."""
-    docs = dict(_descriptions())
-    for key, own in settings().items():
-        kind = " or ".join(TYPES[each] for each in own.types)
-        yield Reference(key, kind, own.default, own.choices, docs.get(key, ""), str(own.kind), own.families)
-
-
-def _descriptions() -> Iterable[tuple[str, str]]:
-    """Each setting and the docstring below its declaration, which Python does not keep."""
-    for section in ast.parse(Path(schema.__file__).read_text()).body:
-        if isinstance(section, ast.ClassDef):
-            prefix: str = getattr(schema, section.name).section
-            for own, below in zip(section.body, section.body[1:], strict=False):
-                if isinstance(own, ast.AnnAssign) and isinstance(below, ast.Expr):
-                    yield f"{prefix}{ast.unparse(own.target)}", " ".join(ast.literal_eval(below.value).split())

@@ -22,7 +22,7 @@ from degrade.analysis import remedies
 from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.facts import RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
-from degrade.analysis.layers import CORRELATION, DEAD, GROWTH, RELATIVE, Along, summaries
+from degrade.analysis.layers import CORRELATION, DEAD, GROWTH, RELATIVE, Along, over_seeds, summaries
 from degrade.analysis.remedies import EXPERIMENT, Treated, place_of, shades
 from degrade.analysis.remedies import remedy as remedy
 from degrade.analysis.table import as_csv, table
@@ -113,15 +113,10 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
 
 def _draw_along(panel: Axes, runs: Sequence[Along], quantity: str, **style: Any) -> None:
     """Draw the median over seeds as a line, and their range as a band."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for iteration, value in zip(run.iterations, run.values[quantity], strict=True):
-            if math.isfinite(value) and value > 0:
-                found.setdefault(iteration, []).append(value)
-    iterations = sorted(found)
-    panel.plot(iterations, [median(found[k]) for k in iterations], marker=".", markersize=4, **style)
+    iterations, middle, ranges = over_seeds(runs, quantity)
+    panel.plot(iterations, middle, marker=".", markersize=4, **style)
     if len(runs) > 1:
-        low, high = ([pick(found[k]) for k in iterations] for pick in (min, max))
+        low, high = ([own[side] for own in ranges] for side in (0, 1))
         fill_band(panel, iterations, low, high, style["color"])
 
 

@@ -44,27 +44,6 @@ def of_record(record: RunRecord) -> Trained:
     return Trained(str(record.path), tensors, images.mean, _facts(record, experiment, images, iteration))
 
 
-def export_weights(record: RunRecord, target: Path) -> dict[str, str]:
-    """Write the newest checkpoint's network as safetensors, with what it takes to use it.
-
-    Tensors have the names of the network's modules; one more, `input_mean`, is the mean training image, which is to
-    be subtracted from images.
-
-    Args:
-        record: the run.
-        target: the file, which is replaced if it is there.
-
-    Returns:
-        The file's metadata.
-
-    Raises:
-        RunError, RunFileError, RunConflictError: as `of_record` does.
-    """
-    network = of_record(record)
-    network.save(target)
-    return network.facts
-
-
 def keep(record: RunRecord, folder: Path) -> Entry:
     """Put a finished run's network among those of a folder, where `library.networks` finds it by its name.
 
