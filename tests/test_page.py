@@ -125,6 +125,10 @@ def test_the_finding_is_the_headline_with_its_numbers(errors: Errors, said: str,
     for panel in panels:  # a depth has one colour in all panels
         assert [line["depth"] for line in panel["lines"]] == [20, 56]
         assert [line["colour"] for line in panel["lines"]] == [facts.colour(0), facts.colour(1)]
+        # In the chart of all curves, too, where marks tell the families apart.
+        networks = [data_of(text)["networks"][line["network"]] for line in panel["lines"]]
+        assert [network["colour"] for network in networks] == [facts.colour(0), facts.colour(1)]
+        assert {network["sign"] for network in networks} == {panels.index(panel)}
 
 
 def test_of_several_experiments_the_fullest_gives_the_headline(tmp_path: Path) -> None:
@@ -435,8 +439,7 @@ def test_experiments_of_many_networks_are_told_apart() -> None:
     for k in range(5):
         own = [network for network in data["networks"] if network["group"] == k]
         assert len({network["name"] for network in own}) == len(own)
-        assert sorted(network["place"] for network in own) == list(range(len(own)))
-        assert len({network["colour"] for network in own}) == min(8, len(own))
+        assert len({(network["colour"], network["sign"]) for network in own}) == len(own)
     assert {"plain-20", "optim.clip=1.0, recipe.warmup=auto"} <= {
         n["name"] for n in data["networks"] if n["group"] == 1
     }

@@ -196,13 +196,13 @@ def under_remedies(curves: Sequence[Curve]) -> Data | None:
 def responses(curves: Sequence[Curve]) -> Data | None:
     """The layers' responses in their order and by size: the median over seeds, and their range."""
     known = []
-    for k, curve in enumerate(curves):
+    for curve, (shade, _) in zip(curves, facts.signs(curves), strict=True):
         seeds = [
             rows for path in curve.paths.values() if (rows := _rows(path, "responses", "layer", "std", "images"))
         ]
         finite = any(math.isfinite(float(row["std"])) for rows in seeds for row in rows)
         if finite and len({len(rows) for rows in seeds}) == 1:
-            known.append((curve, facts.colour(k), seeds))
+            known.append((curve, shade, seeds))
     if not known:
         return None
     views = []

@@ -42,6 +42,22 @@ def colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
+def signs(curves: Sequence[Curve]) -> list[tuple[str, int]]:
+    """A colour for each network, and the number of its mark or stroke, for charts that show several of them.
+
+    Networks that differ in nothing but their family have one colour, as a depth has in Figure 6, and the family
+    gives the mark: plain networks 0, which is none. Where colours run out, further marks tell networks apart.
+    """
+    names = [(curve.depth, curve.label.removeprefix(curve.family)) for curve in curves]
+    order = sorted(set(names))
+    families = sorted({curve.family for curve in curves}, key=lambda family: (family != "plain", family))
+    places = [order.index(name) for name in names]
+    return [
+        (colour(place), families.index(curve.family) + len(families) * (place // len(COLOURS)))
+        for place, curve in zip(places, curves, strict=True)
+    ]
+
+
 def ended(curve: Curve) -> str:
     """What became of a curve that no seed finished: `diverged` or `unfinished`; empty where a seed is complete."""
     statuses = set(curve.seeds.values())

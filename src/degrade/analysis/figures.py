@@ -43,13 +43,13 @@ def draw(curves: Sequence[Curve], *, style: str | None = None, title: str | None
 def draw_figure1(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
     """Two panels: running training error left, test error right (paper, Figure 1).
 
-    A diamond at the end of a training curve is the clean training error of the last iterate.
+    Networks of one depth have one colour, and families different strokes. A diamond at the end of a training curve
+    is the clean training error of the last iterate.
     """
     figure, (left, right) = new_figure(1, 2, (7.2, 3.5))
     cleans, marks = [], []
-    for k, curve in enumerate(curves):
-        shade = facts.colour(k)
-        stroke = ("-", "--", "-.", ":")[k // len(facts.COLOURS) % 4]  # tells networks apart that share a colour
+    for curve, (shade, sign) in zip(curves, facts.signs(curves), strict=True):
+        stroke = ("-", "--", "-.", ":")[sign % 4]
         for axes, which, series in ((left, "train", curve.train), (right, "test", curve.test)):
             style = {"label": _label(curve), "linewidth": 1.6, "linestyle": stroke}
             _line(axes, series, shade, curve, numbered=True, **style)
@@ -68,12 +68,12 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     training error of the last iterate.
     """
     families = sorted({curve.family for curve in curves})
-    networks = sorted({(curve.depth, curve.label.removeprefix(curve.family)) for curve in curves})
+    shades = {curve.label: shade for curve, (shade, _) in zip(curves, facts.signs(curves), strict=True)}
     figure, panels = new_figure(1, len(families), (7.2 if len(families) > 1 else 4.2, 3.5))
     cleans, marks = [], []
     for axes, family in zip(panels, families, strict=True):
         for curve in (own for own in curves if own.family == family):
-            shade = facts.colour(networks.index((curve.depth, curve.label.removeprefix(family))))
+            shade = shades[curve.label]
             _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0)
             _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0)
             marks.append(_paper_mark(axes, curve, "test", shade))

@@ -18,16 +18,18 @@
     line: { width: 1.5 }, hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %<extra></extra>", ...more,
   });
 
-  // Where colours run out, marks tell networks apart; page.html shows the same marks beside the names.
-  const symbol = (k) => ["circle", "square", "diamond", "triangle-up", "triangle-down"][k < 8 ? 0 : 1 + ((k >> 3) - 1) % 4];
-  const signed = (k) => (k < 8 ? {} : { mode: "lines+markers", marker: { size: 6, symbol: symbol(k) } });
+  // Marks tell networks of one colour apart; page.html shows the same marks beside the names.
+  const symbol = (sign) => ["circle", "square", "diamond", "triangle-up", "triangle-down"][sign && 1 + (sign - 1) % 4];
+  const signed = (sign) => (sign ? { mode: "lines+markers", marker: { size: 6, symbol: symbol(sign), maxdisplayed: 16 } } : {});
 
-  function marked(line, ended, place) {
+  function marked(line, ended, sign) {
     const last = line.values.length - 1;
     const few = line.values.length < 8 ? 5 : 0;
-    if (last < 0 || (!few && !ended)) return signed(place);
-    const at = (end, usual) => line.values.map((_, k) => (ended && k === last ? end : usual));
-    return { mode: "lines+markers", marker: { size: at(10, place < 8 ? few : 6), symbol: at(ended, symbol(place)) } };
+    if (last < 0 || (!few && !ended)) return signed(sign);
+    const step = Math.ceil(last / 16) || 1;
+    const usual = (k) => few || (sign && k % step === 0 ? 6 : 0);
+    return { mode: "lines+markers", marker: { size: line.values.map((_, k) => (ended && k === last ? 10 : usual(k))),
+      symbol: line.values.map((_, k) => (ended && k === last ? ended : symbol(sign))) } };
   }
 
   function errorTraces(network, k) {
@@ -44,10 +46,10 @@
       }
       const hover = "%{fullData.name}<br>iteration %{x:,}: %{y:.2f} %, seeds: %{customdata}<extra></extra>";
       const more = { line: style, name, customdata: mean.count, hovertemplate: hover };
-      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended, network.place) }));
+      made.push(trace({ ...meta, role: "mean" }, mean, { ...more, ...marked(mean, network.ended, network.sign) }));
       for (const seed of network.seeds) {
         const own = { line: { ...style, width: style.width / 1.6 }, name: `${name}, seed ${seed.seed}` };
-        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "", network.place) }));
+        made.push(trace({ ...meta, role: "seed" }, seed[which], { ...own, ...marked(seed[which], "", network.sign) }));
       }
       const paper = network.paper[which];
       if (paper !== undefined && paper !== null && mean.values.length) {
@@ -72,11 +74,11 @@
     { network: k, role: "rate", colour: network.colour }, network.rate,
     // The rate of a row held since the row before, and that of the first row since the beginning.
     { x: [0, ...data.grids[network.rate.grid]], y: [network.rate.values[0], ...network.rate.values],
-      line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(network.place),
+      line: { shape: "vh", width: 1.8 }, name: text(network.label), ...signed(network.sign),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y}<extra></extra>" }));
   const speeds = data.networks.flatMap((network, k) => network.seeds.map((seed) => trace(
     { network: k, role: "speed", colour: network.colour }, seed.speed,
-    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`, ...signed(network.place),
+    { line: { width: 1.2 }, name: `${text(network.label)}, seed ${seed.seed}`, ...signed(network.sign),
       hovertemplate: "%{fullData.name}<br>iteration %{x:,}: %{y:,} images/s<extra></extra>" })));
 
   const value = (name) => document.querySelector(`[name="${name}"]:checked`)?.value;

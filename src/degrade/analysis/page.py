@@ -83,12 +83,12 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
     found = verdicts(curves)
     told = _told(found)
     groups = experiments(curves, told.curves[0].folder if told else None)
-    placed = {k: (g, place) for g, group in enumerate(groups) for place, k in enumerate(group.members)}
-    networks = []
-    for k, curve in enumerate(curves):
-        group, place = placed[k]
-        name = {"name": groups[group].names[place], "group": group, "place": place, "colour": facts.colour(place)}
-        networks.append(_network(curve, runs[k], lines) | name)
+    named = {}
+    for g, group in enumerate(groups):
+        signs = facts.signs([curves[k] for k in group.members])
+        for k, name, (shade, sign) in zip(group.members, group.names, signs, strict=True):
+            named[k] = {"name": name, "group": g, "colour": shade, "sign": sign}
+    networks = [_network(curve, runs[k], lines) | named[k] for k, curve in enumerate(curves)]
     axis = facts.has_paper_axis(curves)
     commands = (_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
     return {

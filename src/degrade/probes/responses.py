@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from degrade.analysis.curves import Array, Curve
-from degrade.analysis.facts import colour, footer, several
+from degrade.analysis.facts import footer, several, signs
 from degrade.analysis.figures import fill_band, finished, logarithmic, new_figure
 from degrade.analysis.table import table
 from degrade.probes.probe import Row, Shown, batches, kept_or_measured, looked_at, networks, of_each_seed
@@ -126,9 +126,9 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
         found: for each network, for each seed, the rows of `responses`.
     """
     figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.4))
-    for k, (curve, seeds) in enumerate(zip(curves, found, strict=True)):
+    for curve, seeds, (shade, _) in zip(curves, found, signs(curves), strict=True):
         std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
-        style = {"color": colour(k), "linestyle": "--" if curve.family == "plain" else "-"}
+        style = {"color": shade, "linestyle": "--" if curve.family == "plain" else "-"}
         style["label"] = f"{curve.label}{several(len(seeds))}"
         _band(ordered, std, **style)
         _band(by_size, -np.sort(-std, axis=1), **style)

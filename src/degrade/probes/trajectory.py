@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
 from degrade.analysis.curves import Array, Curve, first_seed
-from degrade.analysis.facts import colour, footer
+from degrade.analysis.facts import footer, signs
 from degrade.analysis.figures import finished
 from degrade.analysis.table import aligned
 from degrade.errors import RunError
@@ -275,14 +275,14 @@ def draw_trajectory(
     planes = [plane(rows) for rows in grids]
     levels = levels_of(planes)
     axes = figure.subplots(2, len(curves), squeeze=False, height_ratios=[1.8, 1])
-    for k, (curve, rows) in enumerate(zip(curves, paths, strict=True)):
+    for k, (curve, rows, (colour, _)) in enumerate(zip(curves, paths, signs(curves), strict=True)):
         shades = contours(axes[0, k], *planes[k], levels)
         _draw_path(axes[0, k], rows)
         both = float(rows[0]["share1"]) + float(rows[0]["share2"])
         axes[0, k].set_title(f"{seed_of(curve)}\n{both:.1%} of the variance", fontsize=9)
         if k > 0:
             axes[1, k].sharey(axes[1, 0])
-        _draw_losses(axes[1, k], rows, colour(k), named=k == 0)
+        _draw_losses(axes[1, k], rows, colour, named=k == 0)
     add_scale(figure, shades, list(axes[0]), levels)
     images = " or ".join(sorted({looked_at([{"images": limit, **rows[0]}], "training") for rows in paths}))
     across = round(len(grids[0]) ** 0.5)
