@@ -133,13 +133,15 @@ def test_gradients_are_measured_in_every_layer(family: str, small: Make) -> None
     assert all(math.isnan(float(row["dead"])) for row in rows)
 
 
-def test_the_verdict_passes_over_other_families(tmp_path: Path) -> None:
+def test_the_verdict_names_what_another_family_lacks(tmp_path: Path) -> None:
     papers = {"plain-20": ([8.0], [9.0]), "plain-56": ([12.0], [13.0])}
-    records = story(tmp_path, {**papers, "preact-20": ([1.0], [2.0])})
-    (found,) = verdicts(error_curves(records))
-    assert {curve.network for curve in found.curves} == set(papers)
-    assert found.claims == verdict(error_curves(records[:2])).claims
-    assert verdicts(error_curves(records[2:])) == []
+    others = story(tmp_path, {"preact-20": ([1.0], [2.0]), "wide-22": ([1.0], [2.0])}, parameters=7)
+    records = [*story(tmp_path, papers), *others]
+    preact, wide = verdicts(error_curves(records))
+    assert [claim.estimate for claim in preact.claims[:2]] == [pytest.approx(0.04)] * 2
+    assert [want.what for want in preact.lacking] == ["preact-56"]
+    assert wide.lacking == ()  # no wide network has 20 or 56 layers
+    assert not verdict(error_curves(records[2:3])).judged
 
 
 # What networks are made of

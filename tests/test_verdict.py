@@ -622,3 +622,36 @@ def test_plain_networks_and_vggs_of_one_folder_are_judged_apart(tmp_path: Path) 
     runs = [*story(tmp_path, PAPER), *story(tmp_path, WALL | PAPER, "name=b", parameters=7)]
     found = verdicts(error_curves(runs))
     assert [(Path(v.folder).name, v.wall) for v in found] == [("b", False), ("b", True), ("paper", False)]
+
+
+def test_another_family_with_shortcuts_is_set_against_the_plain_networks(tmp_path: Path) -> None:
+    preact = {f"preact-{n.partition('-')[2]}": errors for n, errors in PAPER.items() if n.startswith("residual")}
+    found = verdicts(error_curves([*story(tmp_path, PAPER), *story(tmp_path, preact)]))
+    assert [v.families for v in found] == [("plain", "residual"), ("plain", "preact")]
+    assert [v.title.rpartition("/")[2] for v in found] == ["paper", "paper, preact"]
+    assert outcomes(found[1]) == outcomes(found[0])  # preact networks have as many parameters
+    assert found[1].claims[2].text.startswith("preact-56 has no higher training error than preact-20")
+    assert "network preact (paper plain or residual)" in " ".join(verdict_text(found[1:]).split())
+
+
+def test_what_depth_costs_any_family_without_shortcuts_is_judged(tmp_path: Path) -> None:
+    own = "model.family=torch.nn.Sequential"
+    plain = {n: e for n, e in PAPER.items() if n.startswith("plain")}
+    alone = verdict(error_curves(story(tmp_path / "alone", plain, own)))
+    assert alone.judged
+    assert alone.claims[0].text == "torch.nn.Sequential-56 has higher training error than torch.nn.Sequential-20"
+    assert alone.headline == "reproduced (torch.nn.Sequential networks only)"
+    residual = {n: e for n, e in PAPER.items() if n.startswith("residual")}
+    runs = [*story(tmp_path / "both", plain, own), *story(tmp_path / "both", residual)]
+    assert verdict(error_curves(runs)).headline == "reproduced"
+
+
+def test_a_record_says_whether_its_network_has_shortcuts(tmp_path: Path) -> None:
+    """A network's own word for it is kept beside its number of parameters."""
+    own = "model.family=torch.nn.Sequential"
+    runs = story(tmp_path, {n: e for n, e in PAPER.items() if n.startswith("residual")}, own)
+    for run in runs:
+        path = run.path / "environment.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shortcuts": True}))
+    found = verdict(error_curves([*runs, *story(tmp_path, {n: e for n, e in PAPER.items() if "plain" in n})]))
+    assert (found.families, found.outcome) == (("plain", "torch.nn.Sequential"), "reproduced")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
 from degrade.config.identity import follows_paper
+from degrade.config.schema import WITH_SHORTCUTS
 from degrade.errors import ConfigError, did_you_mean
 from degrade.metrics import Metrics
 from degrade.runs.checked import Status
@@ -68,6 +69,7 @@ class Curve:
         extra: settings that not all curves share, as the variant's name tells them.
         paths: the record of each seed.
         parameters: number of weights and biases of the network; None where the record does not say.
+        shortcuts: whether signals can go around the network's layers.
         chance: error of always answering the most frequent class, a fraction.
         data_hashes: hashes of the images that the seeds were trained and tested on, as far as the records say.
         band: a key of `BANDS`.
@@ -87,6 +89,7 @@ class Curve:
     extra: str
     paths: dict[int, Path]
     parameters: int | None
+    shortcuts: bool
     chance: float
     data_hashes: frozenset[str]
     band: str
@@ -183,6 +186,7 @@ def _curve(records: list[Run], extra: str, folder: str, band: str) -> Curve:
         extra=extra,
         paths={each.seed: record.path for each, record in runs},
         parameters=environments[0].get("parameters"),
+        shortcuts=environments[0].get("shortcuts", model.family in WITH_SHORTCUTS),
         # An old record does not say; its classes were of one size.
         chance=chance if chance is not None and 0 < chance < 1 else 1 - 1 / max(2, model.classes),
         data_hashes=frozenset(str(each["data_hash"]) for each in environments if each.get("data_hash")),

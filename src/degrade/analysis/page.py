@@ -151,7 +151,7 @@ def _panels(curves: Sequence[Curve], told: Verdict) -> list[dict[str, Any]]:
     """Panels of the page's first chart, one per family: their networks' numbers, and a colour for each depth."""
     own = [(k, curve) for k, curve in enumerate(curves) if curve in told.curves and not curve.built]
     shades = {depth: k for k, depth in enumerate(sorted({curve.depth for _, curve in own}))}
-    families = sorted({curve.family for _, curve in own}, key=lambda family: (family == "residual", family))
+    families = sorted({curve.family for _, curve in own}, key=lambda family: (family == told.families[1], family))
     found = []
     for family in families:
         members = sorted((curve.depth, k) for k, curve in own if curve.family == family)

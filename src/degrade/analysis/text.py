@@ -57,11 +57,11 @@ def notes(verdict: Verdict) -> list[str]:
 
 def _report(verdict: Verdict) -> str:
     about = [_wrapped(verdict.title), _networks(verdict), *map(_wrapped, notes(verdict))]
-    if different := departures(verdict.curves[0].experiment):
+    if different := dict.fromkeys(own for curve in verdict.curves for own in departures(curve.experiment)):
         about.append(_wrapped(f"Not the paper's recipe: {'; '.join(different)}."))
     blocks = [about, [line for claim in verdict.claims if claim.shown for line in _claim(claim)]]
     if not verdict.judged:
-        lacking = "VGGs" if verdict.wall else "plain networks"
+        lacking = "VGGs" if verdict.wall else f"{verdict.families[0]} networks"
         blocks.append([f"nothing to judge by: a verdict needs {lacking} of two depths"])
     for head, wants in (("not counted:", verdict.left_out), ("not trained:", verdict.lacking)):
         if wants:  # their commands stay whole, to be copied
@@ -107,12 +107,12 @@ def headline(verdict: Verdict) -> str:
         return ""
     parts: list[str] = []
     verb = ""
-    for family in sorted(costs, key=lambda family: (family == "residual", family)):
+    for family in sorted(costs, key=lambda family: (family == verdict.families[1], family)):
         claim = costs[family]
         deep, shallow = (int(network.rpartition("-")[2]) for _, network in claim.contrast)
         points, before = 100 * (claim.estimate or 0.0), verb
         verb = "raise" if points >= 0 else "lower"
-        whose = {"vgg": "VGG's", "plain": "a plain network's"}.get(family, "a residual network's")
+        whose = "VGG's" if family == "vgg" else f"a {family} network's"
         what = f"{whose} training error" if not parts else "that of one with shortcuts"
         layers = "" if parts else f"{deep - shallow} more layers "
         parts.append(f"{layers}{'' if verb == before else f'{verb} '}{what} by {abs(points):.1f} points")

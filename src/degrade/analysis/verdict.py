@@ -29,6 +29,7 @@ from degrade.analysis.intervals import CONFIDENCE, Interval, Sample, contrast, w
 from degrade.analysis.reference import REPRODUCED_TEST_GAP, paper_error, reproduced_training_gap
 from degrade.config import Experiment
 from degrade.config.identity import family_settings, shared_settings
+from degrade.config.schema import DEPTHS
 from degrade.runs import Status
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -46,19 +47,20 @@ TRAINED = 0.5
 AT_CHANCE = 0.05
 
 #: The networks that claims are about, in words for when one is missing. Small letters stand for shallow networks,
-#: capitals for deep ones. d and D are the residual networks at the plain pair's depths, r and R the residual pair; v
-#: and V are the best VGG and the deepest, s and S the best residual network and the deepest beside them.
+#: capitals for deep ones. p and P are plain, or of another family without shortcuts; r and R are residual, or of
+#: another with shortcuts; d and D are of that family, too, at the depths of p and P. v and V are the best VGG and the
+#: deepest, s and S the best residual network and the deepest beside them.
 ROLES = {
-    "p": "the shallower plain network",
-    "P": "the deeper plain network",
-    "r": "the shallower residual network",
-    "R": "the deeper residual network",
-    "d": "the shallower residual network",
-    "D": "the deeper residual network",
+    "p": "the shallower {without} network",
+    "P": "the deeper {without} network",
+    "r": "the shallower {shortcuts} network",
+    "R": "the deeper {shortcuts} network",
+    "d": "the shallower {shortcuts} network",
+    "D": "the deeper {shortcuts} network",
     "v": "a VGG less deep",
     "V": "the deepest VGG",
-    "s": "a residual network less deep",
-    "S": "the deepest residual network",
+    "s": "a {shortcuts} network less deep",
+    "S": "the deepest {shortcuts} network",
 }
 
 
@@ -89,7 +91,7 @@ class _Statement(NamedTuple):
 
 _NO_HIGHER = "has no higher training error than {} (by more than {{margin}} points)"
 
-#: What is claimed of plain networks and residual ones.
+#: What is claimed of networks without shortcuts and with them: plain and residual ones in the paper.
 STATEMENTS = (
     _Statement("plain-train", "{P} has higher training error than {p}", ("Pp",)),
     _Statement("plain-test", "{P} has higher test error than {p}", ("Pp",)),
@@ -99,7 +101,7 @@ STATEMENTS = (
     _Statement("cost-of-depth", "shortcuts shrink what depth costs in training error", ("Pp", "Dd")),
 )
 
-#: What is claimed of VGGs and the residual networks beside them.
+#: What is claimed of VGGs and the networks with shortcuts beside them.
 WALL = (
     _Statement("wall-train", "{V} has higher training error than {v}", ("Vv",)),
     _Statement("wall-residual", "{S} " + _NO_HIGHER.format("{s}"), ("Ss",), free=True),
@@ -178,7 +180,7 @@ class Verdict:
     kind: str
     """The kind of training error that is judged, `train_error_clean` or `train_error`."""
     wall: bool
-    """Whether VGGs are judged (`WALL`) instead of plain networks (`STATEMENTS`)."""
+    """Whether VGGs are judged (`WALL`) instead of other networks (`STATEMENTS`)."""
     rules: Rules
     claims: tuple[Claim, ...]
     lacking: tuple[Want, ...]
@@ -188,13 +190,19 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        """The experiment's folder, and the setting where there are several."""
-        return self.folder + (f", {self.extra}" if self.extra else "")
+        """The experiment's folder, the setting where there are several, and families that are not the paper's."""
+        others = [family for family in self.families if family not in ("plain", "residual")]
+        return ", ".join([self.folder, *([self.extra] if self.extra else []), *others])
 
     @property
     def headline(self) -> str:
         """The outcome and what it must not be read without: `reproduced (early training only, one seed)`."""
         return self.outcome + (f" ({', '.join(self.qualifiers)})" if self.qualifiers else "")
+
+    @property
+    def families(self) -> tuple[str, str]:
+        """The family without shortcuts, and the one with them, that claims are about."""
+        return _family(self.curves, "plain"), _family(self.curves, "residual")
 
     @property
     def judged(self) -> bool:
@@ -213,7 +221,7 @@ class Verdict:
 
     @property
     def lacks_contrast(self) -> bool:
-        """Whether a shorter recipe is judged without residual networks, whose own cost of depth would be needed."""
+        """Whether a shorter recipe is judged without shortcuts, whose own cost of depth would be needed."""
         return self.shorter and not any(len(claim.contrast) > 2 for claim in self.deciding)
 
     @property
@@ -237,7 +245,8 @@ class Verdict:
         named = ", ".join(f"{network} {precision}" for network, precision in precisions.items())
         one_seed = any(claim.seeds == 1 for claim in self.deciding)
         early = "; ".join(dict.fromkeys(told for claim in self.deciding for told in claim.too_early))
-        families = {network.partition("-")[0] for claim in self.deciding for _, network in claim.contrast}
+        networks = {network for claim in self.deciding for _, network in claim.contrast}
+        compared = any(curve.shortcuts and curve.network in networks for curve in self.curves)
         facts = {
             early: self.outcome == TOO_EARLY,
             "SYNTHETIC data": self.curves[0].synthetic,
@@ -245,7 +254,7 @@ class Verdict:
             "one seed, no interval": one_seed and decided,
             f"one seed: {way}": one_seed and not decided and None not in leaning and self.outcome != TOO_EARLY,
             "no residual networks to compare the cost of depth with": self.lacks_contrast,
-            "plain networks only": not (self.wall or self.shorter or "residual" in families),
+            f"{self.families[0]} networks only": not (self.wall or self.shorter or compared),
             f"precisions mixed: {named}": mixed,
         }
         return [words for words, true in facts.items() if true]
@@ -264,7 +273,7 @@ def verdict(curves: Iterable[Curve], rules: Rules | None = None) -> Verdict:
 def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdict]:
     """A verdict for each experiment's folder and setting, in the order of their names.
 
-    Plain networks are judged as such, VGGs by the wall's claims. Residual networks stand beside either. No network
+    Each family without shortcuts is judged with each that has them beside it, VGGs by the wall's claims. No network
     that was built from a trained one is judged.
     """
     rules = rules or Rules()
@@ -275,16 +284,27 @@ def verdicts(curves: Iterable[Curve], rules: Rules | None = None) -> list[Verdic
     groups = _grouped((curve for curve in curves if not curve.built), shared)
     found = []
     for group in sorted(groups, key=lambda g: (str(g[0].folder), g[0].extra)):
-        # Networks of a family are compared if they share the settings that no other family has.
-        plain, residuals, walls = (
-            _grouped((c for c in group if c.family == family), lambda curve: family_settings(curve.experiment))
-            for family in ("plain", "residual", "vgg")
-        )
-        for residual in residuals or [[]] * bool(plain or walls):
-            if plain or not walls:
-                found.append(_judge([*(curve for own in plain for curve in own), *residual], rules))
+        plain, residuals, walls = (_comparable(group, kind) for kind in ("plain", "residual", "vgg"))
+        for residual in residuals or [[]]:
+            found += [_judge([*own, *residual], rules) for own in plain or [[]] * (not walls)]
             found += [_judge([*residual, *wall], rules, wall=True) for wall in walls]
     return found
+
+
+def _comparable(curves: Iterable[Curve], kind: str) -> list[list[Curve]]:
+    """Those of a kind by family, and by the settings that only the family has, which they must have in common."""
+    own = (curve for curve in curves if _kind(curve) == kind)
+    return _grouped(own, lambda curve: (curve.family != kind, curve.family, family_settings(curve.experiment)))
+
+
+def _kind(curve: Curve) -> str:
+    """`vgg`, or what the network stands for in claims: `residual` with shortcuts, `plain` without them."""
+    return "residual" if curve.shortcuts else "vgg" if curve.family == "vgg" else "plain"
+
+
+def _family(curves: Iterable[Curve], kind: str) -> str:
+    """The family that stands for the kind; the kind itself where no network does."""
+    return next((curve.family for curve in curves if _kind(curve) == kind), kind)
 
 
 def _grouped(curves: Iterable[Curve], key: Callable[[Curve], object]) -> list[list[Curve]]:
@@ -370,6 +390,9 @@ def _judge(curves: list[Curve], rules: Rules, *, wall: bool = False) -> Verdict:
     clean = all(len(curve.clean_train) >= len(curve.final["train_error"]) for curve in curves)
     kind = "train_error_clean" if clean else "train_error"
     roles, tries = _wall_roles(curves, kind) if wall else (_roles(curves), {})
+    families = {"without": _family(curves, "plain"), "shortcuts": _family(curves, "residual")}
+    names = {role: words.format(**families) for role, words in ROLES.items()}
+    names |= {role: curve.network for role, curve in roles.items()}
     statements = WALL if wall else STATEMENTS
     return Verdict(
         folder=os.path.relpath(curves[0].folder),
@@ -378,21 +401,21 @@ def _judge(curves: list[Curve], rules: Rules, *, wall: bool = False) -> Verdict:
         kind=kind,
         wall=wall,
         rules=rules,
-        claims=tuple(_claim(statement, roles, tries, kind, rules) for statement in statements),
+        claims=tuple(_claim(statement, roles, names, tries, kind, rules) for statement in statements),
         lacking=() if wall else tuple(_lacking(curves, roles)),
         left_out=tuple(want for curve in curves for want in _left_out(curve)),
     )
 
 
 def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
-    """The shallowest and the deepest depth of each family, of those that both families have if they share two.
+    """The shallowest and the deepest depth of each kind, of those that both kinds have if they share two.
 
     The next depth stands in for one where every run diverged, since a missing result is not evidence.
     """
-    by_name = {(c.family, c.depth): c for c in curves if not c.diverged}
-    depths = {family: {d for f, d in by_name if f == family} for family in ("plain", "residual")}
+    by_name = {(_kind(c), c.depth): c for c in curves if not c.diverged}
+    depths = {kind: {d for own, d in by_name if own == kind} for kind in ("plain", "residual")}
     common = depths["plain"] & depths["residual"]
-    plain, residual = (common if len(common) > 1 else depths[family] for family in ("plain", "residual"))
+    plain, residual = (common if len(common) > 1 else depths[kind] for kind in ("plain", "residual"))
     wanted = {}
     if len(plain) > 1:
         low, high = min(plain), max(plain)
@@ -403,11 +426,11 @@ def _roles(curves: Sequence[Curve]) -> dict[str, Curve]:
 
 
 def _wall_roles(curves: Sequence[Curve], kind: str) -> tuple[dict[str, Curve], dict[str, int]]:
-    """The deepest network of each family and the best of the others, and among how many the latter was chosen."""
+    """The deepest network of each kind and the best of the others, and among how many the latter was chosen."""
     roles: dict[str, Curve] = {}
     tries: dict[str, int] = {}
-    for family, shallow, deep in (("vgg", "v", "V"), ("residual", "s", "S")):
-        own = sorted((c for c in curves if c.family == family and not c.diverged), key=lambda c: c.depth)
+    for of, shallow, deep in (("vgg", "v", "V"), ("residual", "s", "S")):
+        own = sorted((c for c in curves if _kind(c) == of and not c.diverged), key=lambda c: c.depth)
         if own:
             roles[deep] = own.pop()
         if own:
@@ -419,8 +442,14 @@ def _wall_roles(curves: Sequence[Curve], kind: str) -> tuple[dict[str, Curve], d
 # What becomes of a claim
 
 
-def _claim(statement: _Statement, roles: dict[str, Curve], tries: dict[str, int], kind: str, rules: Rules) -> Claim:
-    names = ROLES | {role: curve.network for role, curve in roles.items()}
+def _claim(
+    statement: _Statement,
+    roles: dict[str, Curve],
+    names: dict[str, str],
+    tries: dict[str, int],
+    kind: str,
+    rules: Rules,
+) -> Claim:
     present = [(sign, roles[role]) for sign, role in statement.signed if role in roles]
     missing = [names[role] for _, role in statement.signed if role not in roles]
     column = "test_error" if statement.error == "test" else kind
@@ -551,7 +580,7 @@ def _left_out(curve: Curve) -> list[Want]:
 
 
 def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[Want]:
-    """Plain and residual networks of two depths of which no run was begun."""
+    """Networks of two depths, without shortcuts and with them, of which no run was begun."""
     begun = {(curve.family, curve.depth) for curve in curves if not curve.diverged}
     depth = min((depth for _, depth in begun), default=20)
     pair = [depth, 56 if depth < 56 else 20]
@@ -561,9 +590,9 @@ def _lacking(curves: Sequence[Curve], roles: dict[str, Curve]) -> list[Want]:
     path = next(iter(curves[0].paths.values()))
     return [
         Want(f"{family}-{depth}", _command(path, f"model.family={family}", f"model.depth={depth}"))
-        for family in ("plain", "residual")
+        for family in (_family(curves, "plain"), _family(curves, "residual"))
         for depth in sorted(pair)
-        if (family, depth) not in begun
+        if (family, depth) not in begun and depth in DEPTHS.get(family, (depth,))
     ]
 
 

@@ -109,7 +109,7 @@ def verify(
 
     The exit code is 0 for reproduced, 3 for not reproduced, and 4 for inconclusive or too early. Runs of several
     experiments or settings are judged separately, and the worst decides the exit code. VGGs are judged by the claims
-    about their wall.
+    about their wall, and other families as plain networks are, or as residual ones if they have shortcuts.
 
     Examples:
 
@@ -123,9 +123,7 @@ def verify(
 
     found = verdicts(error_curves(chosen(runs)[0]), Rules(margin / 100, allow_one_seed))
     if not found:
-        raise RunError(
-            "no plain, residual or VGG network trained from scratch is among these runs, and only those are judged"
-        )
+        raise RunError("no network trained from scratch is among these runs, and only those are judged")
     print(verdict_json(found) if as_json else verdict_text(found))
     return VERDICTS[overall(found)]
 

@@ -64,6 +64,7 @@ class CifarNet(nn.Module):
         self.conv1 = convolution(3, 16, 3, config)
         self.bn1 = normalisation(16, config)
         self.activate = activation(config)
+        self.shortcuts = config.family == "residual"
         self.layer1 = _stage(16, 16, 1, blocks, config)
         self.layer2 = _stage(16, 32, 2, blocks, config)
         self.layer3 = _stage(32, 64, 2, blocks, config)

@@ -3,7 +3,8 @@
 It is a module that maps float N x 3 x S x S, mean already subtracted, to logits, N x classes. Its `convolutions()`
 yields, in the order of their work, each convolution's module path, the convolution, and the module whose output is
 its response: its norm, or the convolution itself where no norm follows it. It may have `recompute`, a flag to compute
-activations again in the backward pass, and `depths`, the `range` of its depths.
+activations again in the backward pass, `depths`, the `range` of its depths, and `shortcuts`, whether signals can go
+around its layers, which the verdict sets against networks where they cannot.
 """
 
 from typing import Any

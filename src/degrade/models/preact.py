@@ -82,6 +82,8 @@ class PreactNet(nn.Module):
     recompute = False
     """Whether train mode computes activations again in the backward pass instead of keeping them."""
 
+    shortcuts = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         kind, width = {

@@ -75,7 +75,7 @@ _KINDS = {
     **dict.fromkeys(("updated", "error", "data_hash", "data_source", "config_sha256"), "text"),
     **dict.fromkeys(("images", "open_choices", "git", "versions"), "table of names and values"),
     "seconds": "finite number",
-    "synthetic": "true or false",
+    **dict.fromkeys(("synthetic", "shortcuts"), "true or false"),
     "sessions": "list of sessions",
     "status": f"status ({', '.join(Status)})",
 }

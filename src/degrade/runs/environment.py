@@ -30,6 +30,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
         "images": {"train": len(images.train_labels), "test": len(images.test_labels)},
         "chance_error": images.chance_error,
         "parameters": count_parameters(engine.model),
+        "shortcuts": bool(getattr(engine.model, "shortcuts", False)),
         "open_choices": {
             "weight decay on batch norm": experiment.optim.decay_norm,
             "batch norm epsilon": model.bn_epsilon,
