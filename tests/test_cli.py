@@ -470,6 +470,11 @@ def test_data_info_says_where_and_what(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("data", "info", "--root", "empty-place")
     assert outcome.code == 0
     assert "not there yet" in outcome.out
+    assert "a local copy in empty-place, the original site, the npm package" in outcome.out
+    assert outcome.out.endswith("a local copy in empty-place, the original site, tried in turn\n")
+    mirror = "the mirror http://127.0.0.1/a/"
+    told = cli("data", "info", "--root", "empty-place", "data.sources=[mirror]", "data.url=http://127.0.0.1/a/").out
+    assert f"from:     {mirror}cifar-10-python.tar.gz, tried in turn\n" in told
 
 
 def test_without_torch_plot_runs_and_help_answer(tmp_path: Path) -> None:

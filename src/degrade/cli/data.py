@@ -23,6 +23,7 @@ from degrade.cli.options import (
 from degrade.errors import ConfigError
 
 if TYPE_CHECKING:
+    from degrade.config import DataConfig
     from degrade.data.images import RawImages
     from degrade.runs import RunRecord
     from degrade.runs.trained import Trained
@@ -262,25 +263,36 @@ def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
 
 
 @data_app.command("info")
-def data_info(root: Root = None) -> int:
-    """Print where CIFAR-10 and CIFAR-100 are looked for, and what is there."""
-    from degrade.config import DataConfig
+def data_info(overrides: Overrides = None, root: Root = None) -> int:
+    """Print where CIFAR-10 and CIFAR-100 are looked for, and what is there.
+
+    `data.sources` and `data.url` change where they are looked for.
+    """
+    from dataclasses import replace
+
+    from degrade.config import compose
     from degrade.data import cifar100
     from degrade.data.sources import HASHES, data_root, prepared_cifar10, prepared_cifar100
 
-    where = data_root(DataConfig(root=str(root) if root else None))
+    data = compose(overrides or []).data
+    data = replace(data, root=str(root)) if root else data
+    where = data_root(data)
     print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
     ten, hundred = prepared_cifar10(where), prepared_cifar100(where)
-    _print_info("CIFAR-10", ten, HASHES, "")
+    _print_info("CIFAR-10", ten, HASHES, data)
     hashes = cifar100.kept_hashes(where / cifar100.FOLDER) if hundred else {}
-    _print_info("CIFAR-100", hundred.labelled("fine") if hundred else None, hashes, " data=cifar100")
+    _print_info("CIFAR-100", hundred.labelled("fine") if hundred else None, hashes, data)
     return DONE
 
 
-def _print_info(words: str, raw: "RawImages | None", hashes: dict[str, str], setting: str) -> None:
-    """Print what there is of one set."""
+def _print_info(words: str, raw: "RawImages | None", hashes: dict[str, str], data: "DataConfig") -> None:
+    """Print what there is of one set, or where it would be looked for."""
+    from degrade.data.sources import tried_in_turn
+
     if raw is None:
+        setting = " data=cifar100" if words == "CIFAR-100" else ""
         print(f"{words}: not there yet; `degrade data fetch{setting}` or the first training fetches it")
+        print(f"from:     {', '.join(tried_in_turn(data)[words])}, tried in turn")
         return
     print(f"{words}: {_counted(raw)}")
     print(f"from:     {raw.source}")

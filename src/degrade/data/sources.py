@@ -173,6 +173,11 @@ def fetch_cifar100(config: DataConfig, *, say: Say = print) -> Cifar100:
     return _fetch(_CIFAR100, config, say)
 
 
+def tried_in_turn(config: DataConfig) -> dict[str, list[str]]:
+    """For CIFAR-10 and CIFAR-100, where they are looked for as long as they are not kept, in words."""
+    return {which.words: [source.name for source in _sources(which, config)] for which in (_CIFAR10, _CIFAR100)}
+
+
 def _fetch(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
     root = data_root(config)
     found = which.prepared(root)
