@@ -1,7 +1,7 @@
 """Finished records without training: real configs, curves of a realistic shape, known final errors."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -89,7 +89,7 @@ def _rows(experiment: Experiment, count: int, train: float, test: float, clean: 
 
 
 def story(
-    root: Path, errors: dict[str, tuple[Sequence[float], Sequence[float]]], *overrides: str, **how: Any
+    root: Path, errors: Mapping[str, tuple[Sequence[float], Sequence[float]]], *overrides: str, **how: Any
 ) -> list[RunRecord]:
     """Records of several networks, a seed an error: network -> (training errors, test errors), in percent."""
     return [

@@ -21,7 +21,7 @@ from degrade.probes.gradients import layer_gradients
 from degrade.training import Training, choose_engine, fit
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import scheduled_rate
-from tests.records import story
+from tests.records import finished, story
 
 Make = Callable[..., Experiment]
 CUDA = torch.device("cuda")
@@ -135,7 +135,7 @@ def test_gradients_are_measured_in_every_layer(family: str, small: Make) -> None
 
 def test_the_verdict_names_what_another_family_lacks(tmp_path: Path) -> None:
     papers = {"plain-20": ([8.0], [9.0]), "plain-56": ([12.0], [13.0])}
-    others = story(tmp_path, {"preact-20": ([1.0], [2.0]), "wide-22": ([1.0], [2.0])}, parameters=7)
+    others = [finished(tmp_path, name, 0, 0.01, 0.02, parameters=7) for name in ("preact-20", "wide-22")]
     records = [*story(tmp_path, papers), *others]
     preact, wide = verdicts(error_curves(records))
     assert [claim.estimate for claim in preact.claims[:2]] == [pytest.approx(0.04)] * 2

@@ -175,7 +175,8 @@ def fetch_cifar100(config: DataConfig, *, say: Say = print) -> Cifar100:
 
 def tried_in_turn(config: DataConfig) -> dict[str, list[str]]:
     """For CIFAR-10 and CIFAR-100, where they are looked for as long as they are not kept, in words."""
-    return {which.words: [source.name for source in _sources(which, config)] for which in (_CIFAR10, _CIFAR100)}
+    sets: tuple[_Fetched[Any], ...] = (_CIFAR10, _CIFAR100)
+    return {which.words: [source.name for source in _sources(which, config)] for which in sets}
 
 
 def _fetch(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
