@@ -480,6 +480,24 @@ def test_numbers_of_another_kind_or_not_finite_draw_nothing_and_break_nothing(tm
     assert list(charts_of(text)) == ["Response of each layer"]
 
 
+def test_networks_that_share_a_colour_are_told_apart_in_every_chart(tmp_path: Path) -> None:
+    errors: dict[str, tuple[list[float], list[float]]] = {
+        f"{family}-20": ([2.0], [9.0]) for family in ("plain", "residual", "preact")
+    }
+    records = story(tmp_path, {**errors, "plain-56": ([5.0], [13.0]), "preact-56": ([1.0], [7.0])})
+    records.append(finished(tmp_path, "wide-22", 0, 0.02, 0.1, parameters=7))
+    for record in records:
+        write(numbers_path(record, "responses"), [{"layer": 1, "name": "conv1", "std": 0.5, "images": 0}])
+    text = page(error_curves(records))
+    (view, _) = charts_of(text)["Response of each layer"]["views"]
+    lines = view["panels"][0]["lines"]
+    assert len({(line["colour"], line["dash"]) for line in lines}) == len(lines) == 6
+    assert {line["dash"] for line in lines if line["name"].startswith("plain")} == {"dash"}
+    data = data_of(text)
+    for panel in data["panels"]:
+        assert all(line["colour"] == data["networks"][line["network"]]["colour"] for line in panel["lines"])
+
+
 def test_a_path_is_drawn_on_the_loss_of_its_plane(tmp_path: Path) -> None:
     record = finished(tmp_path, "plain-20", 0, 0.02, 0.1)
     along: list[Row] = [

@@ -196,25 +196,25 @@ def under_remedies(curves: Sequence[Curve]) -> Data | None:
 def responses(curves: Sequence[Curve]) -> Data | None:
     """The layers' responses in their order and by size: the median over seeds, and their range."""
     known = []
-    for curve, (shade, _) in zip(curves, facts.signs(curves), strict=True):
+    dashes = _DASHES[all(curve.family != "plain" for curve in curves) :]
+    for curve, (shade, sign) in zip(curves, facts.signs(curves), strict=True):
         seeds = [
             rows for path in curve.paths.values() if (rows := _rows(path, "responses", "layer", "std", "images"))
         ]
         finite = any(math.isfinite(float(row["std"])) for rows in seeds for row in rows)
         if finite and len({len(rows) for rows in seeds}) == 1:
-            known.append((curve, shade, seeds))
+            known.append((curve, {"dash": dashes[sign % len(dashes)]}, shade, seeds))
     if not known:
         return None
     views = []
     for name, x in (("in order", "layer"), ("by size", "rank of the layer, largest response first")):
         lines = []
-        for curve, shade, seeds in known:
+        for curve, dash, shade, seeds in known:
             std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
             std = -np.sort(-std, axis=1) if name == "by size" else std
             at = {} if name == "by size" else {"at": [str(row["name"]) for row in seeds[0]]}
             middle = [_drawable(value) for value in np.median(std, axis=0)]
             band = list(zip(std.min(axis=0), std.max(axis=0), strict=True)) if len(std) > 1 else None
-            dash = {"dash": "dash" if curve.family == "plain" else "solid"}
             lines.append(_line(curve.label, shade, list(range(1, std.shape[1] + 1)), middle, band) | at | dash)
         values = [value for line in lines for value in line["y"] if value is not None]
         log = bool(values) and max(values) > 10 * min(values)
@@ -222,7 +222,7 @@ def responses(curves: Sequence[Curve]) -> Data | None:
     spread = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
     words = (
         f"Output of each 3x3 convolution after batch norm, before ReLU and addition, on "
-        f"{looked_at(known[0][2][0], 'test')}; plain networks dashed.{spread} Look whether the residual lines lie "
+        f"{looked_at(known[0][-1][0], 'test')}; plain networks dashed.{spread} Look whether the residual lines lie "
         "below the plain ones, and the deep one below the shallow one."
     )
     return _chart("Response of each layer", words, views)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
 from degrade.config.identity import follows_paper
-from degrade.config.schema import WITH_SHORTCUTS
 from degrade.errors import ConfigError, did_you_mean
 from degrade.metrics import Metrics
 from degrade.runs.checked import Status
@@ -25,6 +24,9 @@ Array = npt.NDArray[np.float64]
 
 #: Layouts of figures. `remedies` shows what a probe measured in the runs, too, and so is drawn by that probe.
 STYLES = ("figure1", "figure6", "depth", "remedies")
+
+#: Families with shortcuts, for records that were made before they said so themselves.
+_WITH_SHORTCUTS = ("residual", "preact", "bottleneck", "wide")
 
 #: What a band over seeds shows, in words.
 BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
@@ -186,7 +188,7 @@ def _curve(records: list[Run], extra: str, folder: str, band: str) -> Curve:
         extra=extra,
         paths={each.seed: record.path for each, record in runs},
         parameters=environments[0].get("parameters"),
-        shortcuts=environments[0].get("shortcuts", model.family in WITH_SHORTCUTS),
+        shortcuts=environments[0].get("shortcuts", model.family in _WITH_SHORTCUTS),
         # An old record does not say; its classes were of one size.
         chance=chance if chance is not None and 0 < chance < 1 else 1 - 1 / max(2, model.classes),
         data_hashes=frozenset(str(each["data_hash"]) for each in environments if each.get("data_hash")),

@@ -118,7 +118,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
             "ceiling": facts.PAPER_TOP if axis else None,
             "band": BANDS[curves[0].band],
             "kinds": {"train": facts.RUNNING, "clean": facts.CLEAN, "test": facts.TEST},
-            "panels": _panels(curves, told) if told else [],
+            "panels": _panels(curves, told, networks) if told else [],
             "follows_paper": bool(told and all(curve.follows_paper for curve in told.curves)),
         },
         "axis": facts.PAPER_AXIS.capitalize() if axis else "",
@@ -147,15 +147,20 @@ def _told(found: Sequence[Verdict]) -> Verdict | None:
     return max(able, key=weight, default=None)
 
 
-def _panels(curves: Sequence[Curve], told: Verdict) -> list[dict[str, Any]]:
-    """Panels of the page's first chart, one per family: their networks' numbers, and a colour for each depth."""
+def _panels(curves: Sequence[Curve], told: Verdict, networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Panels of the page's first chart, one per family: their networks' numbers, and a colour for each depth.
+
+    The colours are those of the chart of all curves, unless that is several charts, each with colours of its own.
+    """
     own = [(k, curve) for k, curve in enumerate(curves) if curve in told.curves and not curve.built]
-    shades = {depth: k for k, depth in enumerate(sorted({curve.depth for _, curve in own}))}
+    shades = {k: shade for (k, _), (shade, _) in zip(own, facts.signs([curve for _, curve in own]), strict=True)}
+    if len({networks[k]["group"] for k in shades}) == 1:
+        shades = {k: networks[k]["colour"] for k in shades}
     families = sorted({curve.family for _, curve in own}, key=lambda family: (family == told.families[1], family))
     found = []
     for family in families:
         members = sorted((curve.depth, k) for k, curve in own if curve.family == family)
-        lines = [{"network": k, "depth": depth, "colour": facts.colour(shades[depth])} for depth, k in members]
+        lines = [{"network": k, "depth": depth, "colour": shades[k]} for depth, k in members]
         found.append({"title": "VGG" if family == "vgg" else f"{family} networks", "lines": lines})
     return found
 

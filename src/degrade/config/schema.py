@@ -28,10 +28,8 @@ IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
 #: Classes of CIFAR-100 by `data.labels`.
 LABELS = {"fine": 100, "coarse": 20}
 
-#: Families of networks, which of them have shortcuts, and those depths that a `range` lists; plain, residual and vgg
-#: have rules of their own.
+#: Families of networks, and those depths that a `range` lists; plain, residual and vgg have rules of their own.
 FAMILIES = ("plain", "residual", "vgg", "preact", "bottleneck", "wide")
-WITH_SHORTCUTS = ("residual", "preact", "bottleneck", "wide")
 DEPTHS = {"preact": range(8, 10_001, 6), "bottleneck": range(11, 10_001, 9), "wide": range(10, 10_001, 6)}
 
 # When settings take effect

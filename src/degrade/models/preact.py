@@ -83,6 +83,7 @@ class PreactNet(nn.Module):
     """Whether train mode computes activations again in the backward pass instead of keeping them."""
 
     shortcuts = True
+    """Whether signals can go around layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -126,9 +126,10 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
         found: for each network, for each seed, the rows of `responses`.
     """
     figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.4))
-    for curve, seeds, (shade, _) in zip(curves, found, signs(curves), strict=True):
+    strokes = ("--", "-", ":", "-.")[all(curve.family != "plain" for curve in curves) :]
+    for curve, seeds, (shade, sign) in zip(curves, found, signs(curves), strict=True):
         std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
-        style = {"color": shade, "linestyle": "--" if curve.family == "plain" else "-"}
+        style = {"color": shade, "linestyle": strokes[sign % len(strokes)]}
         style["label"] = f"{curve.label}{several(len(seeds))}"
         _band(ordered, std, **style)
         _band(by_size, -np.sort(-std, axis=1), **style)
