@@ -247,6 +247,48 @@ def test_a_new_run_takes_idle_cores_and_a_resumed_one_as_many_threads_as_before(
     assert any(message.startswith(said) for message in caplog.messages)
 
 
+def test_a_run_goes_on_with_the_threads_that_it_is_offered_where_that_pays(
+    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "degrade.run")
+    before = torch.get_num_threads()
+    short, long, one = (small(f"name={name}", "runtime.threads=1") for name in ("short", "long", "one"))
+    try:
+        # A second before its end a new start does not pay, and one thread is no more than it has.
+        assert worker._train(asdict(short), lambda: 2) is None
+        monkeypatch.setattr(train, "WORTH_MORE_THREADS", 0)
+        assert worker._train(asdict(one), lambda: 1) is None
+        assert worker._train(asdict(long), lambda: 2) is None
+    finally:
+        torch.set_num_threads(before)
+    records = [RunRecord(run_directory(experiment)) for experiment in (short, one, long)]
+    assert [[session["threads"] for session in record.sessions] for record in records] == [[1], [1], [1, 2]]
+    assert [record.status for record in records] == ["complete"] * 3
+    at = spans(records[2])[1][0]
+    assert at > 0
+    assert spans(records[2]) == [(0, at), (at, 24)]
+    assert len(records[2].rows()) == len(records[0].rows())
+    assert caplog.messages.count("plain-8: cores are free, so it goes on with 2 threads") == 1
+
+
+def test_a_stop_that_comes_as_threads_are_offered_is_obeyed(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "WORTH_MORE_THREADS", 0)
+    save = checkpoint.save
+
+    def stopped(folder: Path, state: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(folder, state)
+
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(RunInterrupted, match="is interrupted; stopped there") as caught:
+            run(small("runtime.threads=1"), offered=lambda: 2)
+    finally:
+        torch.set_num_threads(before)
+    assert not isinstance(caught.value, train.MoreThreads)
+
+
 def test_a_training_that_becomes_far_slower_says_what_helps(
     small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

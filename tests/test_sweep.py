@@ -348,8 +348,8 @@ def test_the_longest_cells_begin_first(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
     class Recorded:
-        def __init__(self, jobs: int) -> None:
-            self.jobs = jobs
+        def __init__(self, *_: object) -> None:
+            pass
 
         def submit(self, experiments: Sequence[Experiment]) -> list[Experiment]:
             given.append([own.model.depth for own in experiments])
@@ -364,6 +364,46 @@ def test_the_longest_cells_begin_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "_Local", Recorded)
     launchers.launch(Local(2), [compose([f"model.depth={depth}"]) for depth in (20, 56, 44)], lambda: None)
     assert given == [[56, 44], [20]]
+
+
+def test_cores_that_become_free_are_offered_to_networks_still_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: dict[int, int] = {20: 1, 32: 3, 44: 4, 56: 5}
+    offers: list[tuple[int, int]] = []
+
+    class Scripted:
+        """A worker whose cell takes a number of looks."""
+
+        def __init__(self, _: Path) -> None:
+            self.left, self.depth = 0, 0
+
+        @property
+        def busy(self) -> bool:
+            return self.left > 0
+
+        def give(self, experiment: Experiment) -> None:
+            self.depth, self.left = experiment.model.depth, steps[experiment.model.depth]
+
+        def offer(self, threads: int) -> None:
+            offers.append((self.depth, threads))
+
+    def hear(workers: Sequence[Scripted], _: float) -> None:
+        for worker in workers:
+            worker.left -= 1
+
+    monkeypatch.setattr(launchers, "usable", lambda: 6)
+    for name, stand_in in {"Worker": Scripted, "hear": hear, "stop": lambda _: None}.items():
+        monkeypatch.setattr(launchers, name, stand_in)
+
+    def launch(jobs: int, *overrides: str) -> list[tuple[int, int]]:
+        offers.clear()
+        launchers.launch(Local(jobs), [compose([f"model.depth={own}", *overrides]) for own in steps], lambda: None)
+        return offers.copy()
+
+    assert launch(4) == [(56, 2), (44, 2), (32, 2), (56, 3), (44, 3), (56, 6)]
+    assert launch(2) == [(32, 6)]  # nothing is offered while networks wait
+    steps.update({20: 2, 32: 5, 44: 5})
+    assert launch(3) == [(20, 6)]  # it begins alone
+    assert launch(4, "runtime.threads=1") == launch(4, "runtime.deterministic=true") == []
 
 
 def launching(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., None]) -> None:

@@ -1,6 +1,7 @@
 """What a training would take on this machine, said and chosen before it begins; and the images it needs, fetched."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,8 +68,9 @@ def estimated(
         with contextlib.suppress(ConfigError, RunError):  # a recipe may not fit these networks or records
             same = name == asked
             own = experiments if same else networks_of(experiment, [f"recipe={name}", *others], seeds=seeds)
-            jobs = settle_threads(launcher, own) if launcher.name in ("local", "submitit_local") else 1
-            plans.append(plan(name, own, jobs=jobs, fresh=fresh))
+            timed = copy.deepcopy(own)
+            jobs = settle_threads(launcher, timed) if launcher.name in ("local", "submitit_local") else 1
+            plans.append(plan(name, timed, jobs=jobs, fresh=fresh))
             found[name] = own
     if within is not None and plans:
         return found[choose(plans, within).recipe]

@@ -431,7 +431,8 @@ class RuntimeConfig(Section):
     threads: int | None = setting(None, check=within(1, 1024))
     """Number of CPU threads. None: one for each core that is allowed and idle; a resumed run keeps its number."""
     deterministic: bool = setting(False)
-    """Whether results on CUDA are bitwise reproducible, which is slower."""
+    """Whether results on CUDA are bitwise reproducible, which is slower; on a CPU, whether each of many keeps its
+    threads."""
     recompute: bool = setting(False)
     """Whether the backward pass computes activations again instead of keeping them: less memory, more time."""
 

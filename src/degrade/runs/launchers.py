@@ -47,6 +47,11 @@ def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment
     return jobs
 
 
+def _may_widen(experiment: Experiment) -> bool:
+    """Whether an experiment may go on with more threads, after which its results are rounded in another way."""
+    return experiment.runtime.threads is None and not experiment.runtime.deterministic
+
+
 def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look: Callable[[], None]) -> None:
     """Train experiments; returns when nothing more is to be expected of any.
 
@@ -58,12 +63,14 @@ def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look:
     Raises:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
-    todo, limit = list(experiments), share(launcher, experiments)[0]
+    todo, free = list(experiments), [each for each in experiments if _may_widen(each)]
+    limit = settle_threads(launcher, experiments)
     if isinstance(launcher, settings.Local):  # the longest first, so that no core is left alone with it at the end
         todo.sort(key=planned_work, reverse=True)
     kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
     root = run_directory(experiments[0]).parents[2].absolute() / ".sweeps"  # beside the runs
-    made: Any = _Local(limit) if isinstance(launcher, settings.Local) else kind(launcher, root)  # type: ignore[arg-type]
+    local = isinstance(launcher, settings.Local)
+    made: Any = _Local(todo, limit, free) if local else kind(launcher, root)  # type: ignore[arg-type]
     with contextlib.closing(made) as launched:
         handles: list[Any] = []
         try:
@@ -78,20 +85,38 @@ def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look:
 
 
 class _Local:
-    """Trains cells in processes of this machine, each of which takes one cell after another."""
+    """Trains cells in processes of this machine, each of which takes one cell after another.
 
-    def __init__(self, jobs: int) -> None:
+    Args:
+        experiments: all that will be submitted.
+        jobs: how many are trained at a time.
+        free: those that may go on with more threads once fewer networks than cores are left.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], jobs: int, free: Sequence[Experiment]) -> None:
         self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
+        self.waiting, self.free = len(experiments), [id(experiment) for experiment in free]
+        self.running = jobs
+        self.widening: list[Worker] = []
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:
         idle = [worker for worker in self.workers if not worker.busy][: len(experiments)]
         for worker, experiment in zip(idle, experiments, strict=True):
             worker.give(experiment)
+            self.widening = [each for each in self.widening if each is not worker]
+            self.widening += [worker] if id(experiment) in self.free else []
+        self.waiting -= len(experiments)
         return idle
 
     def unfinished(self, handles: list[Worker]) -> list[Worker]:
         hear(handles, 0.5)
-        return [worker for worker in handles if worker.busy]
+        left = [worker for worker in handles if worker.busy]
+        if left and not self.waiting and len(left) != self.running:
+            self.running = len(left)
+            for worker in left:
+                if worker in self.widening:
+                    worker.offer(usable() // len(left))
+        return left
 
     def stop(self, handles: list[Worker]) -> str:  # noqa: ARG002 - close() waits for all
         return AGAIN

@@ -11,7 +11,7 @@ from degrade.config.launcher import Launcher, Local
 from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
 from degrade.extras import require
 from degrade.runs.checked import Status
-from degrade.runs.launchers import AGAIN, launch, settle_threads
+from degrade.runs.launchers import AGAIN, launch
 from degrade.runs.loggers import check_loggers
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory
@@ -72,7 +72,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     """Give each experiment a record of its own, and check all that can be checked before anything is trained.
 
     Args:
-        experiments: what to train, in order; `auto` of their precision and threads is settled in place.
+        experiments: what to train, in order; `auto` of their precision is settled in place.
         launcher: the one that is to train them; None: this machine trains them, side by side.
         fresh: whether records may hold anything, since they are to be cleared.
 
@@ -84,7 +84,6 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     launcher = launcher or Local()
     if launcher.package:
         require(launcher.package, extra=launcher.extra, what=f"launcher={launcher.name}")
-    settle_threads(launcher, experiments)
     cells: dict[Path, Cell] = {}
     for experiment in experiments:
         check_loggers(experiment)

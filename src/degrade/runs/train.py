@@ -45,7 +45,18 @@ LIVELY = 5
 #: Wrappers that forward signals deliver one Ctrl-C twice; a person does not repeat it within this many seconds.
 REPEAT_SECONDS = 0.3
 
+#: A run goes on with more threads only if it has more seconds left: its engine is then set up, or compiled, anew.
+WORTH_MORE_THREADS, WORTH_COMPILING = 60, 600
+
 _DEFAULT_THREADS = torch.get_num_threads()
+
+
+class MoreThreads(RunInterrupted):
+    """A run has written its checkpoint, and is to go on with more threads."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(f"{threads} threads are free")
+        self.threads = threads
 
 
 def run(
@@ -54,6 +65,7 @@ def run(
     fresh: bool = False,
     images: Images | None = None,
     begin: Callable[[Training], None] | None = None,
+    offered: Callable[[], int] = lambda: 0,
 ) -> RunRecord:
     """Train one experiment into its record; a finished run is returned as it is, an interrupted one goes on.
 
@@ -62,12 +74,14 @@ def run(
         fresh: start over, whatever the directory holds.
         images: gives the images; None loads what the experiment names.
         begin: gives a training at iteration 0 other weights than those drawn; `model.start` names them.
+        offered: asked after each step how many CPU threads the run may have by now.
 
     Returns:
         The record; its status is `complete` or `diverged`.
 
     Raises:
         RunInterrupted: SIGINT, SIGTERM or SIGHUP came; a checkpoint is written.
+        MoreThreads: more threads were offered than the run has, and enough is left for them to pay.
         RunConflictError: the directory holds a run of other settings.
         RunInUseError: another process is writing it.
         RunFailed: training raised, and the record says what; or the record is damaged, so that only --fresh helps.
@@ -88,11 +102,14 @@ def run(
     session: _Session | None = None
     try:
         with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
-            session = _Session(experiment, record, bar, images, fresh=fresh)
+            session = _Session(experiment, record, bar, images, offered, fresh=fresh)
             if fresh:
                 clear(record)  # only now, when nothing stands in the way of a new run
             with session.signals:
                 session.train(begin)
+    except MoreThreads:
+        if session is None or not session.signals.received:
+            raise
     except DegradeError:
         raise
     except Exception as error:  # the record says what it was, and a matrix goes on
@@ -157,9 +174,17 @@ class _Session:
     """One process's work on one record, whose lock must be held."""
 
     def __init__(
-        self, experiment: Experiment, record: RunRecord, bar: Progress, images: Images | None, *, fresh: bool
+        self,
+        experiment: Experiment,
+        record: RunRecord,
+        bar: Progress,
+        images: Images | None,
+        offered: Callable[[], int],
+        *,
+        fresh: bool,
     ) -> None:
         self.experiment = experiment
+        self.offered = offered
         self.record = record
         self.bar = bar
         self.signals = StopSignals()
@@ -207,9 +232,11 @@ class _Session:
                 self._note(row)
                 self._tell(row)
                 self.loggers.add([row])
-        except RunInterrupted:
+        except RunInterrupted as interrupted:
             self._save()
             self._end(Status.INTERRUPTED)
+            if isinstance(interrupted, MoreThreads):
+                raise
             raise RunInterrupted(
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"
@@ -320,7 +347,16 @@ class _Session:
             raise RunInterrupted
         if training.iteration % self.checkpoint_every == 0:
             self._save()
+        self._look_for_threads()
         self._show_numbers()
+
+    def _look_for_threads(self) -> None:
+        threads, engine = self.offered(), self.training.engine
+        if threads <= torch.get_num_threads() or engine.device.type != "cpu":
+            return
+        if self.bar.seconds_left > (WORTH_MORE_THREADS if engine.name == "eager" else WORTH_COMPILING):
+            log.info("%s: cores are free, so it goes on with %d threads", self.name, threads)
+            raise MoreThreads(threads)
 
     def _evaluated(self, images: int) -> None:
         self._work(images * EVALUATION_COST)

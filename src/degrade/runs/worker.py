@@ -1,9 +1,9 @@
 """The process in which cells are trained one after the other, and its parent's side of it.
 
 Cells are trained in another process, since one that is killed, runs out of memory or crashes then takes no other with
-it. The two are joined by pipes: the parent writes a line of settings for each cell, and hears log lines and how each
-cell ended. When the parent closes its end, to stop the work or because it died itself, the process writes a
-checkpoint and ends. The parent does not import torch.
+it. The two are joined by pipes: the parent writes a line of settings for each cell, may offer it more threads, and
+hears log lines and how each cell ended. When the parent closes its end, to stop the work or because it died itself,
+the process writes a checkpoint and ends. The parent does not import torch.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -92,6 +92,11 @@ class Worker:
         self._record = record
         with contextlib.suppress(BrokenPipeError):  # it died at once: hear() tells
             os.write(self.process.stdin.fileno(), json.dumps(asdict(experiment)).encode() + b"\n")  # type: ignore[union-attr]
+
+    def offer(self, threads: int) -> None:
+        """Let the cell go on with so many threads, if that is more than it has and enough of it is left."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.process.stdin.fileno(), json.dumps({"threads": threads}).encode() + b"\n")  # type: ignore[union-attr]
 
     def fileno(self) -> int:
         """The file on which the process speaks, for `select`."""
@@ -172,24 +177,30 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints is an answer
     log.addHandler(_Relay(answers))
-    lines: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_read_lines, args=[lines], daemon=True).start()
+    inbox = _Inbox()
+    threading.Thread(target=inbox.read, daemon=True).start()
     try:
         while True:
-            _answer(answers, error=_train(json.loads(lines.get())))
+            _answer(answers, error=_train(inbox.cells.get(), lambda: inbox.threads))
     except (KeyboardInterrupt, RunInterrupted):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _train(settings: dict[str, Any]) -> str | None:
-    """Train a cell, and return what went wrong unless its record tells."""
+def _train(settings: dict[str, Any], offered: Callable[[], int] = lambda: 0) -> str | None:
+    """Train a cell, with the threads that are `offered` meanwhile; return what went wrong unless its record tells."""
     import torch
 
-    from degrade.runs.train import load_once, run
+    from degrade.runs.train import MoreThreads, load_once, run
 
     try:
-        torch.compiler.reset()  # otherwise earlier networks would count towards a limit of compilations
-        run(experiment_of(OmegaConf.create(settings)), images=load_once)
+        experiment = experiment_of(OmegaConf.create(settings))
+        while True:
+            torch.compiler.reset()  # otherwise earlier networks would count towards a limit of compilations
+            try:
+                run(experiment, images=load_once, offered=offered)
+                break
+            except MoreThreads as more:
+                experiment.runtime.threads = more.threads
     except RunInterrupted:
         raise
     except (RunInUseError, RunFileError) as error:
@@ -216,15 +227,24 @@ def _answer(answers: int, **words: Any) -> None:
         os.write(answers, json.dumps(words).encode() + b"\n")
 
 
-def _read_lines(lines: "SimpleQueue[bytes]") -> None:
-    """Read lines without a buffered reader, whose lock, held by this thread, would keep Python from ending."""
-    rest = b""
-    while heard := os.read(0, 65536):
-        *whole, rest = (rest + heard).split(b"\n")
-        for line in whole:
-            lines.put(line)
-    # The signal must reach the main thread, which may be waiting for a line: only there does it end the wait.
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+class _Inbox:
+    """What the parent wrote: cells, and how many threads it last offered for the one that is being trained."""
+
+    def __init__(self) -> None:
+        self.cells: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self.threads = 0
+
+    def read(self) -> None:
+        """Read lines without a buffered reader, whose lock, held by this thread, would keep Python from ending."""
+        rest = b""
+        while heard := os.read(0, 65536):
+            *whole, rest = (rest + heard).split(b"\n")
+            for said in map(json.loads, whole):
+                self.threads = said.get("threads", 0)
+                if "threads" not in said:
+                    self.cells.put(said)
+        # The signal must reach the main thread, which may be waiting for a cell: only there does it end the wait.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 if __name__ == "__main__":
