@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from degrade.config import Experiment, ModelConfig, compose, load_config, register, registry
+from degrade.config.compose import compose_cells
 from degrade.config.identity import departures
 from degrade.config.schema import settings
 from degrade.errors import ConfigError
@@ -18,9 +19,9 @@ from degrade.models import build_model
 from degrade.models.activation import ACTIVATIONS
 from degrade.models.family import FAMILIES
 from degrade.models.initial import INITS
-from degrade.models.norm import NORMS
+from degrade.models.norm import NORMS, normalisation
 from degrade.runs import find_records
-from degrade.training.optimizers import OPTIMIZERS
+from degrade.training.optimizers import OPTIMIZERS, optimizer
 from degrade.training.schedule import SCHEDULES
 from tests.conftest import Outcome
 
@@ -180,6 +181,63 @@ def test_what_python_imports_is_named_by_its_path(small: Callable[..., Experimen
     assert build_model(model).activate is torch.nn.functional.silu
     other = build_model(small("model=degrade.models.CifarNet", "model.depth=14").model)
     assert len(list(other.convolutions())) == 13
+
+
+RMSPROP = "{_target_: torch.optim.RMSprop, alpha: 0.9}"
+
+
+def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Callable[..., Experiment]) -> None:
+    other = small("optim.name={alpha: 0.9, _target_: torch.optim.RMSprop}", "optim.lr=0.001")
+    assert other.optim.name == RMSPROP == small(f"optim.name={RMSPROP}").optim.name
+    made = optimizer(build_model(other.model), other.optim)
+    assert (type(made), made.defaults["alpha"], made.defaults["lr"]) == (torch.optim.RMSprop, 0.9, 0.001)
+    assert f"optimizer {RMSPROP} (paper sgd)" in departures(other)
+    register("model.norm", "scaled")(lambda channels, config, by: by)
+    built = normalisation(16, small("model.norm={_target_: scaled, by: {_target_: torch.nn.Softmax, dim: 1}}").model)
+    assert (type(built), getattr(built, "dim", None)) == (nn.Softmax, 1)
+    network = small("model.family={_target_: degrade.models.CifarNet}", "model.depth=14")
+    assert len(list(build_model(network.model).convolutions())) == 13
+    cells = compose_cells([f"optim.name=sgd,{RMSPROP}"])
+    assert [cell.optim.name for cell in cells] == ["sgd", RMSPROP]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.name={_target_: torch.optim.RMSprop, alfa: 1}", "unexpected keyword argument 'alfa'"),
+        ("optim.name={_target_: torch.optim.Nothing}", "name an object as Python imports it"),
+        ("optim.name={_target_: nothing}", "its target has no dots and is not added"),
+        ("optim.name={alpha: 1}", r"name what is to be called, as in {_target_: PATH}"),
+        ("optim.name={_target_: torch.optim.SGD, foreach: {_target_: math.sqrt, x: 1}}", "TypeError"),
+        ("optim.name='{a'", r"no call; write {_target_: PATH, ARGUMENT: VALUE}"),
+        ("model.depth={_target_: math.pi}", "write a single value"),
+    ],
+)
+def test_a_call_that_cannot_be_made_is_refused_in_one_line(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_rate_is_no_argument_of_an_optimizer(small: Callable[..., Experiment]) -> None:
+    made = small("optim.name={_target_: torch.optim.RMSprop, lr: 1}")
+    with pytest.raises(ConfigError, match=r"optim\.lr sets this; leave it out here"):
+        optimizer(build_model(made.model), made.optim)
+
+
+def test_what_a_file_defines_is_named_by_the_files_name(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own_norm.py").write_text(
+        "from torch import nn\n\n\ndef norm(channels, config, groups):\n    return nn.GroupNorm(groups, channels)\n"
+    )
+    words = ["--with", "own_norm.py", "model.norm={_target_: own_norm.norm, groups: 4}", *FEW]
+    done = cli("sweep", *words, "recipe=smoke", "data=synthetic", "model.depth=8")
+    assert (done.code, done.err) == (0, "")
+    (record,) = find_records([tmp_path / "outputs"])
+    assert "model.norm=own_norm.norm_groups_4~" in record.path.parent.name
+    assert record.experiment.model.norm == "{_target_: own_norm.norm, groups: 4}"
+    forget()
+    sys.modules.pop("own_norm")
+    assert cli("evaluate", str(record.path)).code == 0  # the record names the file
 
 
 def test_a_package_names_its_networks_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
         if (key := _check_key(override)) in group_options():
             groups[key] = f"{key}={override.value()}"
         else:
-            settings.append((key, override.value()))
+            settings.append((key, _value(key, override)))
     with _one_line_errors(parsed):
         config = pickle.loads(_of_groups(tuple(sorted(groups.values()))))  # noqa: S301 - our own
         config.modules = registry.recorded()
@@ -227,7 +227,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             if key in group_options():
                 said = f"{key}={override.value()}"
                 raise ConfigError(f"{said}: with --config change single settings, such as {key}.name")
-            OmegaConf.update(config, key, override.value(), force_add=True)
+            OmegaConf.update(config, key, _value(key, override), force_add=True)
         _let_classes_follow(config, before.data.classes, parsed)
         experiment = _validated(config)
         refuse_without_effect(experiment, parsed)
@@ -439,6 +439,11 @@ def _check_key(override: "Override") -> str:
     elif "@" in text or key not in settings():
         raise ConfigError(f"{text.partition('=')[0]}: no such setting; {did_you_mean(key, [*settings(), *groups])}")
     return str(key)
+
+
+def _value(key: str, override: "Override") -> Any:
+    value = override.value()
+    return registry.call_text(key, value) if isinstance(value, dict) else value
 
 
 @contextmanager

@@ -138,8 +138,10 @@ def variant(experiment: Experiment) -> str:
 
 def _plain_text(value: Any) -> str:
     if isinstance(value, str):
-        # Commas and equal signs separate settings, so inside a value they are replaced.
-        return _folder_name(re.sub(r"[,=\[\]~]", "_", value), value)
+        # Commas and equal signs separate settings, so inside a value they are replaced. A call is told by its target.
+        called = value.startswith("{")
+        told = re.sub(r"\{_target_: |\}", "", value).replace(", ", "_").replace(": ", "_") if called else value
+        return _folder_name(re.sub(r"[,=\[\]~]", "_", told), value)
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -7,11 +7,15 @@ holds those that are added to them, by the key of their setting, and imports nei
 import functools
 import hashlib
 import importlib.util
+import inspect
+import math
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from degrade.errors import ConfigError
 
@@ -78,6 +82,8 @@ def find(key: str, name: str) -> Any:
     """
     if name in _added[key]:
         return _added[key][name]
+    if name.startswith("{"):
+        return _with_arguments(key, name)
     packages = {own.name: own.value for own in _packages()} if key == "model.family" else {}
     path = name if "." in name else packages.get(name)
     if path is None:
@@ -89,6 +95,39 @@ def find(key: str, name: str) -> Any:
     if not callable(found):
         raise ConfigError(f"{key}={name}: it cannot be called; it is to take {OPEN[key]}")
     return found
+
+
+def call_text(key: str, value: Mapping[str, Any]) -> str:
+    """What a setting holds for a call as Hydra writes it: `{_target_: torch.optim.RMSprop, alpha: 0.9}`.
+
+    Raises:
+        ConfigError: the setting takes no such call, or the call has no target.
+    """
+    if key not in OPEN or not isinstance(value.get("_target_"), str):
+        mend = "name what is to be called, as in {_target_: PATH}" if key in OPEN else "write a single value"
+        raise ConfigError(f"{key}={dict(value)}: {mend}")
+    ordered = {"_target_": value["_target_"], **{name: value[name] for name in sorted(value)}}
+    return yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+
+
+def _with_arguments(key: str, text: str) -> Any:
+    """What `call_text` stands for: its target with arguments, which takes the others as `OPEN` says."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    try:
+        call = yaml.safe_load(text)
+        found = find(key, call.pop("_target_"))
+    except (yaml.YAMLError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{key}={text}: no call; write {{_target_: PATH, ARGUMENT: VALUE}}") from error
+    if found is None:
+        raise ConfigError(f"{key}={text}: its target has no dots and is not added; --with FILE adds choices")
+    try:
+        given = instantiate(OmegaConf.create(call), _convert_="all")  # arguments may be calls themselves
+        inspect.signature(found).bind_partial(**given)
+    except Exception as error:  # whatever the making of an argument raises
+        raise ConfigError(f"{key}={text}: {_first_line(error.__cause__ or error)}") from error
+    return functools.partial(found, **given)
 
 
 def is_added(key: str, name: str) -> bool:
@@ -138,8 +177,9 @@ def load(file: Path, *, expected: str | None = None) -> None:
         raise ConfigError(f"{path}: changed since the run was made; --with {path} takes it as it is")
     before = {key: dict(own) for key, own in _added.items()}
     try:
-        _import(path, f"degrade_with_{path.stem}_{digest[:8]}")
-        if _added == before:
+        name = f"degrade_with_{path.stem}_{digest[:8]}"
+        _import(path, name)
+        if _added == before and not _defines_something(sys.modules[name]):
             raise ConfigError("it adds nothing; put @register(KEY, NAME) above what it is to add")
     except Exception as error:  # whatever the file raises
         _added.update(before)
@@ -177,7 +217,15 @@ def _import(path: Path, name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look for it there
     sys.path.append(str(path.parent))  # at the end, so that a file beside it hides no package
+    own = importlib.util.find_spec(path.stem)
+    if own is not None and own.origin == str(path):  # dotted paths find it by its own name, unless that is taken
+        sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+
+
+def _defines_something(module: Any) -> bool:
+    """Whether a file has functions or classes of its own, which a dotted path may name."""
+    return any(callable(own) and getattr(own, "__module__", None) == module.__name__ for own in vars(module).values())
 
 
 def _first_line(error: BaseException) -> str:

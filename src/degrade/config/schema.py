@@ -188,7 +188,8 @@ class ModelConfig(Section):
 
     def _depth(self, depth: int) -> None:
         """Refuse a depth that is none of the family's, which a `range` lists, its own or its network's `depths`."""
-        depths = DEPTHS.get(self.family) or getattr(registry.find("model.family", self.family), "depths", None)
+        found = registry.find("model.family", self.family)
+        depths = DEPTHS.get(self.family) or getattr(getattr(found, "func", found), "depths", None)
         if depths is not None and depth not in depths:
             near = [*[own for own in depths if own < depth][-1:], *[own for own in depths if own > depth][:1]]
             raise ConfigError(
@@ -283,7 +284,8 @@ class OptimConfig(Section):
     section = "optim."
 
     name: str = setting("sgd", "optimizer", choices=("sgd", "adamw"))
-    """`sgd` (paper), `adamw`, or another class by its dotted path, such as `torch.optim.RMSprop`."""
+    """`sgd` (paper), `adamw`, or another class by its dotted path, such as `torch.optim.RMSprop`, or by a call as
+    Hydra writes it, such as `{_target_: torch.optim.RMSprop, alpha: 0.9}`."""
     lr: float = setting(0.1, "rate", check=must.POSITIVE)
     """Learning rate before the first milestone."""
     momentum: float = setting(0.9, "momentum", check=within(0, 1, below=True), needs=(_MOMENTUM,))

@@ -33,8 +33,9 @@ def optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         {"params": norm, "weight_decay": decay if config.decay_norm else 0.0},
     ]
     make = chosen("optim.name", config.name, OPTIMIZERS)
-    if isinstance(make, type) and issubclass(make, torch.optim.Optimizer):
-        make = _of_class(make, config)
+    kind = getattr(make, "func", make)  # a call with arguments of its own is a partial one
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
+        make = _of_class(kind, make, config)
     try:
         made = make([group for group in groups if group["params"]], config)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -46,13 +47,17 @@ def optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     return made
 
 
-def _of_class(kind: type[torch.optim.Optimizer], config: OptimConfig) -> Callable[[Groups, OptimConfig], Any]:
-    """Makes an optimizer of a class, which has its own defaults for all but rate and decay."""
+def _of_class(
+    kind: type[torch.optim.Optimizer], make: Callable[..., Any], config: OptimConfig
+) -> Callable[[Groups, OptimConfig], Any]:
+    """Makes an optimizer of a class, which has its own defaults for all but rate, decay and what its call gives."""
+    if taken := {"lr", "weight_decay"} & set(getattr(make, "keywords", ())):
+        raise ConfigError(f"optim.name={config.name}: optim.{taken.pop()} sets this; leave it out here")
     if config.weight_decay and "weight_decay" not in inspect.signature(kind).parameters:
         raise ConfigError(f"optim.name={config.name}: it has no weight decay; write optim.weight_decay=0")
     if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(f"optim.name={config.name}: it takes several looks at a batch; name one that takes one")
-    return lambda groups, own: kind(groups, lr=own.lr)  # type: ignore[call-arg]
+    return lambda groups, own: make(groups, lr=own.lr)
 
 
 def _fused(groups: Groups) -> bool:
