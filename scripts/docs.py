@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 
 from degrade.config import schema
 from degrade.config.setting import Setting
+from degrade.config.text import launcher_settings
 
 TOP = Path(__file__).resolve().parents[1]
 
@@ -56,6 +57,9 @@ def settings() -> str:
             page.append(f"## {group}*\n" if group else "## The experiment\n")
         page.append(f"### `{key}`\n")
         page.append(_about(own, schema.descriptions()[key]))
+    page.append("## launcher.*\n\nThe settings of the launchers change no result, and no record holds them.\n")
+    for name, key, default, said in launcher_settings():
+        page.append(f"### `{key}` of `launcher={name}`\n\n{said}\n\n- Default: `{_yaml(default)}`\n")
     return "\n".join(page)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from degrade.config import Experiment, ModelConfig, compose, load_config, register, registry
 from degrade.config.compose import compose_cells
-from degrade.config.identity import departures
+from degrade.config.identity import departures, variant
 from degrade.config.schema import settings
 from degrade.errors import ConfigError
 from degrade.models import build_model
@@ -193,9 +193,14 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
     assert (type(made), made.defaults["alpha"], made.defaults["lr"]) == (torch.optim.RMSprop, 0.9, 0.001)
     assert f"optimizer {RMSPROP} (paper sgd)" in departures(other)
     register("model.norm", "scaled")(lambda channels, config, by: by)
-    built = normalisation(16, small("model.norm={_target_: scaled, by: {_target_: torch.nn.Softmax, dim: 1}}").model)
-    assert (type(built), getattr(built, "dim", None)) == (nn.Softmax, 1)
+    config = small("model.norm={_target_: scaled, by: {_target_: torch.nn.PReLU, init: 0.5}}").model
+    one, other_one = (normalisation(16, config) for _ in range(2))
+    assert isinstance(one, nn.PReLU)
+    assert one is not other_one  # layers and networks share no weights
+    gelu = build_model(small("model.activation={_target_: torch.nn.functional.gelu, approximate: tanh}").model)
+    assert torch.equal(gelu.activate(torch.ones(1)), torch.nn.functional.gelu(torch.ones(1), approximate="tanh"))
     network = small("model.family={_target_: degrade.models.CifarNet}", "model.depth=14")
+    assert variant(network).startswith("degrade.models.CifarNet~")
     assert len(list(build_model(network.model).convolutions())) == 13
     cells = compose_cells([f"optim.name=sgd,{RMSPROP}"])
     assert [cell.optim.name for cell in cells] == ["sgd", RMSPROP]
@@ -208,7 +213,9 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
         ("optim.name={_target_: torch.optim.Nothing}", "name an object as Python imports it"),
         ("optim.name={_target_: nothing}", "its target has no dots and is not added"),
         ("optim.name={alpha: 1}", r"name what is to be called, as in {_target_: PATH}"),
-        ("optim.name={_target_: torch.optim.SGD, foreach: {_target_: math.sqrt, x: 1}}", "TypeError"),
+        ("optim.name={_target_: torch.optim.SGD, 1: 2}", "the names of arguments are words"),
+        ("optim.name={_target_: torch.optim.SGD, foreach: ${seed}}", "a call refers to no other setting"),
+        ("model.norm={_target_: torch.nn.GroupNorm, num_groups: 4}", "multiple values for argument 'num_groups'"),
         ("optim.name='{a'", r"no call; write {_target_: PATH, ARGUMENT: VALUE}"),
         ("model.depth={_target_: math.pi}", "write a single value"),
     ],
@@ -217,6 +224,12 @@ def test_a_call_that_cannot_be_made_is_refused_in_one_line(override: str, said: 
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         compose([override])
     assert "\n" not in str(caught.value)
+
+
+def test_an_argument_that_cannot_be_made_is_named(small: Callable[..., Experiment]) -> None:
+    made = small("optim.name={_target_: torch.optim.SGD, foreach: {_target_: math.sqrt, x: 1}}")
+    with pytest.raises(ConfigError, match=r"'_target_': 'math.sqrt'.*TypeError"):
+        optimizer(build_model(made.model), made.optim)
 
 
 def test_the_rate_is_no_argument_of_an_optimizer(small: Callable[..., Experiment]) -> None:
@@ -238,6 +251,21 @@ def test_what_a_file_defines_is_named_by_the_files_name(cli: Cli, tmp_path: Path
     forget()
     sys.modules.pop("own_norm")
     assert cli("evaluate", str(record.path)).code == 0  # the record names the file
+    (tmp_path / "own.norm.py").write_text(SCALE)  # a name that no import could have
+    assert cli("train", "--with", "own.norm.py", "model.norm=scale", "--dry-run").code == 0
+    forget()
+
+
+def test_a_norm_of_ones_own_may_be_batch_norm(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        SCALE.replace("class Scale(nn.Module)", "class Scale(nn.BatchNorm2d)")
+        .replace("super().__init__()", "super().__init__(channels)")
+        .split("    def forward")[0]
+    )
+    words = ["recipe=smoke", "data=synthetic", "model.depth=8", *FEW]
+    assert cli("sweep", "--with", "mine.py", "model.norm=scale,batch", *words).code == 0
+    one, other = (record.rows()[-1] for record in find_records([tmp_path / "outputs"]))
+    assert one["train_error_batch"] == other["train_error_batch"] != other["train_error_clean"]
 
 
 def test_a_package_names_its_networks_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,27 @@ def test_a_stop_that_comes_as_threads_are_offered_is_obeyed(small: Make, monkeyp
     finally:
         torch.set_num_threads(before)
     assert not isinstance(caught.value, train.MoreThreads)
+    (record,) = find_records([Path(small().output)])
+    assert record.summary["status"] == record.status == "interrupted"
+
+
+def test_a_cell_that_is_stopped_as_it_goes_on_with_more_threads_counts_as_interrupted(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "WORTH_MORE_THREADS", 0)
+    with pytest.raises(train.MoreThreads):
+        run(small("runtime.threads=1"), offered=lambda: 2)
+    (cell,) = plan([small()])
+    assert (cell.record.summary["status"], cell.outcome) == ("running", "interrupted")
+    assert cell.may_widen
+
+
+def test_many_runs_leave_the_callers_settings_as_they_are_and_resume_with_the_same_division(small: Make) -> None:
+    experiments = [small(f"seed={seed}") for seed in range(2)]
+    cells = plan(experiments)
+    assert [experiment.runtime.threads for experiment in experiments] == [None, None]
+    run(cells[0].experiment)
+    assert [cell.experiment.runtime.threads for cell in plan(experiments)] == [1, 1]
 
 
 def test_a_training_that_becomes_far_slower_says_what_helps(

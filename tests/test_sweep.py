@@ -396,7 +396,9 @@ def test_cores_that_become_free_are_offered_to_networks_still_running(monkeypatc
 
     def launch(jobs: int, *overrides: str) -> list[tuple[int, int]]:
         offers.clear()
-        launchers.launch(Local(jobs), [compose([f"model.depth={own}", *overrides]) for own in steps], lambda: None)
+        cells = plan([compose([f"model.depth={own}", *overrides]) for own in steps], Local(jobs))
+        free = [cell.experiment for cell in cells if cell.may_widen]
+        launchers.launch(Local(jobs), [cell.experiment for cell in cells], lambda: None, free)
         return offers.copy()
 
     assert launch(4) == [(56, 2), (44, 2), (32, 2), (56, 3), (44, 3), (56, 6)]

@@ -175,7 +175,7 @@ def evaluation_text(
     wide = max(map(len, names))
     lines = [f"{name:{wide}}  {found.error:.2%}" for name, found in zip(names, (train, test), strict=True)]
     norm = "its running statistics"
-    if experiment.model.norm != "batch":
+    if not experiment.model.batch_norm:
         norm = "no statistics: the network has no batch norm"
     elif batch_statistics:
         size = experiment.recipe.batch_size

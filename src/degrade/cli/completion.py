@@ -95,7 +95,7 @@ def settings(incomplete: str) -> list[str]:
 
 def settings_groups(incomplete: str) -> list[str]:
     """Groups of settings, and their keys."""
-    keys = list(_defaults())
+    keys = [*_defaults(), *_launcher_defaults()]
     return _beginning([*dict.fromkeys(key.partition(".")[0] for key in keys), *keys], incomplete)
 
 

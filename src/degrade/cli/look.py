@@ -267,12 +267,13 @@ def _watch_in_terminal(read: "Read", every: float) -> None:
     from degrade.analysis import error_curves
     from degrade.watch import in_terminal, running
 
-    shown = sys.stdout.isatty()
+    shown, idle = sys.stdout.isatty(), 0
     while True:
         found = read()
         drawn = in_terminal(error_curves(found), found, colour=shown and "NO_COLOR" not in os.environ)
         print(f"\033[H\033[2J{drawn}" if shown else drawn, flush=True)
-        if not shown or not running(found):
+        idle = 0 if running(found) else idle + 1
+        if not shown or idle > 1:  # between two runs nothing is trained for a moment
             return
         time.sleep(every)
 

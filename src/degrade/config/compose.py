@@ -469,7 +469,7 @@ def _as_typed(message: str, overrides: "Sequence[Override]", *, too_large: bool)
     if any(word in message for word in words):
         return message
     for override, word in zip(overrides, words, strict=True):
-        if about := re.match(rf"{re.escape(override.key_or_group)}(?:=[^:]*)?: ", message):
+        if about := re.match(rf"{re.escape(override.key_or_group)}(?:=(?:\{{.*\}}|[^:]*))?: ", message):
             typed = word.partition("=")[2].strip("'\"")
             return message if typed in message else f"{word}: {message[about.end() :]}"
     for word in words:

@@ -127,7 +127,7 @@ def variant(experiment: Experiment) -> str:
     from degrade.config.compose import usual_settings  # here, since `compose` imports this module
 
     usual = usual_settings(experiment)
-    parts = [f"{experiment.model.family}-{experiment.model.depth}"]
+    parts = [f"{_plain_text(experiment.model.family)}-{experiment.model.depth}"]
     for key, value in sorted(experiment.flat().items()):
         own = settings()[key]
         told = key == "recipe.name" or (own.kind is not Kind.COMPARED and own.changes_result(experiment))

@@ -31,6 +31,13 @@ OPEN = {
     "recipe.schedule": "updates made, updates in all -> share of the rate",
 }
 
+#: How many arguments a choice gets without a name; an optimizer's class gets one less.
+_POSITIONAL = {
+    "model.norm": 2,
+    "recipe.schedule": 2,
+    **dict.fromkeys(OPEN.keys() - {"model.norm", "recipe.schedule"}, 1),
+}
+
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
 
@@ -83,7 +90,7 @@ def find(key: str, name: str) -> Any:
     if name in _added[key]:
         return _added[key][name]
     if name.startswith("{"):
-        return _with_arguments(key, name)
+        return _call(key, name)
     packages = {own.name: own.value for own in _packages()} if key == "model.family" else {}
     path = name if "." in name else packages.get(name)
     if path is None:
@@ -97,37 +104,71 @@ def find(key: str, name: str) -> Any:
     return found
 
 
-def call_text(key: str, value: Mapping[str, Any]) -> str:
+class Call:
+    """A target with arguments of its own, which takes the others as `OPEN` says.
+
+    Args:
+        func: the target.
+        keywords: its own arguments; those that are calls themselves are made anew each time.
+    """
+
+    def __init__(self, func: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+        self.func, self.keywords = func, keywords
+        self._plain = not any(isinstance(value, Mapping | list) for value in keywords.values())
+
+    def __call__(self, *others: Any, **named: Any) -> Any:
+        """Call the target; a ConfigError says where one of its own arguments cannot be made."""
+        return self.func(*others, **(self.keywords if self._plain else self._made()), **named)
+
+    def _made(self) -> dict[str, Any]:
+        from hydra.utils import instantiate
+
+        try:
+            made: dict[str, Any] = instantiate(dict(self.keywords), _convert_="all")
+        except Exception as error:  # whatever the target of an argument raises
+            raise ConfigError(f"{self.keywords}: {_first_line(error.__cause__ or error)}") from error
+        return made
+
+
+def call_text(key: str, value: Mapping[Any, Any]) -> str:
     """What a setting holds for a call as Hydra writes it: `{_target_: torch.optim.RMSprop, alpha: 0.9}`.
 
     Raises:
-        ConfigError: the setting takes no such call, or the call has no target.
+        ConfigError: the setting takes no such call, or the call has no target, or cannot be kept as text.
     """
-    if key not in OPEN or not isinstance(value.get("_target_"), str):
-        mend = "name what is to be called, as in {_target_: PATH}" if key in OPEN else "write a single value"
+    mend = ""
+    if key not in OPEN:
+        mend = "write a single value"
+    elif not isinstance(value.get("_target_"), str):
+        mend = "name what is to be called, as in {_target_: PATH}"
+    elif not all(isinstance(name, str) for name in value):
+        mend = "the names of arguments are words"
+    elif "${" in str(value):
+        mend = "write the value itself; a call refers to no other setting"
+    if mend:
         raise ConfigError(f"{key}={dict(value)}: {mend}")
     ordered = {"_target_": value["_target_"], **{name: value[name] for name in sorted(value)}}
     return yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
-def _with_arguments(key: str, text: str) -> Any:
-    """What `call_text` stands for: its target with arguments, which takes the others as `OPEN` says."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
+def _call(key: str, text: str) -> Call:
+    """What `call_text` stands for."""
     try:
-        call = yaml.safe_load(text)
-        found = find(key, call.pop("_target_"))
+        own = yaml.safe_load(text)
+        found = find(key, own.pop("_target_"))
     except (yaml.YAMLError, KeyError, AttributeError) as error:
         raise ConfigError(f"{key}={text}: no call; write {{_target_: PATH, ARGUMENT: VALUE}}") from error
     if found is None:
         raise ConfigError(f"{key}={text}: its target has no dots and is not added; --with FILE adds choices")
     try:
-        given = instantiate(OmegaConf.create(call), _convert_="all")  # arguments may be calls themselves
-        inspect.signature(found).bind_partial(**given)
-    except Exception as error:  # whatever the making of an argument raises
-        raise ConfigError(f"{key}={text}: {_first_line(error.__cause__ or error)}") from error
-    return functools.partial(found, **given)
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # some functions that are written in C have none
+        return Call(found, own)
+    try:
+        signature.bind_partial(*[None] * _POSITIONAL[key], **own)
+    except TypeError as error:
+        raise ConfigError(f"{key}={text}: {_first_line(error)}") from error
+    return Call(found, own)
 
 
 def is_added(key: str, name: str) -> bool:
@@ -217,9 +258,10 @@ def _import(path: Path, name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look for it there
     sys.path.append(str(path.parent))  # at the end, so that a file beside it hides no package
-    own = importlib.util.find_spec(path.stem)
-    if own is not None and own.origin == str(path):  # dotted paths find it by its own name, unless that is taken
-        sys.modules[path.stem] = module
+    if path.stem.isidentifier() and path.stem not in sys.modules:
+        own = importlib.util.find_spec(path.stem)
+        if own is not None and own.origin == str(path):  # dotted paths find it by its name, unless that is taken
+            sys.modules[path.stem] = module
     spec.loader.exec_module(module)
 
 

@@ -186,6 +186,11 @@ class ModelConfig(Section):
         if self.norm in ("group", "weight_standardised") and self.family not in _NARROW and self.width % 8:
             raise ConfigError(f"model.width={self.width}: model.norm={self.norm} has groups of 8 channels; take 8k")
 
+    @property
+    def batch_norm(self) -> bool:
+        """Whether the network has batch norm, as a norm of one's own may."""
+        return self.norm not in ("group", "layer", "weight_standardised", "none")
+
     def _depth(self, depth: int) -> None:
         """Refuse a depth that is none of the family's, which a `range` lists, its own or its network's `depths`."""
         found = registry.find("model.family", self.family)
@@ -530,16 +535,24 @@ def settings() -> dict[str, Setting]:
 @cache
 def descriptions() -> dict[str, str]:
     """What stands below each setting where it is declared, by key."""
-    found = {}
-    for own in ast.parse(inspect.getsource(sys.modules[__name__])).body:
-        if not isinstance(own, ast.ClassDef):
-            continue
-        section = getattr(globals()[own.name], "section", "")
-        for field_, below in itertools.pairwise(own.body):
-            if isinstance(field_, ast.AnnAssign) and isinstance(below, ast.Expr):
-                name = typing.cast(ast.Name, field_.target).id
-                found[f"{section}{name}"] = inspect.cleandoc(str(typing.cast(ast.Constant, below.value).value))
+    classes = fields_described(sys.modules[__name__])
+    found = {
+        f"{getattr(globals()[name], 'section', '')}{key}": said
+        for name, own in classes.items()
+        for key, said in own.items()
+    }
     return {key: found[key] for key in settings()}
+
+
+def fields_described(module: types.ModuleType) -> dict[str, dict[str, str]]:
+    """What stands below each field of a module's classes, by class and field."""
+    found: dict[str, dict[str, str]] = {}
+    for own in ast.parse(inspect.getsource(module)).body:
+        for field_, below in itertools.pairwise(own.body) if isinstance(own, ast.ClassDef) else ():
+            if isinstance(field_, ast.AnnAssign) and isinstance(below, ast.Expr):
+                said = inspect.cleandoc(str(typing.cast(ast.Constant, below.value).value))
+                found.setdefault(own.name, {})[typing.cast(ast.Name, field_.target).id] = said  # type: ignore[attr-defined]
+    return found
 
 
 def _settings_of(section: type[Section], **more: Any) -> Iterator[Setting]:

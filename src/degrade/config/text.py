@@ -1,10 +1,12 @@
 """The settings as text, for readers of a terminal."""
 
+import dataclasses
 import json
 import textwrap
 
+from degrade.config import launcher
 from degrade.config.registry import OPEN, names
-from degrade.config.schema import descriptions, settings
+from degrade.config.schema import descriptions, fields_described, settings
 from degrade.errors import ConfigError, did_you_mean
 
 _WIDTH = 80
@@ -17,17 +19,35 @@ def settings_text(begin: str = "") -> str:
         ConfigError: no key begins so.
     """
     known = settings()
-    found = {key: own for key, own in known.items() if key == begin or key.startswith(begin)}
-    if not found:
-        groups = dict.fromkeys(key.partition(".")[0] for key in known)
-        raise ConfigError(f"{begin}: no setting begins so; {did_you_mean(begin, [*groups, *known])}")
     blocks = []
-    for key, own in found.items():
-        default = own.default if isinstance(own.default, str) else json.dumps(own.default)
+    for key, own in known.items():
+        if not key.startswith(begin):
+            continue
         said = [descriptions()[key]]
         more = [*names(key), "or your own by --with FILE"] if key in OPEN else []
         said += [f"Choices: {', '.join([*map(str, own.choices), *more])}."] * bool(own.choices)
         said += [f"Only {' and '.join(own.families)} networks have it."] * bool(own.families)
-        lines = textwrap.wrap(" ".join([*said, own.kind.means]).replace("`", ""), _WIDTH - 4)
-        blocks.append("\n".join([f"{key}={default}", *(f"    {line}" for line in lines)]))
+        blocks.append(_block(key, own.default, [*said, own.kind.means]))
+    for name, key, default, meaning in launcher_settings():
+        if key.startswith(begin):
+            blocks.append(_block(key, default, [meaning, f"Only launcher={name} has it."]))
+    if not blocks:
+        groups = dict.fromkeys([*(key.partition(".")[0] for key in known), "launcher"])
+        raise ConfigError(f"{begin}: no setting begins so; {did_you_mean(begin, [*groups, *known])}")
     return "\n\n".join(blocks)
+
+
+def launcher_settings() -> list[tuple[str, str, object, str]]:
+    """Each setting of each launcher: the launcher's name, the setting's key, its default, and what it means."""
+    said = fields_described(launcher)
+    return [
+        (name, f"launcher.{own.name}", getattr(kind(), own.name), said[kind.__name__][own.name])
+        for name, kind in launcher.LAUNCHERS.items()
+        for own in dataclasses.fields(kind)
+    ]
+
+
+def _block(key: str, default: object, said: list[str]) -> str:
+    value = default if isinstance(default, str) else json.dumps(default)
+    lines = textwrap.wrap(" ".join(said).replace("`", ""), _WIDTH - 4)
+    return "\n".join([f"{key}={value}", *(f"    {line}" for line in lines)])

@@ -56,7 +56,7 @@ def look(
 ) -> Shown:
     """The loss around the first seed of each of some networks; the arguments are those of `landscape`."""
     curves = [first_seed(curve) for curve in networks(records, "landscape", complain=complain)]
-    bare = [curve.label for curve in curves if curve.experiment.model.norm != "batch"]
+    bare = [curve.label for curve in curves if not curve.experiment.model.batch_norm]
     if recalibrate and bare:
         complain(f"{', '.join(bare)}: no batch norm, for which --recalibrate changes nothing")
     how |= {"seed": seed, "limit": limit, "recalibrate": recalibrate and len(bare) < len(curves)}
@@ -114,7 +114,7 @@ def landscape(
         raise ConfigError(f"--span {span}: must be a number above 0")
     within("--seed", seed, 0, 2**63 - 1)
     within("--limit", limit, 1, MOST)
-    recalibrate = recalibrate and record.experiment.model.norm == "batch"
+    recalibrate = recalibrate and record.experiment.model.batch_norm
     name = f"landscape-grid{grid}-span{span:g}-seed{seed}-images{limit}{'-recalibrated' * recalibrate}"
     steps = np.linspace(-span, span, grid).tolist()
     places = [(a, b) for a in steps for b in steps]

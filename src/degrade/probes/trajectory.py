@@ -135,7 +135,7 @@ def path(record: RunRecord, *, limit: int = 300, device: str = "auto") -> list[R
 
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         found = _path_of(record, training)
-        loss, count = loss_of_weights(training, limit, recalibrate=record.experiment.model.norm == "batch")
+        loss, count = loss_of_weights(training, limit, recalibrate=record.experiment.model.batch_norm)
         rows: list[Row] = []
         steps = enumerate(found.iterations)
         for k, iteration in through(steps, f"{record.path}: path", total=len(found.iterations)):
@@ -171,7 +171,7 @@ def surface(record: RunRecord, *, grid: int = 15, limit: int = 300, device: str 
 
     def measure(training: Training, kept: list[Row]) -> Iterator[list[Row]]:
         found = _path_of(record, training)
-        loss, count = loss_of_weights(training, limit, recalibrate=record.experiment.model.norm == "batch")
+        loss, count = loss_of_weights(training, limit, recalibrate=record.experiment.model.batch_norm)
         rows, done = [*kept], len(kept)
         for a, b in through(places[done:], f"{record.path}: surface", total=grid**2, done=done):
             own, error = loss(found.weights[-1], [*zip((a, b), found.directions, strict=True)])

@@ -48,7 +48,7 @@ def evaluate(
     restore = record.restored if isinstance(record, Trained) else partial(restored, record)
     training = restore(experiment, images, tick=tick)
     with contextlib.closing(progress):
-        batch_statistics = batch_statistics and experiment.model.norm == "batch"
+        batch_statistics = batch_statistics and experiment.model.batch_norm
         if batch_statistics or augmented:
             train = training.evaluate_batches(batch_statistics=batch_statistics, augmented=augmented)
         else:

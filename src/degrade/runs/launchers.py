@@ -47,24 +47,24 @@ def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment
     return jobs
 
 
-def _may_widen(experiment: Experiment) -> bool:
-    """Whether an experiment may go on with more threads, after which its results are rounded in another way."""
-    return experiment.runtime.threads is None and not experiment.runtime.deterministic
-
-
-def launch(launcher: settings.Launcher, experiments: Sequence[Experiment], look: Callable[[], None]) -> None:
+def launch(
+    launcher: settings.Launcher,
+    experiments: Sequence[Experiment],
+    look: Callable[[], None],
+    free: Sequence[Experiment] = (),
+) -> None:
     """Train experiments; returns when nothing more is to be expected of any.
 
     Args:
         launcher: the launcher's settings.
         experiments: what to train; relative paths in them count from the working directory, on every machine.
         look: called now and then meanwhile.
+        free: those of them that this machine may let go on with more threads once fewer than cores are left.
 
     Raises:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
     """
-    todo, free = list(experiments), [each for each in experiments if _may_widen(each)]
-    limit = settle_threads(launcher, experiments)
+    todo, limit = list(experiments), share(launcher, experiments)[0]
     if isinstance(launcher, settings.Local):  # the longest first, so that no core is left alone with it at the end
         todo.sort(key=planned_work, reverse=True)
     kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
@@ -96,7 +96,7 @@ class _Local:
     def __init__(self, experiments: Sequence[Experiment], jobs: int, free: Sequence[Experiment]) -> None:
         self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
         self.waiting, self.free = len(experiments), [id(experiment) for experiment in free]
-        self.running = jobs
+        self.running = 0
         self.widening: list[Worker] = []
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:

@@ -1,6 +1,7 @@
 """Many experiments are planned, trained under a launcher, and watched. This module does not import torch."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from degrade.config.launcher import Launcher, Local
 from degrade.errors import ConfigError, RunError, RunFailed, RunFileError, RunInterrupted
 from degrade.extras import require
 from degrade.runs.checked import Status
-from degrade.runs.launchers import AGAIN, launch
+from degrade.runs.launchers import AGAIN, launch, settle_threads
 from degrade.runs.loggers import check_loggers
 from degrade.runs.observers import Watch
 from degrade.runs.record import RunRecord, run_directory
@@ -28,6 +29,8 @@ class Cell:
 
     experiment: Experiment
     record: RunRecord
+    may_widen: bool = False
+    """Whether it may go on with more threads once fewer cells than cores are left."""
 
     @property
     def finished(self) -> bool:
@@ -38,8 +41,12 @@ class Cell:
     def outcome(self) -> str:
         """One of OUTCOMES, by its record."""
         written, status = self.record.summary.get("status"), self.record.status
-        # A killed run counts as interrupted for its record; here the two are told apart.
-        return status if status in OUTCOMES and status in (written, Status.RUNNING) else "lost"
+        if status in OUTCOMES and status in (written, Status.RUNNING):
+            return status
+        # A killed run counts as interrupted for its record; here the two are told apart. A run that was stopped while
+        # it went on with more threads has a session that ended.
+        ended = [session for session in self.record.sessions[-1:] if session.get("last_iteration") is not None]
+        return Status.INTERRUPTED if ended and written == Status.RUNNING else "lost"
 
 
 def finished(experiment: Experiment) -> RunRecord | None:
@@ -72,7 +79,7 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     """Give each experiment a record of its own, and check all that can be checked before anything is trained.
 
     Args:
-        experiments: what to train, in order; `auto` of their precision is settled in place.
+        experiments: what to train, in order; the cells have copies, in which threads and precision are settled.
         launcher: the one that is to train them; None: this machine trains them, side by side.
         fresh: whether records may hold anything, since they are to be cleared.
 
@@ -84,10 +91,14 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
     launcher = launcher or Local()
     if launcher.package:
         require(launcher.package, extra=launcher.extra, what=f"launcher={launcher.name}")
+    experiments = copy.deepcopy(list(experiments))
+    # With another number of threads results are rounded in another way.
+    free = [each.runtime.threads is None and not each.runtime.deterministic for each in experiments]
+    settle_threads(launcher, experiments)
     cells: dict[Path, Cell] = {}
-    for experiment in experiments:
+    for experiment, may_widen in zip(experiments, free, strict=True):
         check_loggers(experiment)
-        cell = Cell(experiment, RunRecord(run_directory(experiment)))
+        cell = Cell(experiment, RunRecord(run_directory(experiment)), may_widen)
         other = cells.setdefault(cell.record.path.resolve(), cell)
         if other is not cell:
             before = other.experiment.flat()
@@ -134,7 +145,9 @@ def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh:
     launcher = launcher or Local()
     with contextlib.closing(watch):
         try:
-            launch(launcher, [cell.experiment for cell in cells if not cell.finished], watch.look)
+            todo = [cell for cell in cells if not cell.finished]
+            free = [cell.experiment for cell in todo if cell.may_widen]
+            launch(launcher, [cell.experiment for cell in todo], watch.look, free)
         except RunInterrupted:
             raise
         except Exception as error:

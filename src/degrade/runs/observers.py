@@ -169,6 +169,6 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
     per_epoch = -(-train // recipe.batch_size)
     tests = -(-recipe.iterations // (evaluation.every or per_epoch))
     cleans = -(-recipe.iterations // evaluation.clean_every) if evaluation.clean_every else 1
-    passes = 2 if experiment.model.norm == "batch" else 1  # with running statistics, and with each batch's own
+    passes = 2 if experiment.model.batch_norm else 1  # with running statistics, and with each batch's own
     evaluated = tests * test + cleans * passes * train
     return image_work(experiment) * (recipe.iterations * recipe.batch_size + EVALUATION_COST * evaluated)

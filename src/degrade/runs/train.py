@@ -110,6 +110,7 @@ def run(
     except MoreThreads:
         if session is None or not session.signals.received:
             raise
+        record.summarise(**{**record.summary, "status": Status.INTERRUPTED})
     except DegradeError:
         raise
     except Exception as error:  # the record says what it was, and a matrix goes on
@@ -232,11 +233,13 @@ class _Session:
                 self._note(row)
                 self._tell(row)
                 self.loggers.add([row])
-        except RunInterrupted as interrupted:
+        except MoreThreads:
+            self._save()
+            self._end(Status.RUNNING)  # to whoever looks on, it never stopped
+            raise
+        except RunInterrupted:
             self._save()
             self._end(Status.INTERRUPTED)
-            if isinstance(interrupted, MoreThreads):
-                raise
             raise RunInterrupted(
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"

@@ -160,7 +160,7 @@ class Training:
             self.diverged = not math.isfinite(test_loss)  # the last update may have made it diverge
         if cleans and not self.diverged:
             clean_error = batch_error = self.evaluate(self.batches.pixels, self.batches.labels).error
-            if self.experiment.model.norm == "batch":  # without batch norm the two errors are the same
+            if self.experiment.model.batch_norm:  # without batch norm the two errors are the same
                 batch_error = self.evaluate_batches(batch_statistics=True).error
         self._seconds += time.perf_counter() - started
         row = Metrics(
