@@ -522,3 +522,15 @@ def test_settings_are_listed_with_meaning_default_and_choices(cli: Cli) -> None:
     wrong = cli("settings", "optm")
     assert wrong.code == 2
     assert wrong.err == "degrade: optm: no setting begins so; did you mean optim or optim.lr or optim.name?\n"
+
+
+def test_without_a_folder_commands_leave_the_runs_alone_that_come_with_degrade(cli: Cli, tmp_path: Path) -> None:
+    reference = finished(tmp_path / "outputs" / "reference" / "quick", "plain-20", 0, 0.02, 0.1)
+    for command in (["plot"], ["runs"], ["verify"], ["watch", "--terminal"]):
+        refused = cli(*command)
+        assert (refused.code, refused.err.count("outputs holds no run of yours yet")) == (2, 1), command
+    assert "plain-20" in cli("runs", str(reference.path.parents[1])).out
+    finished(tmp_path / "outputs" / "mine", "plain-56", 0, 0.02, 0.1)
+    listed = cli("runs").out
+    assert "plain-56" in listed
+    assert "plain-20" not in listed

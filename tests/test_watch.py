@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def trained(tmp_path: Path) -> Iterator[RunRecord]:
 @pytest.fixture
 def address(trained: RunRecord, tmp_path: Path) -> Iterator[str]:
     """Where a page of the records below tmp_path is served."""
-    with watch.server(watch.find([tmp_path], find_records), 0, every=2.0) as server:
+    with watch.server(watch.find(partial(find_records, [tmp_path])), 0, every=2.0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -86,17 +87,17 @@ def test_what_cannot_be_watched_is_one_line(cli: Callable[..., Outcome], trained
 def test_a_moment_in_which_records_cannot_be_read_shows_them_as_they_were(trained: RunRecord) -> None:
     answers: list[object] = [[trained], ConfigError("gone")]
 
-    def known(_: Sequence[Path]) -> Sequence[RunRecord]:
+    def known() -> Sequence[RunRecord]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return [trained]
 
-    read = watch.find([], known)
+    read = watch.find(known)
     assert read() == read() == [trained]
     answers.append(ConfigError("never there"))
     with pytest.raises(ConfigError):
-        watch.find([], known)()
+        watch.find(known)()
 
 
 def test_the_terminal_shows_curves_and_what_is_trained(

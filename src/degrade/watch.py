@@ -8,7 +8,6 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -123,14 +122,14 @@ def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -
     return "\n".join([drawn if colour else plotext.uncolorize(drawn), *lines])
 
 
-def find(folders: Sequence[Path], known: Callable[[Sequence[Path]], Sequence[Run]]) -> Read:
-    """Reads the runs below folders again and again; where one cannot be read just now, as it was before."""
+def find(known: Read) -> Read:
+    """Reads runs again and again; where one cannot be read just now, as it was before."""
     last: list[Run] = []
 
     def read() -> Sequence[Run]:
         nonlocal last
         try:
-            last = list(known(folders))
+            last = list(known())
         except DegradeError:
             if not last:
                 raise

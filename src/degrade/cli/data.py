@@ -115,8 +115,8 @@ def export(
         typer.Argument(
             metavar="RUNS",
             autocompletion=completion.runs_or_networks,
-            help="These are run directories, or folders of them; by default outputs. With --weights or --onnx it is "
-            "one run's directory, or the name or file of a trained network.",
+            help="These are run directories, or folders of them; by default your newest experiment below outputs. "
+            "With --weights or --onnx it is one run's directory, or the name or file of a trained network.",
             show_default=False,
         ),
     ] = None,

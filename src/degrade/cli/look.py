@@ -6,6 +6,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from degrade.cli.options import (
     one_trained,
     output_option,
     readable,
+    records_of,
     show_figure,
     table_width,
     tell,
@@ -220,7 +222,15 @@ def report(
 
 
 def watch(
-    runs: Runs = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUNS",
+            autocompletion=completion.runs,
+            help="These are run directories, or folders of them; by default all of yours below outputs.",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The page is served at this port; 0 takes any that is free.")
     ] = 8565,
@@ -243,11 +253,10 @@ def watch(
     - `degrade watch --terminal`
     """
     from degrade import watch as watching
-    from degrade.runs import find_records
 
     if terminal:
         require("plotext", extra="terminal", what="--terminal")
-    read = watching.find(runs or [Path("outputs")], find_records)
+    read = watching.find(partial(records_of, runs))
     read()  # where there is nothing to watch, that is said before anything is served
     with contextlib.suppress(KeyboardInterrupt):
         if terminal:
@@ -280,8 +289,14 @@ def _watch_in_terminal(read: "Read", every: float) -> None:
 
 def list_runs(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", autocompletion=completion.runs, help="The runs are below this folder.")
-    ] = Path("outputs"),
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            autocompletion=completion.runs,
+            help="The runs are below this folder; by default all of yours below outputs.",
+            show_default=False,
+        ),
+    ] = None,
     mean: Annotated[
         bool,
         typer.Option(
@@ -299,15 +314,15 @@ def list_runs(
     - `degrade runs --format csv > runs.csv`
     """
     from degrade.analysis import error_curves, error_table, runs_table
-    from degrade.runs import find_records
 
+    folders = [directory] if directory else None
     if mean:
-        print(error_table(error_curves(readable([directory])), form=form, width=table_width()))
+        print(error_table(error_curves(readable(folders)), form=form, width=table_width()))
     else:
-        records = find_records([directory])
+        records = records_of(folders)
         for record in records:
             name_losses(record.path, record.file_losses())
-        print(runs_table(records, below=directory, form=form, width=table_width()))
+        print(runs_table(records, below=directory or Path("outputs"), form=form, width=table_width()))
     return DONE
 
 

@@ -145,10 +145,13 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUNS",
         autocompletion=completion.runs,
-        help="These are run directories, or folders of them; by default outputs.",
+        help="These are run directories, or folders of them; by default your newest experiment below outputs.",
         show_default=False,
     ),
 ]
+
+#: Where the runs lie that come with a checkout.
+REFERENCE = Path("outputs/reference")
 
 #: Config groups whose files are named after a setting.
 _SAME = {"model": "model.family", "data": "data.name", "optim": "optim.name"}
@@ -232,16 +235,33 @@ def seconds_of(within: str) -> int:
     return sum(number * size for number, size in zip(parts, (86400, 3600, 60, 1), strict=True))
 
 
-def readable(paths: Sequence[Path]) -> "list[RunRecord]":
-    """The records at or below the paths; damage is named on stderr, and records that cannot be read are left out.
+def records_of(paths: Sequence[Path] | None) -> "list[RunRecord]":
+    """The records at or below the paths; without any, those below outputs but for the ones that come with degrade.
+
+    Raises:
+        RunError: there are none.
+        RunFileError: a folder cannot be read just now.
+    """
+    from degrade.runs import find_records
+
+    found = find_records(paths or [Path("outputs")])
+    own = [record for record in found if paths or REFERENCE not in record.path.parents]
+    if not own:
+        raise RunError(
+            "outputs holds no run of yours yet; `degrade train` makes one. Name those that come with degrade by "
+            f"their folder, such as {REFERENCE}/quick"
+        )
+    return own
+
+
+def readable(paths: Sequence[Path] | None) -> "list[RunRecord]":
+    """The records as `records_of` has them; damage is named on stderr, and those that cannot be read are left out.
 
     Raises:
         RunFileError: a record cannot be read just now, and the answer without it would be another one.
     """
-    from degrade.runs import find_records
-
     records = []
-    for record in find_records(paths):
+    for record in records_of(paths):
         try:
             _ = record.experiment
         except RunFileError:
@@ -252,7 +272,7 @@ def readable(paths: Sequence[Path]) -> "list[RunRecord]":
             records.append(record)
             name_losses(record.path, record.losses())
     if not records:
-        raise RunError(f"{paths[0]}: holds no run that can be read")
+        raise RunError(f"{paths[0] if paths else 'outputs'}: holds no run that can be read")
     return records
 
 
@@ -280,8 +300,8 @@ def table_width() -> int | None:
 
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
-    """The records asked for and the folder they lie in; without a choice, those of the newest experiment."""
-    records = readable(runs or [Path("outputs")])
+    """The records asked for and the folder they lie in; without a choice, those of the user's newest experiment."""
+    records = readable(runs)
     experiments = {record: Path(os.path.relpath(record.path.resolve().parents[1])) for record in records}
     if runs:
         folders = set(experiments.values())

@@ -73,8 +73,8 @@ def probe_gradients(
         typer.Argument(
             metavar="RUNS or KEY=VALUE",
             autocompletion=completion.runs_or_settings,
-            help="These are run directories (default: outputs), or settings of networks that are not trained yet, as "
-            "for `degrade sweep`, or experiment=gradients, which trains and draws all.",
+            help="These are run directories (default: your newest experiment below outputs), or settings of networks "
+            "that are not trained yet, as for `degrade sweep`, or experiment=gradients, which trains and draws all.",
             show_default=False,
         ),
     ] = None,
@@ -185,7 +185,7 @@ def probe_construct(
 
     Both networks are evaluated in eval mode on all images, and RUN/probes/construct-M.csv keeps the numbers.
     --continue trains both, the built one and RUN's own as its control, by RUN's settings at the rate at which RUN
-    stopped, into records of their own in <experiment>-construct. The same command again goes on where it was stopped.
+    stopped, into records of their own in EXPERIMENT-construct. The same command again goes on where it was stopped.
 
     Examples:
 
