@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from degrade import watch
+from degrade.cli import look
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, find_records
 from tests.conftest import Outcome
@@ -112,3 +114,18 @@ def test_the_terminal_shows_curves_and_what_is_trained(
     assert " ".join(done.out.split()).endswith("test error 10.00%")
     assert "\033" not in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_the_terminal_stays_while_nothing_is_trained_for_a_moment_between_two_runs(
+    trained: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("plotext")
+    trains = iter([["a"], [], ["b"], [], []])
+    looks: list[float] = []
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(watch, "running", lambda _: next(trains))
+    monkeypatch.setattr(watch, "in_terminal", lambda *_, **__: "")
+    monkeypatch.setattr("time.sleep", looks.append)
+    look._watch_in_terminal(lambda: [trained], 5.0)
+    assert looks == [5.0] * 4
+    assert next(trains, None) is None

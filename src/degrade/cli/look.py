@@ -15,6 +15,7 @@ import typer
 from degrade.cli import completion
 from degrade.cli.options import (
     DONE,
+    AllRuns,
     Band,
     Device,
     FigureFile,
@@ -27,6 +28,7 @@ from degrade.cli.options import (
     output_option,
     readable,
     records_of,
+    runs_argument,
     show_figure,
     table_width,
     tell,
@@ -222,15 +224,7 @@ def report(
 
 
 def watch(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUNS",
-            autocompletion=completion.runs,
-            help="These are run directories, or folders of them; by default all of yours below outputs.",
-            show_default=False,
-        ),
-    ] = None,
+    runs: AllRuns = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The page is served at this port; 0 takes any that is free.")
     ] = 8565,
@@ -289,13 +283,7 @@ def _watch_in_terminal(read: "Read", every: float) -> None:
 
 def list_runs(
     directory: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DIR",
-            autocompletion=completion.runs,
-            help="The runs are below this folder; by default all of yours below outputs.",
-            show_default=False,
-        ),
+        Path | None, runs_argument("The runs are below this folder; by default all of yours below outputs.", "DIR")
     ] = None,
     mean: Annotated[
         bool,

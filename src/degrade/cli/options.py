@@ -140,15 +140,16 @@ FigureFile = Annotated[
         figure=True,
     ),
 ]
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="RUNS",
-        autocompletion=completion.runs,
-        help="These are run directories, or folders of them; by default your newest experiment below outputs.",
-        show_default=False,
-    ),
-]
+
+
+def runs_argument(words: str, metavar: str = "RUNS") -> Any:
+    """The argument that names runs, which has a default of its own kind in each command."""
+    return typer.Argument(metavar=metavar, autocompletion=completion.runs, help=words, show_default=False)
+
+
+_RUNS = "These are run directories, or folders of them; by default "
+Runs = Annotated[list[Path] | None, runs_argument(f"{_RUNS}your newest experiment below outputs.")]
+AllRuns = Annotated[list[Path] | None, runs_argument(f"{_RUNS}all of yours below outputs.")]
 
 #: Where the runs lie that come with a checkout.
 REFERENCE = Path("outputs/reference")

@@ -31,12 +31,8 @@ OPEN = {
     "recipe.schedule": "updates made, updates in all -> share of the rate",
 }
 
-#: How many arguments a choice gets without a name; an optimizer's class gets one less.
-_POSITIONAL = {
-    "model.norm": 2,
-    "recipe.schedule": 2,
-    **dict.fromkeys(OPEN.keys() - {"model.norm", "recipe.schedule"}, 1),
-}
+#: Settings whose choices get two arguments by their places; of the others the first alone is sure to come so.
+_PAIRS = ("model.norm", "recipe.schedule")
 
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
@@ -165,7 +161,7 @@ def _call(key: str, text: str) -> Call:
     except (TypeError, ValueError):  # some functions that are written in C have none
         return Call(found, own)
     try:
-        signature.bind_partial(*[None] * _POSITIONAL[key], **own)
+        signature.bind_partial(*[None] * (2 if key in _PAIRS else 1), **own)
     except TypeError as error:
         raise ConfigError(f"{key}={text}: {_first_line(error)}") from error
     return Call(found, own)

@@ -70,7 +70,7 @@ def launch(
     kind = _Ray if isinstance(launcher, settings.Ray) else _Submitit
     root = run_directory(experiments[0]).parents[2].absolute() / ".sweeps"  # beside the runs
     local = isinstance(launcher, settings.Local)
-    made: Any = _Local(todo, limit, free) if local else kind(launcher, root)  # type: ignore[arg-type]
+    made: Any = _Local(len(todo), limit, free) if local else kind(launcher, root)  # type: ignore[arg-type]
     with contextlib.closing(made) as launched:
         handles: list[Any] = []
         try:
@@ -88,33 +88,32 @@ class _Local:
     """Trains cells in processes of this machine, each of which takes one cell after another.
 
     Args:
-        experiments: all that will be submitted.
+        cells: how many will be submitted.
         jobs: how many are trained at a time.
-        free: those that may go on with more threads once fewer networks than cores are left.
+        free: those that may go on with more threads once fewer cells than cores are left.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], jobs: int, free: Sequence[Experiment]) -> None:
+    def __init__(self, cells: int, jobs: int, free: Sequence[Experiment]) -> None:
         self.workers = [Worker(Path.cwd()) for _ in range(jobs)]
-        self.waiting, self.free = len(experiments), [id(experiment) for experiment in free]
-        self.running = 0
-        self.widening: list[Worker] = []
+        self.waiting, self.free = cells, {id(experiment) for experiment in free}
+        self.given: dict[Worker, Experiment] = {}
+        self.sharing = 0  # how many were running when the cores were last divided
 
     def submit(self, experiments: Sequence[Experiment]) -> list[Worker]:
         idle = [worker for worker in self.workers if not worker.busy][: len(experiments)]
         for worker, experiment in zip(idle, experiments, strict=True):
             worker.give(experiment)
-            self.widening = [each for each in self.widening if each is not worker]
-            self.widening += [worker] if id(experiment) in self.free else []
+            self.given[worker] = experiment
         self.waiting -= len(experiments)
         return idle
 
     def unfinished(self, handles: list[Worker]) -> list[Worker]:
         hear(handles, 0.5)
         left = [worker for worker in handles if worker.busy]
-        if left and not self.waiting and len(left) != self.running:
-            self.running = len(left)
+        if left and not self.waiting and len(left) != self.sharing:
+            self.sharing = len(left)
             for worker in left:
-                if worker in self.widening:
+                if id(self.given[worker]) in self.free:
                     worker.offer(usable() // len(left))
         return left
 
