@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from degrade.config import Experiment
@@ -26,7 +27,7 @@ from degrade.training import (
     fit,
 )
 from degrade.training.engine import sum_dtype as engine_sum_dtype
-from degrade.training.graph import Body, GraphEngine
+from degrade.training.graph import Body, GraphEngine, new_engine
 
 Make = Callable[..., Experiment]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -243,6 +244,38 @@ def test_compiled_losses_are_the_eager_ones_step_by_step(small: Make) -> None:
     compiled = losses(training(small(*settings, "runtime.engine=compiled")))
     assert len(eager) == 8
     assert_close_while_it_can_be(compiled, eager)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fused_batch_norm_addition_and_relu_are_those_of_pytorch(precision: str, small: Make) -> None:
+    """Compiled, the three are one pass each way; logits, gradients and running statistics are the eager network's."""
+    experiment = small("model=residual", "model.depth=8")
+    draw, size = torch.Generator().manual_seed(0), experiment.recipe.batch_size
+    images, labels = torch.randn(size, 3, 16, 16, generator=draw), torch.randint(10, (size,), generator=draw)
+
+    def step(name: str, precision: str) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        made = new_engine(experiment, device=CPU, precision=precision, name=name)
+        loss, logits = made.loss(images, labels)
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in made.model.named_parameters() if weight.grad is not None}
+        statistics = {name: own.float() for name, own in made.model.named_buffers()}
+        return logits.detach(), gradients, statistics
+
+    (logits, gradients, statistics), eager = step("compiled", precision), step("eager", precision)
+    # In bf16 each of two results rounds in its own way, so both are held against the same in fp32.
+    exact = step("eager", "fp32")
+    assert set(gradients) == set(exact[1])
+    assert {name.rpartition(".")[2] for name in statistics} == {"running_mean", "running_var", "num_batches_tracked"}
+
+    def far(found: Tensor, ours: Tensor) -> float:
+        return float((found - ours).norm() / ours.norm())
+
+    for found, usual, ours in [
+        (logits, eager[0], exact[0]),
+        *((gradients[name], eager[1][name], exact[1][name]) for name in gradients),
+        *((statistics[name], eager[2][name], exact[2][name]) for name in statistics),
+    ]:
+        assert far(found, ours) <= 2 * far(usual, ours) + 1e-4
 
 
 def test_memory_format_changes_nothing_but_speed(small: Make) -> None:

@@ -155,6 +155,26 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(
     assert degrade.networks() == {}
 
 
+def test_a_name_without_its_recipe_is_the_longest_trained_network_so_called(
+    kept: tuple[RunRecord, str, Path], cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, name, folder = kept
+    entry, short = library.networks()[name], name.replace("-smoke", "")
+    for other in (
+        replace(entry, name=name.replace("smoke", "brief"), recipe="brief", iterations=entry.iterations - 1),
+        replace(entry, name=f"{name},seed-1", seed=1, iterations=10**6),
+        replace(entry, name=name.replace("residual-8", "residual-80"), iterations=10**6),
+    ):
+        library.add(other, folder)
+    said = f"{short}: {name} is taken (recipe smoke, 24 updates)"
+    network, same = degrade.load(short), degrade.load(name)
+    assert [own.getMessage() for own in caplog.records] == [said]
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), same.parameters(), strict=True))
+    assert cli("evaluate", short).out.startswith(f"{said}\n{name}, iteration 24 (synthetic data)\n")
+    library.add(replace(entry, name=short, recipe="paper"), folder)
+    assert cli("evaluate", short).out.startswith(f"{short}, iteration 24")
+
+
 def test_what_is_damaged_is_named(kept: tuple[RunRecord, str, Path], cli: Cli) -> None:
     _, name, folder = kept
     file = folder / f"{name}.safetensors"

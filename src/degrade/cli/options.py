@@ -338,12 +338,12 @@ def one_trained(path: Path) -> "RunRecord | Trained":
         RunError, RunFileError: as `one_run` does.
         ConfigError: there is nothing of this name; the message lists the networks that come with degrade.
     """
-    from degrade.runs.library import networks, there_are
+    from degrade.runs.library import meant, networks, there_are
 
     there, known = present(path), networks()
     if there and path.is_dir():
         return one_run(path)
-    if there or str(path) in known:
+    if there or meant(str(path), known):
         from degrade.runs.trained import trained
 
         return trained(path)

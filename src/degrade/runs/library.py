@@ -79,6 +79,23 @@ def networks(folder: Path | None = None) -> dict[str, Entry]:
         raise RunError(f"{path} is damaged: reinstall degrade, or `git checkout` the file") from error
 
 
+def meant(name: str, known: dict[str, Entry]) -> str | None:
+    """The name of the network that a name means; None if there is none.
+
+    A name without a recipe, such as `plain-56`, is that of the paper's recipe. While the index lacks it, of the
+    networks that are called so but for their recipe the one with the most updates is meant, such as `plain-56-short`.
+
+    Args:
+        name: what the user typed.
+        known: the index.
+    """
+    if name in known:
+        return name
+    network, comma, changed = name.partition(",")
+    others = [own for own in known.values() if own.name == f"{network}-{own.recipe}{comma}{changed}"]
+    return max(others, key=lambda own: own.iterations).name if others else None
+
+
 def content_of(name: str, folder: Path | None = None) -> bytes:
     """The content of a network's file, checked by its hash.
 

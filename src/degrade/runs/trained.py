@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from degrade.data import ImageSet
 from degrade.errors import ConfigError, RunConflictError, RunError
 from degrade.files import gone_on_failure, read_bytes
 from degrade.models import Classifier, build_model
-from degrade.runs.library import content_of, networks, there_are
+from degrade.runs.library import content_of, meant, networks, there_are
 from degrade.training import Training
+
+log = logging.getLogger("degrade.run")
 
 #: The tensor, beside the network's own, that is to be subtracted from images: float32 3 x S x S, S 32 in the paper.
 MEAN = "input_mean"
@@ -180,7 +183,7 @@ def trained(source: str | Path, *, folder: Path | None = None) -> Trained:
     """A trained network that comes with degrade, by its name, or one that was exported, by its path.
 
     Args:
-        source: the name, such as `plain-56`, or the path.
+        source: the name, such as `plain-56-short`, or the path. Of `plain-56` alone see `library.meant`.
         folder: where the index is, if not where degrade has its own.
 
     Raises:
@@ -189,8 +192,11 @@ def trained(source: str | Path, *, folder: Path | None = None) -> Trained:
         RunFileError: it cannot be read just now.
     """
     known = networks(folder)
-    if str(source) in known:
-        return Trained.parse(content_of(str(source), folder), str(source))
+    if (name := meant(str(source), known)) is not None:
+        if name != str(source):
+            recipe, updates = known[name].recipe, known[name].iterations
+            log.warning("%s: %s is taken (recipe %s, %s updates)", source, name, recipe, f"{updates:,}")
+        return Trained.parse(content_of(name, folder), name)
     path = Path(source)
     if path.is_dir():
         raise ConfigError(
@@ -211,8 +217,9 @@ def load(source: str | Path) -> nn.Module:
     or what `data.pixels` of its recipe says, 16 for the short recipe. Its output is float32 N x classes, logits.
 
     Args:
-        source: the name of a network that comes with degrade, such as `plain-56`, or the path of a file that
-            `degrade export --weights` wrote. Hashes are checked.
+        source: the name of a network that comes with degrade, such as `plain-56-short`, or the path of a file that
+            `degrade export --weights` wrote. Hashes are checked. `plain-56` is the network of the paper's recipe;
+            while there is none, that of the recipe with the most updates, and a warning is logged that says so.
 
     Raises:
         ConfigError: there is neither; the message lists the names that there are.

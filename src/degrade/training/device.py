@@ -54,8 +54,8 @@ def has_bf16(device: torch.device) -> bool:
 def choose_engine(name: str, device: torch.device, iterations: int, *, optimizer: str = "sgd") -> str:
     """`eager`, `compiled`, `graph` or `compiled-graph`: what `runtime.engine` asks for, or what pays there.
 
-    Compiling must earn back its time. On the CPUs measured (outputs/reference/bench) it gained 1 to 9 %, within the
-    noise, and it needs a C++ compiler there. For CUDA the rule is a guess until scripts/gpu-check has run: a graph
+    Compiling must earn back its time. On the CPUs measured it made steps 0.97 to 1.15 times as fast (docs/speed.md),
+    and it needs a C++ compiler there. For CUDA the rule is a guess until scripts/gpu-check has run: a graph
     always, compiled in long runs.
 
     Raises:
