@@ -256,7 +256,7 @@ def test_fused_batch_norm_addition_and_relu_are_those_of_pytorch(precision: str,
     def step(name: str, precision: str) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         made = new_engine(experiment, device=CPU, precision=precision, name=name)
         loss, logits = made.loss(images, labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients = {name: weight.grad for name, weight in made.model.named_parameters() if weight.grad is not None}
         statistics = {name: own.float() for name, own in made.model.named_buffers()}
         return logits.detach(), gradients, statistics
