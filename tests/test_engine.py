@@ -136,7 +136,10 @@ def test_a_trial_names_what_differs(what: str, small: Make, monkeypatch: pytest.
     own: Any = replayed.engine
     update, evaluate = own.update, own.evaluate
     wrong = {
-        "loss": ("loss", lambda images, labels: (torch.tensor(math.nan, requires_grad=True), torch.zeros(16, 10))),
+        "loss": (
+            "loss",
+            lambda images, labels: (torch.tensor(math.nan, requires_grad=True), torch.zeros(len(labels), 10)),
+        ),
         "first update": ("update", lambda lr: update(3 * lr)),
         "later loss": ("evaluate", lambda *arguments: evaluate(*arguments)._replace(loss=torch.tensor(1e6))),
     }
@@ -248,7 +251,7 @@ def test_compiled_losses_are_the_eager_ones_step_by_step(small: Make) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_fused_batch_norm_addition_and_relu_are_those_of_pytorch(precision: str, small: Make) -> None:
-    """Compiled, the three are one pass each way; logits, gradients and running statistics are the eager network's."""
+    """Compiled, logits, gradients and running statistics are the eager network's but for rounding."""
     experiment = small("model=residual", "model.depth=8")
     draw, size = torch.Generator().manual_seed(0), experiment.recipe.batch_size
     images, labels = torch.randn(size, 3, 16, 16, generator=draw), torch.randint(10, (size,), generator=draw)

@@ -321,9 +321,14 @@ def test_a_training_that_becomes_far_slower_says_what_helps(
     assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 
+@pytest.mark.parametrize("little", [choice.LITTLE, 0])
 def test_training_goes_on_in_eager_where_compiling_fails(
-    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    little: int, small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Whether or not memory formats are timed before."""
+    monkeypatch.setattr(choice, "LITTLE", little)
+    monkeypatch.setattr(choice, "SHORTEST", 0)
+
     def compiled(*_: Any, **__: Any) -> Any:
         def call(images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no C++ compiler\nand so on")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import platformdirs
@@ -434,7 +435,7 @@ def test_a_cpu_uses_bf16_if_it_trains_faster_in_it(
 
 def test_what_auto_means_is_timed_once_and_kept(timed: dict[str, float], caplog: pytest.LogCaptureFixture) -> None:
     cpu = torch.device("cpu")
-    caplog.set_level("INFO", "degrade.training")
+    caplog.set_level("INFO", "degrade.run")
     assert choose_precision("auto", cpu) == "bf16"
     assert "precision bf16: 3.80 times as fast as the usual, by timing (kept in" in caplog.text
     made = timed["made"]
@@ -449,7 +450,7 @@ def test_timing_beside_other_work_says_so_every_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(time, "process_time", lambda: 0.0)
-    caplog.set_level("INFO", "degrade.training")
+    caplog.set_level("INFO", "degrade.run")
     for advice in ("kept in", "delete"):
         caplog.clear()
         assert choose_precision("auto", torch.device("cpu")) == "bf16"
@@ -469,7 +470,7 @@ def test_without_a_cache_directory_the_choice_is_made_and_said(
     timed: dict[str, float], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cache").write_text("a file")
-    caplog.set_level("INFO", "degrade.training")
+    caplog.set_level("INFO", "degrade.run")
     assert choose_precision("auto", torch.device("cpu")) == "bf16"
     assert "not kept" in caplog.text
 
@@ -492,8 +493,9 @@ LONG = ("recipe=paper", "model.depth=8", "data.pixels=8", "runtime.precision=fp3
             "eager channels_last",
         ),  # too little work
         ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.0001}, "eager channels_last"),  # a short run
-        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05}, "eager channels_last"),  # too short for compiling
-        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.05, "contiguous": 0.5}, "eager contiguous"),
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.018}, "eager channels_last"),  # too short for compiling
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.019}, "compiled channels_last"),
+        ((*LONG, "recipe.milestones=[9]"), {"fp32": 0.018, "contiguous": 0.5}, "eager contiguous"),
     ],
 )
 def test_engine_and_memory_format_are_the_fastest_ones(
@@ -511,7 +513,7 @@ def test_a_longer_run_times_what_a_shorter_one_had_no_time_for(timed: dict[str, 
     """A run of a minute times nothing, one of an hour no compiling; the longest answer serves them all afterwards."""
     timed["fp32"] = 0.05
     cpu, chosen = torch.device("cpu"), []
-    for iterations in (1_100, 64_000, 200_000, 64_000):
+    for iterations in (1_100, 20_000, 200_000, 20_000):
         words = [*LONG, "recipe.batch_size=1024", f"recipe.iterations={iterations}", "recipe.milestones=[9]"]
         made = timed["made"]
         found = choose_runtime(compose(words), cpu, before={})
@@ -542,10 +544,60 @@ def test_an_engine_that_raises_is_left_out_of_the_choice(
     assert choose_runtime(compose(list(LONG)), torch.device("cpu"), before={}).engine == "eager"
 
 
+GPU = ("eager", "graph", "compiled", "compiled-graph")
+
+
+@pytest.mark.parametrize(
+    ("iterations", "seconds", "broken", "expected"),
+    [
+        (64_000, (4, 2, 3, 1), "", "compiled-graph"),
+        (64_000, (4, 1, 3, 1), "compiled-graph", "compiled-graph"),  # the engine's trial will say that it fails
+        (64_000, (4, 0.5, 3, 1), "", "graph"),
+        (64_000, (0.004, 0.001, 0.003, 0.002), "", "graph"),  # compiling is made once, since it is the usual one
+        (4_000, (0.4, 0.2, 0.3, 0.1), "", "graph"),  # without time for compiling
+        (4_000, (0.05, 0.2, 0.3, 0.1), "", "eager"),
+        (4_000, (0.05, 0.2, 0.3, 0.1), "graph", "graph"),
+        (4_000, (0.05, 0.2, 0.3, 0.1), "eager", "graph"),
+    ],
+)
+def test_on_a_gpu_too_the_fastest_engine_is_taken(
+    iterations: int,
+    seconds: tuple[float, ...],
+    broken: str,
+    expected: str,
+    timed: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With engines that stand for those of a CUDA device."""
+    timed |= {"fp32": 1.0, **dict(zip(GPU, seconds, strict=True))}
+
+    def new(_: Any, device: torch.device, precision: str, name: str, layout: str = "channels_last") -> Any:
+        if name == broken:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return SimpleNamespace(precision=precision, name=name, memory_format=getattr(torch, layout, None))
+
+    monkeypatch.setattr(choice, "_new", new)
+    monkeypatch.setattr(choice, "_place", str)
+    monkeypatch.setattr(choice, "_batches", lambda *_: None)
+    settings = (*LONG, "runtime.memory_format=channels_last", f"recipe.iterations={iterations}")
+    experiment = compose([*settings, "recipe.milestones=[9]", "recipe.batch_size=256"])
+    assert choose_runtime(experiment, torch.device("cuda", 0), before={}).engine == expected
+
+
+def test_a_short_recipe_times_no_precision(timed: dict[str, float], tmp_path: Path) -> None:
+    cpu, smoke = torch.device("cpu"), compose(["recipe=smoke"])
+    assert choose_runtime(smoke, cpu, before={}).precision == "fp32"
+    assert timed["made"] == 0
+    assert choose_runtime(compose(["recipe=quick"]), cpu, before={}).precision == "bf16"
+    assert choose_runtime(smoke, cpu, before={}).precision == "bf16"  # as was found
+    (tmp_path / "cache" / "timed.json").write_text("{")
+    assert choose_runtime(smoke, cpu, before={}).precision == "fp32"
+
+
 def test_the_real_timing_compares_real_steps(small: Make) -> None:
     own, cpu = small("data.pixels=8", "recipe.batch_size=4"), torch.device("cpu")
     made = {p: functools.partial(choice._new, own, cpu, p, "eager") for p in ("fp32", "bf16")}
-    found = choice.times_as_fast(made, choice._batches(own, cpu), cpu, seconds=0.1, near=0.1)
+    found = choice.times_as_fast(made, choice._batches(own, cpu), cpu, seconds=60, near=0.1)
     assert found["chosen"] in made
     assert found["times_as_fast"] >= 1
     assert isinstance(found["disturbed"], bool)

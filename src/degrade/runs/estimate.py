@@ -22,6 +22,7 @@ from degrade.runs.observers import image_work, planned_work, share_done
 from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.train import set_up
 from degrade.training import Training, choose_device, choose_engine, choose_precision
+from degrade.training.choice import images
 from degrade.training.peaks import rate, wait
 
 log = logging.getLogger("degrade.run")
@@ -175,12 +176,13 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
     iterations, optimizer = experiment.recipe.iterations, experiment.optim.name
     engine = choose_engine(runtime.engine, device, iterations, optimizer=optimizer)
     uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engine, engine)  # compiling takes minutes
-    place = f"{device}, {choose_precision(runtime.precision, device, before=precision)}"
+    chosen = choose_precision(runtime.precision, device, before=precision, images=images(experiment))
+    place = f"{device}, {chosen}"
     if device.type == "cpu":
         place += f", {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} per network"
     try:
         own = replace(experiment, runtime=replace(runtime, engine=uncompiled))
-        training = Training(own, noise(2 * size, side=own.data.pixels, classes=2), precision=precision)
+        training = Training(own, noise(2 * size, side=own.data.pixels, classes=2), precision=chosen)
 
         def step() -> float:
             training.step()

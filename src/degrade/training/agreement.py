@@ -19,7 +19,8 @@ from degrade.files import reason
 from degrade.training.engine import Engine
 from degrade.training.graph import new_engine
 
-#: Each engine makes so many updates: the first of a graph, those that it replays.
+#: Each engine makes so many updates: the first of a graph, those that it replays. Another one follows, of the epoch's
+#: last batch, which may be smaller and is recorded by itself.
 UPDATES = 3
 
 #: An engine may be so many times as far from the eager one as rounding moves that.
@@ -92,10 +93,10 @@ def _trial(
 ) -> Trial:
     engine.load_state_dict(state)
     before, sums = _weights(engine), [float(engine.loss_sum)]
-    for k in range(UPDATES):
-        engine.train(batches, iteration + 1 + k, lr)
+    for k in (*range(1, UPDATES + 1), -iteration % batches.per_epoch or batches.per_epoch):
+        engine.train(batches, iteration + k, lr)
         sums.append(float(engine.loss_sum))
-        if k == 0:
+        if len(sums) == 2:
             update = _weights(engine) - before
     images, labels = (both[: engine.evaluation_size] for both in test)
     evaluated = float(engine.evaluate(images, labels, batches.mean).loss)

@@ -32,19 +32,19 @@ from degrade.training.graph import new_engine
 from degrade.training.optimizers import CAPTURABLE
 from degrade.training.peaks import wait
 
-log = logging.getLogger("degrade.training")
+log = logging.getLogger("degrade.run")
 
 #: Something else than the usual is taken if it is so many times as fast: less may be noise of the timing.
 GAIN = 1.05
 
-#: bf16 is taken only if its loss on the first batch is so near to that in fp32, relatively.
+#: It is taken only if its loss on the first batch is so near to the usual one's, relatively: to that of fp32 for bf16.
 NEAR = 0.02
 
 #: Engines are timed for at most this share of the run, and never in one that takes fewer seconds than this.
 SHARE, SHORTEST = 0.02, 60
 
-#: Compiling takes so many seconds or more, so it is tried only where the share allows that.
-COMPILING = 90
+#: Compiling takes about so many seconds, and so many more for each layer; it is tried only where the share allows that.
+COMPILING = 20, 0.5
 
 #: A step of each is timed so many times at most.
 ROUNDS = 6
@@ -52,14 +52,17 @@ ROUNDS = 6
 #: Without compiling, timing takes at most so many seconds, but for the three rounds that it needs.
 LONGEST = 20
 
-#: A run of less work than this, in images of 32 pixels times the network's depth, is taken to be too short.
+#: For a run of less work than this, in images of 32 pixels times the depth of a network, nothing is timed.
 LITTLE = 200_000
+
+#: The depth of the plain network by which precisions are timed.
+PRECISION_DEPTH = 20
 
 #: A timing counts as undisturbed if the timed threads had the CPU for this share of the time.
 UNDISTURBED = 0.9
 
 
-def choose_precision(name: str, device: torch.device, *, before: str | None = None) -> str:
+def choose_precision(name: str, device: torch.device, *, before: str | None = None, images: float = math.inf) -> str:
     """`fp32` or `bf16`: what `runtime.precision` asks for.
 
     `auto` is the precision that the run was begun in; for a new run it is bf16 where the device trains faster in it.
@@ -68,6 +71,8 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
         name: `fp32`, `bf16` or `auto`.
         device: where the network trains.
         before: the precision of the run's last session; None for a new run.
+        images: on how many the run trains (`images`). Where they are few, which is the same for all networks of a
+            recipe, nothing is timed, and `auto` is what an earlier run has found, or fp32.
 
     Raises:
         ConfigError: bf16 is asked for on an Apple GPU, where it has not been tried.
@@ -80,7 +85,15 @@ def choose_precision(name: str, device: torch.device, *, before: str | None = No
         return name
     if before == "fp32" or not has_bf16(device):
         return "fp32"
-    return "bf16" if before == "bf16" or _precision(device) == "bf16" else "fp32"
+    if before is None:
+        before = _precision(device) if images * PRECISION_DEPTH >= LITTLE else _found_before(_precision_key(device))
+    return "bf16" if before == "bf16" else "fp32"
+
+
+def images(experiment: Experiment) -> float:
+    """On how many images a run trains, as many as cost the same at 32 pixels."""
+    recipe = experiment.recipe
+    return recipe.iterations * recipe.batch_size * (experiment.data.pixels / 32) ** 2
 
 
 def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapping[str, object]) -> RuntimeConfig:
@@ -96,7 +109,8 @@ def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapp
     """
     asked = experiment.runtime
     last = {key: value for key, value in before.items() if isinstance(value, str)}
-    precision = choose_precision(asked.precision, device, before=last.get("precision"))
+    work = images(experiment)
+    precision = choose_precision(asked.precision, device, before=last.get("precision"), images=work)
     optimizer = experiment.optim.name
     engine = choose_engine(asked.engine, device, experiment.recipe.iterations, optimizer=optimizer)
     layout = "channels_last" if asked.memory_format == "auto" else asked.memory_format
@@ -106,10 +120,15 @@ def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapp
         engine = last["engine"] if last.get("engine") in engines else engine
         layout = last["memory_format"] if last.get("memory_format") in layouts else layout
     usual = replace(asked, precision=precision, engine=engine, memory_format=layout)
-    images = experiment.recipe.iterations * experiment.recipe.batch_size * (experiment.data.pixels / 32) ** 2
-    if before or len(engines) * len(layouts) == 1 or images * experiment.model.depth < LITTLE:
+    if before or len(engines) * len(layouts) == 1 or work * experiment.model.depth < LITTLE:
         return usual
-    engine, layout = _fastest(replace(experiment, runtime=usual), device, engines, layouts).split()
+    try:
+        engine, layout = _fastest(replace(experiment, runtime=usual), device, engines, layouts).split()
+    except (
+        Exception
+    ) as error:  # whatever compiling or recording raises; the engine's trial raises it too, and says so
+        log.debug("nothing is timed: %s", error)
+        return usual
     return replace(usual, engine=engine, memory_format=layout)
 
 
@@ -125,23 +144,37 @@ def _engines(usual: str, device: torch.device, optimizer: str) -> list[str]:
 def _precision(device: torch.device) -> str:
     """The precision in which plain-20 trains faster, by one thread: a CPU may have bf16 and be slower in it."""
     threads = torch.get_num_threads()
-    own = compose(["model.depth=20"])
+    own = compose([f"model.depth={PRECISION_DEPTH}"])
 
     def measure() -> dict[str, Any]:
         torch.set_num_threads(1)
         try:
             made = {name: functools.partial(_new, own, device, name, "eager") for name in ("fp32", "bf16")}
-            return times_as_fast(made, _batches(own, device), device, seconds=20, near=NEAR)
+            return times_as_fast(made, _batches(own, device), device, seconds=20)
         finally:
             torch.set_num_threads(threads)
 
-    return _kept(f"precision, {_place(device)}", measure, "precision")
+    return _kept(_precision_key(device), measure, "precision")
+
+
+def _precision_key(device: torch.device) -> str:
+    return f"precision, {_place(device)}"
+
+
+def _found_before(key: str) -> str | None:
+    """What was chosen before under a key; None if nothing was, or it cannot be read just now."""
+    try:
+        found = _read(_file()).get(key)
+    except OSError:
+        return None
+    return None if found is None else str(found["chosen"])
 
 
 def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str], layouts: Sequence[str]) -> str:
     """Engine and memory format that train fastest; the usual ones, which come first, where nothing is gained."""
     precision, size, model = experiment.runtime.precision, experiment.recipe.batch_size, experiment.model
     batches, usual = _batches(experiment, device), f"{engines[0]} {layouts[0]}"
+    compiling = COMPILING[0] + COMPILING[1] * model.depth
 
     def spare(step: float) -> float:
         return SHARE * step * experiment.recipe.iterations
@@ -150,7 +183,7 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
         uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engines[0], engines[0])
         engine = _new(experiment, device, precision, uncompiled)
         step = statistics.median([_step(engine, batches, device, 1 + k)[0] for k in range(4)][1:])
-        seconds, compiles = spare(step), spare(step) > COMPILING
+        seconds, compiles = spare(step), spare(step) > compiling
         known = {"step": step, "compiled": compiles}
         if seconds < SHARE * SHORTEST:
             return {"chosen": usual, "times_as_fast": 1.0, "untimed": True, **known}
@@ -161,13 +194,14 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
             for name, layout in pairs
             if f"{name} {layout}" == usual or not name.startswith("compiled") or (compiles and layout == layouts[0])
         }
-        return times_as_fast(made, batches, device, seconds=seconds if compiles else min(seconds, LONGEST)) | known
+        spared = seconds if compiles else min(seconds, LONGEST)
+        return times_as_fast(made, batches, device, seconds=spared, near=NEAR) | known
 
     def suffices(known: Mapping[str, Any]) -> bool:
         """Whether a run of this length would time no more than was timed, perhaps for a shorter one."""
         seconds = spare(known.get("step", math.inf))
         timed = not known.get("untimed") or seconds < SHARE * SHORTEST
-        return timed and (known.get("compiled", False) or seconds <= COMPILING)
+        return timed and (known.get("compiled", False) or seconds <= compiling)
 
     network = f"{model.family}-{model.depth}, width {model.width}, {model.norm}, {experiment.data.pixels} pixels"
     unusual = [name for name in (model.activation, experiment.optim.name) if name not in ("relu", "sgd")]
@@ -184,25 +218,27 @@ def times_as_fast(
     device: torch.device,
     *,
     seconds: float,
-    near: float | None = None,
+    near: float = NEAR,
 ) -> dict[str, Any]:
     """Time engines side by side, a step each in turn, what disturbs one disturbs the others.
 
     Args:
-        made: makes each of them, the usual one first; one that raises is left out.
+        made: makes each of them, the usual one first; one that raises is left out, unless it is the usual one.
         batches: what they train on.
         device: where.
         seconds: after which no further round begins; three are made in any case.
-        near: how far the first loss of another may be from the usual one's, relatively; None: it is not looked at.
+        near: how far the first loss of another may be from the usual one's, relatively.
 
     Returns:
-        The `chosen` one, how many `times_as_fast` as the usual it is, and whether other work `disturbed` the timing.
+        The `chosen` one, how many `times_as_fast` as the usual it is, whether other work `disturbed` the timing, and
+        whether nothing stood beside the usual one, which is then `untimed`.
     """
     started, usual = time.monotonic(), next(iter(made))
     engines, losses = {}, {}
-    for name, make in made.items():
+    for name in sorted(made, key=lambda name: name.startswith("compiled")):  # compiling may take all of the time
+        make = made[name]
         if name != usual and time.monotonic() - started > seconds:
-            break
+            continue
         try:
             engine = make()
             losses[name] = _step(engine, batches, device, 1)[1]
@@ -212,8 +248,9 @@ def times_as_fast(
             if name == usual:
                 raise
             log.debug("%s is left out: %s", name, error)
-    if near is not None:
-        engines = {n: e for n, e in engines.items() if abs(losses[n] - losses[usual]) <= near * abs(losses[usual])}
+    engines = {n: e for n, e in engines.items() if abs(losses[n] - losses[usual]) <= near * abs(losses[usual])}
+    if len(engines) == 1:
+        return {"chosen": usual, "times_as_fast": 1.0, "untimed": True}
     times: dict[str, list[float]] = {name: [] for name in engines}
     wall, used = time.perf_counter(), time.process_time()
     while (rounds := len(times[usual])) < 3 or (rounds < ROUNDS and time.monotonic() - started < seconds):
@@ -262,7 +299,7 @@ def _kept(
     suffices: Callable[[Mapping[str, Any]], bool] = lambda _: True,
 ) -> str:
     """What was chosen before under a key, if that `suffices`, else what `measure` finds, which is kept and said."""
-    file = platformdirs.user_cache_path("degrade") / "timed.json"
+    file = _file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):  # processes that begin together decide once
@@ -278,6 +315,10 @@ def _kept(
         found = measure()
         _tell(what, found, f"not kept: {error}")
         return str(found["chosen"])
+
+
+def _file() -> Path:
+    return platformdirs.user_cache_path("degrade") / "timed.json"
 
 
 def _tell(what: str, found: Mapping[str, Any], kept: str) -> None:
