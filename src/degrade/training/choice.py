@@ -37,13 +37,13 @@ log = logging.getLogger("degrade.run")
 #: Something else than the usual is taken if it is so many times as fast: less may be noise of the timing.
 GAIN = 1.05
 
-#: It is taken only if its loss on the first batch is so near to the usual one's, relatively: to that of fp32 for bf16.
+#: It is taken only if its loss on the first batch is so near to the usual one's, relatively: for bf16 that of fp32.
 NEAR = 0.02
 
 #: Engines are timed for at most this share of the run, and never in one that takes fewer seconds than this.
 SHARE, SHORTEST = 0.02, 60
 
-#: Compiling takes about so many seconds, and so many more for each layer; it is tried only where the share allows that.
+#: Compiling takes about so many seconds, and so many more a layer; it is tried only where the share allows that.
 COMPILING = 20, 0.5
 
 #: A step of each is timed so many times at most.
