@@ -170,7 +170,7 @@ PLACES = [
     *([("export", "nowhere", option, "{}") for option in ("--format", "--output")]),
     *([("report", "nowhere", option, "{}") for option in ("--band", "--output")]),
     *([(command, "{}") for command in ("plot", "verify", "report", "export", "evaluate", "runs")]),
-    *([("probe", command, "{}") for command in ("responses", "gradients", "landscape")]),
+    *([("probe", command, "{}") for command in ("responses", "gradients", "kinds", "landscape")]),
     *([("probe", "landscape", "nowhere", option, "{}") for option in ("--grid", "--span", "--seed", "--limit")]),
     *([("probe", "construct", "nowhere", "--depth", "56", option, "{}") for option in ("--continue", "--limit")]),
     ("probe", "construct", "nowhere", "--depth", "{}"),
@@ -311,7 +311,13 @@ def test_hostile_words_in_any_order_are_taken_or_refused_in_one_line(start: tupl
 #: Commands that read a folder of records.
 READERS = [
     *(("plot",), ("verify",), ("report",), ("export",), ("evaluate",), ("runs",), ("runs", "--mean")),
-    *(("export", "--weights"), ("probe", "responses"), ("probe", "gradients"), ("probe", "landscape")),
+    *(
+        ("export", "--weights"),
+        ("probe", "responses"),
+        ("probe", "gradients"),
+        ("probe", "kinds"),
+        ("probe", "landscape"),
+    ),
     ("probe", "construct", "--depth", "14"),
 ]
 

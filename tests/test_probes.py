@@ -114,7 +114,7 @@ def test_of_several_seeds_the_median_is_drawn_between_the_least_and_the_greatest
     assert "least to greatest seed" in figure.get_supxlabel()
 
 
-@pytest.mark.parametrize("probe", ["responses", "gradients", "landscape"])
+@pytest.mark.parametrize("probe", ["responses", "gradients", "kinds", "landscape"])
 def test_absurd_numbers_are_one_line_that_names_them(cli: Cli, trained: Trained, probe: str) -> None:
     trained("recipe.iterations=2")
     for value in ("99999999999999999999", "0", "-1"):

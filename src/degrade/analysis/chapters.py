@@ -54,6 +54,12 @@ CHAPTERS = {
         "With batch norm gradients do not vanish. What counts is their size relative to the weights that they move.",
         "Norm of the loss' gradient, layer by iteration, one panel per network",
     ),
+    "kinds": Chapter(
+        "Kinds of training error",
+        "The paper does not say how its training error was measured. Measured while weights change, or with them "
+        "fixed, on augmented images or not, the same network has errors that differ.",
+        "Each kind of training error along training, one panel per network, and the growth of its weights",
+    ),
     "remedies": Chapter(
         "Remedies",
         "What keeps a deep plain network from learning early? Each remedy keeps its first updates from doing harm, "

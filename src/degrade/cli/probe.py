@@ -66,6 +66,27 @@ def probe_responses(runs: Runs = None, output: FigureFile = None, limit: Limit =
     return DONE
 
 
+@probe_app.command("kinds")
+def probe_kinds(runs: Runs = None, output: FigureFile = None, limit: Limit = None, device: Device = None) -> int:
+    """Measure all kinds of training error along training, and how far the weights have grown.
+
+    At each snapshot, and at the last checkpoint, the weights stand still: batch norm takes its running statistics or
+    those of each batch, and images are augmented or not. Running training error, which the record has, stands beside
+    them. Runs trained with checkpoint.snapshots=K are measured along training. RUN/probes/kinds.csv keeps the numbers
+    of all seeds, of which the first is drawn.
+
+    Examples:
+
+    - `degrade probe kinds outputs/paper`
+    - `degrade probe kinds outputs/quick/plain-56 --limit 10000`
+    """
+    records, folder = chosen(runs)
+    from degrade.probes.kinds import look
+
+    _show(look(records, limit=limit, device=device or "auto", complain=tell), folder, output)
+    return DONE
+
+
 @probe_app.command("gradients")
 def probe_gradients(
     arguments: Annotated[
