@@ -206,6 +206,58 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
     assert [cell.optim.name for cell in cells] == ["sgd", RMSPROP]
 
 
+def test_a_call_given_for_a_group_is_what_the_group_names(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    made = small(f"optim={RMSPROP}", "model={_target_: degrade.models.CifarNet}", "model.depth=14")
+    assert (made.optim.name, made.model.family) == (RMSPROP, "{_target_: degrade.models.CifarNet}")
+    assert [cell.optim.name for cell in compose_cells([f"optim=sgd,{RMSPROP}"])] == ["sgd", RMSPROP]
+    with pytest.raises(ConfigError, match=r"data={_target_: a.b}: .*cifar10"):
+        compose(["data={_target_: a.b}"])
+
+
+WITH_MODULES = [
+    ("plain", 8, "torch.nn.SiLU", nn.SiLU, 7),
+    ("residual", 14, "{_target_: torch.nn.PReLU, init: 0.1}", nn.PReLU, 13),
+    ("vgg", 11, "{_target_: torch.nn.LeakyReLU, negative_slope: 0.2}", nn.LeakyReLU, 10),
+    ("bottleneck", 11, "torch.nn.PReLU", nn.PReLU, 10),
+]
+
+
+@pytest.mark.parametrize(("family", "depth", "activation", "kind", "layers"), WITH_MODULES)
+def test_an_activation_that_is_a_module_is_made_for_each_layer(
+    family: str, depth: int, activation: str, kind: type[nn.Module], layers: int
+) -> None:
+    model = build_model(compose([f"model={family}", f"model.depth={depth}", f"model.activation={activation}"]).model)
+    made = [module for module in model.modules() if isinstance(module, kind)]
+    assert len(made) == layers
+    passed: list[nn.Module] = []
+    for module in made:
+        module.register_forward_hook(lambda own, *_: passed.append(own))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert len(passed) == len(set(passed)) == layers
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        ("torch.nn.InstanceNorm2d", nn.InstanceNorm2d),
+        ("torch.nn.BatchNorm2d", nn.BatchNorm2d),
+        ("{_target_: torch.nn.BatchNorm2d, eps: 0.001}", nn.BatchNorm2d),
+    ],
+)
+def test_a_norm_that_is_a_module_gets_the_channels_alone(norm: str, kind: type[nn.Module]) -> None:
+    model = build_model(compose([f"model.norm={norm}", "model.depth=8"]).model)
+    found = [own for own in model.modules() if isinstance(own, kind)]
+    assert [own.num_features for own in found] == [16, 16, 16, 32, 32, 64, 64]
+    assert {own.eps for own in found} == {0.001 if "eps" in norm else 1e-5}
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_module_that_cannot_be_made_is_refused_in_one_line() -> None:
+    for override in ("model.norm=torch.nn.GroupNorm", "model.activation=torch.nn.Threshold"):
+        with pytest.raises(ConfigError, match=rf"^{override}: cannot be made \(.*\)$"):
+            build_model(compose([override]).model)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -216,6 +268,7 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
         ("optim.name={_target_: torch.optim.SGD, 1: 2}", "the names of arguments are words"),
         ("optim.name={_target_: torch.optim.SGD, foreach: ${seed}}", "a call refers to no other setting"),
         ("model.norm={_target_: torch.nn.GroupNorm, num_groups: 4}", "multiple values for argument 'num_groups'"),
+        ("optim={_target_: torch.optim.SGD, _partial_: true}", "_partial_ is not for here"),
         ("optim.name='{a'", r"no call; write {_target_: PATH, ARGUMENT: VALUE}"),
         ("model.depth={_target_: math.pi}", "write a single value"),
     ],
