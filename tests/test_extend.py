@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,39 @@ def test_the_page_does_what_it_says(cli: Cli, tmp_path: Path) -> None:
     forget()
     judged = cli("verify", str(own.path))
     assert (judged.code, "a verdict needs plain networks of two depths" in judged.out) == (4, True)
+
+
+def test_a_network_of_ones_own_is_judged_and_looked_into(cli: Cli, tmp_path: Path) -> None:
+    """Each command is told nothing of the file, which the records name."""
+    (code,) = blocks("python")
+    code = code.replace("dense", "chain").replace("shortcuts = True", "shortcuts = False")
+    (tmp_path / "chain.py").write_text(code)
+    words = ["model=chain", "recipe=smoke", "data=synthetic", "checkpoint.snapshots=3", *FEW]
+    for depth in ("4", "7"):
+        forget()
+        trained = cli("train", "--with", "chain.py", "--depth", depth, *words)
+        assert trained.code == 0, trained
+    names = ("chain-4", "chain-7")
+
+    def looked(*command: str, code: int = 0) -> str:
+        forget()
+        done = cli(*command)
+        assert done.code == code, (command, done)
+        assert all(name in done.out for name in names), (command, done)
+        return done.out
+
+    looked("verify", "outputs/smoke", code=4)
+    looked("probe", "landscape", "outputs/smoke", "--grid", "3", "--limit", "20")
+    looked("probe", "landscape", "outputs/smoke", "--trajectory", "--grid", "3", "--limit", "20")
+    for name in ("landscape", "trajectory"):
+        assert (tmp_path / "outputs" / "smoke" / f"{name}.png").stat().st_size > 10_000
+    forget()
+    assert cli("report", "outputs/smoke", "--output", "page.html").code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert all(name in page for name in names)
+    forget()
+    refused = cli("probe", "construct", next(str(own.path) for own in find_records([tmp_path])), "--depth", "10")
+    assert (refused.code, "only plain and residual networks are made deeper" in refused.err) == (2, True), refused
 
 
 def test_a_changed_file_is_taken_only_by_name(cli: Cli, tmp_path: Path) -> None:
@@ -246,7 +280,7 @@ def test_an_activation_that_is_a_module_is_made_for_each_layer(
 )
 def test_a_norm_that_is_a_module_gets_the_channels_alone(norm: str, kind: type[nn.Module]) -> None:
     model = build_model(compose([f"model.norm={norm}", "model.depth=8"]).model)
-    found = [own for own in model.modules() if isinstance(own, kind)]
+    found: list[Any] = [own for own in model.modules() if isinstance(own, kind)]
     assert [own.num_features for own in found] == [16, 16, 16, 32, 32, 64, 64]
     assert {own.eps for own in found} == {0.001 if "eps" in norm else 1e-5}
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

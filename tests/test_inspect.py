@@ -101,7 +101,12 @@ def test_parameters_that_no_layer_holds_are_rows_of_their_own() -> None:
     assert sum(layer.parameters for layer in found) == count_parameters(model)
     assert [layer.name for layer in found] == ["0.conv", "0.conv", "2", "0.scale", "0.spare.weight", "0.spare.bias"]
     assert found[0].parameters == 3 * 3 * 9 + 3 + 6
-    assert (found[3].kind, found[3].shape, found[3].parameters, found[3].weighted) == ("parameter", (3, 1, 1), 3, False)
+    assert (found[3].kind, found[3].shape, found[3].parameters, found[3].weighted) == (
+        "parameter",
+        (3, 1, 1),
+        3,
+        False,
+    )
     assert multiply_adds(model) == 2 * 3 * 3 * 9 * 32 * 32 + 3 * 32 * 32 * 10
     lines = layers_table(found).splitlines()
     assert lines[4].split() == ["0.scale", "parameter", "3x1x1", "3", "0", "-"]
