@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,39 @@ def test_the_page_does_what_it_says(cli: Cli, tmp_path: Path) -> None:
     forget()
     judged = cli("verify", str(own.path))
     assert (judged.code, "a verdict needs plain networks of two depths" in judged.out) == (4, True)
+
+
+def test_a_network_of_ones_own_is_judged_and_looked_into(cli: Cli, tmp_path: Path) -> None:
+    """Each command is told nothing of the file, which the records name."""
+    (code,) = blocks("python")
+    code = code.replace("dense", "chain").replace("shortcuts = True", "shortcuts = False")
+    (tmp_path / "chain.py").write_text(code)
+    words = ["model=chain", "recipe=smoke", "data=synthetic", "checkpoint.snapshots=3", *FEW]
+    for depth in ("4", "7"):
+        forget()
+        trained = cli("train", "--with", "chain.py", "--depth", depth, *words)
+        assert trained.code == 0, trained
+    names = ("chain-4", "chain-7")
+
+    def looked(*command: str, code: int = 0) -> str:
+        forget()
+        done = cli(*command)
+        assert done.code == code, (command, done)
+        assert all(name in done.out for name in names), (command, done)
+        return done.out
+
+    looked("verify", "outputs/smoke", code=4)
+    looked("probe", "landscape", "outputs/smoke", "--grid", "3", "--limit", "20")
+    looked("probe", "landscape", "outputs/smoke", "--trajectory", "--grid", "3", "--limit", "20")
+    for name in ("landscape", "trajectory"):
+        assert (tmp_path / "outputs" / "smoke" / f"{name}.png").stat().st_size > 10_000
+    forget()
+    assert cli("report", "outputs/smoke", "--output", "page.html").code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert all(name in page for name in names)
+    forget()
+    refused = cli("probe", "construct", next(str(own.path) for own in find_records([tmp_path])), "--depth", "10")
+    assert (refused.code, "only plain and residual networks are made deeper" in refused.err) == (2, True), refused
 
 
 def test_a_changed_file_is_taken_only_by_name(cli: Cli, tmp_path: Path) -> None:
@@ -206,6 +240,58 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
     assert [cell.optim.name for cell in cells] == ["sgd", RMSPROP]
 
 
+def test_a_call_given_for_a_group_is_what_the_group_names(small: Callable[..., Experiment], tmp_path: Path) -> None:
+    made = small(f"optim={RMSPROP}", "model={_target_: degrade.models.CifarNet}", "model.depth=14")
+    assert (made.optim.name, made.model.family) == (RMSPROP, "{_target_: degrade.models.CifarNet}")
+    assert [cell.optim.name for cell in compose_cells([f"optim=sgd,{RMSPROP}"])] == ["sgd", RMSPROP]
+    with pytest.raises(ConfigError, match=r"data={_target_: a.b}: .*cifar10"):
+        compose(["data={_target_: a.b}"])
+
+
+WITH_MODULES = [
+    ("plain", 8, "torch.nn.SiLU", nn.SiLU, 7),
+    ("residual", 14, "{_target_: torch.nn.PReLU, init: 0.1}", nn.PReLU, 13),
+    ("vgg", 11, "{_target_: torch.nn.LeakyReLU, negative_slope: 0.2}", nn.LeakyReLU, 10),
+    ("bottleneck", 11, "torch.nn.PReLU", nn.PReLU, 10),
+]
+
+
+@pytest.mark.parametrize(("family", "depth", "activation", "kind", "layers"), WITH_MODULES)
+def test_an_activation_that_is_a_module_is_made_for_each_layer(
+    family: str, depth: int, activation: str, kind: type[nn.Module], layers: int
+) -> None:
+    model = build_model(compose([f"model={family}", f"model.depth={depth}", f"model.activation={activation}"]).model)
+    made = [module for module in model.modules() if isinstance(module, kind)]
+    assert len(made) == layers
+    passed: list[nn.Module] = []
+    for module in made:
+        module.register_forward_hook(lambda own, *_: passed.append(own))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert len(passed) == len(set(passed)) == layers
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        ("torch.nn.InstanceNorm2d", nn.InstanceNorm2d),
+        ("torch.nn.BatchNorm2d", nn.BatchNorm2d),
+        ("{_target_: torch.nn.BatchNorm2d, eps: 0.001}", nn.BatchNorm2d),
+    ],
+)
+def test_a_norm_that_is_a_module_gets_the_channels_alone(norm: str, kind: type[nn.Module]) -> None:
+    model = build_model(compose([f"model.norm={norm}", "model.depth=8"]).model)
+    found: list[Any] = [own for own in model.modules() if isinstance(own, kind)]
+    assert [own.num_features for own in found] == [16, 16, 16, 32, 32, 64, 64]
+    assert {own.eps for own in found} == {0.001 if "eps" in norm else 1e-5}
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_module_that_cannot_be_made_is_refused_in_one_line() -> None:
+    for override in ("model.norm=torch.nn.GroupNorm", "model.activation=torch.nn.Threshold"):
+        with pytest.raises(ConfigError, match=rf"^{override}: cannot be made \(.*\)$"):
+            build_model(compose([override]).model)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -216,6 +302,7 @@ def test_a_call_as_hydra_writes_it_names_a_target_and_its_arguments(small: Calla
         ("optim.name={_target_: torch.optim.SGD, 1: 2}", "the names of arguments are words"),
         ("optim.name={_target_: torch.optim.SGD, foreach: ${seed}}", "a call refers to no other setting"),
         ("model.norm={_target_: torch.nn.GroupNorm, num_groups: 4}", "multiple values for argument 'num_groups'"),
+        ("optim={_target_: torch.optim.SGD, _partial_: true}", "_partial_ is not for here"),
         ("optim.name='{a'", r"no call; write {_target_: PATH, ARGUMENT: VALUE}"),
         ("model.depth={_target_: math.pi}", "write a single value"),
     ],

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from degrade.analysis.table import layers_table
 from degrade.config import ModelConfig
 from degrade.models import build_model, count_parameters, multiply_adds
 from degrade.models.anatomy import layers, stacks
@@ -76,6 +77,40 @@ def test_layers_add_up_to_the_network(config: ModelConfig) -> None:
         places = math.prod(layer.shape[1:])
         assert layer.multiply_adds == (weights[f"{layer.name}.weight"].numel() * places if layer.weighted else 0)
     assert multiply_adds(model) == sum(layer.multiply_adds for layer in found)
+
+
+class Scaled(nn.Module):
+    """A block with a scale of its own, as LayerScale has it, around a layer that is passed twice; and a spare one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.scale = nn.Parameter(torch.full((3, 1, 1), 1e-4))
+        self.spare = nn.Linear(5, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = x + self.scale * self.norm(self.conv(x))
+        return x
+
+
+def test_parameters_that_no_layer_holds_are_rows_of_their_own() -> None:
+    model = nn.Sequential(Scaled(), nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    found = layers(model)
+    assert sum(layer.parameters for layer in found) == count_parameters(model)
+    assert [layer.name for layer in found] == ["0.conv", "0.conv", "2", "0.scale", "0.spare.weight", "0.spare.bias"]
+    assert found[0].parameters == 3 * 3 * 9 + 3 + 6
+    assert (found[3].kind, found[3].shape, found[3].parameters, found[3].weighted) == (
+        "parameter",
+        (3, 1, 1),
+        3,
+        False,
+    )
+    assert multiply_adds(model) == 2 * 3 * 3 * 9 * 32 * 32 + 3 * 32 * 32 * 10
+    lines = layers_table(found).splitlines()
+    assert lines[4].split() == ["0.scale", "parameter", "3x1x1", "3", "0", "-"]
+    assert f"{count_parameters(model):,}" in lines[-1]
 
 
 def test_fields_of_the_vgg_paper_and_of_the_papers_network() -> None:

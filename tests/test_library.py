@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -19,9 +20,10 @@ from torch import nn
 
 import degrade
 from degrade.cli.completion import runs_or_networks
+from degrade.config import DataConfig
 from degrade.data import load_images
 from degrade.data.batches import single_view
-from degrade.data.sources import CLASSES
+from degrade.data.sources import CLASSES, data_root
 from degrade.errors import ConfigError, DatasetError, RunConflictError, RunError
 from degrade.extras import installed
 from degrade.runs import RunRecord, library
@@ -269,6 +271,18 @@ def test_a_network_of_the_index_loads_and_says_what_the_index_says(name: str) ->
         logits = network.classifier()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert logits.shape == (2, 10)
     assert logits.isfinite().all()
+
+
+@pytest.mark.skipif(
+    not (data_root(DataConfig()) / "cifar10-prepared").is_dir(), reason="no CIFAR-10; `degrade data fetch` keeps it"
+)
+def test_a_network_of_the_index_has_the_errors_of_the_index_on_cifar10(cli: Cli) -> None:
+    entry, outcome = OWN["plain-20-short"], cli("evaluate", "plain-20-short", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    printed = re.findall(r"^(?:training error, clean|test error) +([\d.]+)%$", outcome.out, re.MULTILINE)
+    found = [float(percent) / 100 for percent in printed]
+    # Two decimals of a percent are printed; another CPU's rounding may move two images of ten thousand.
+    assert found == pytest.approx([entry.train_error_clean, entry.test_error], abs=2.5e-4)
 
 
 def test_torch_is_imported_when_a_network_is_loaded() -> None:

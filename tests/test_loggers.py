@@ -241,13 +241,14 @@ class Fake:
 
     def __init__(self, breaks: str = "") -> None:
         self.breaks, self.rows, self.ended = breaks, list[int](), list[Any]()
+        self.error: BaseException = OSError(28, "No space left on device")
 
     def _may_break(self, where: str) -> None:
         print("chatter of a tool")  # noqa: T201
         assert (sys.stdin.isatty(), sys.stdin.read()) == (False, "")  # it cannot ask anybody
         warnings.warn("something old", DeprecationWarning, stacklevel=1)
         if self.breaks == where:
-            raise OSError(28, "No space left on device")
+            raise self.error
 
     def make(self, *_: Any) -> "Fake":
         self._may_break("make")
@@ -271,6 +272,17 @@ def fake(monkeypatch: pytest.MonkeyPatch, name: str, breaks: str = "") -> Fake:
     monkeypatch.setitem(KINDS, name, loggers._Kind(logger.make))
     monkeypatch.setattr("degrade.extras.installed", lambda _: True)
     return logger
+
+
+@pytest.mark.parametrize("breaks", ["make", "add", "close"])
+def test_a_tool_that_ends_its_process_ends_no_training(
+    breaks: str, small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake(monkeypatch, "wandb", breaks).error = SystemExit("no key")
+    with caplog.at_level(logging.WARNING, "degrade.run"):
+        assert run(small("log.to=[wandb]", "recipe.iterations=2")).status == "complete"
+    (said,) = [found.getMessage() for found in caplog.records if "log.to" in found.getMessage()]
+    assert "log.to=wandb: SystemExit: no key; given up" in said
 
 
 @pytest.mark.parametrize("breaks", ["make", "holds", "add", "close"])

@@ -1,3 +1,4 @@
+import ast
 import importlib
 import os
 import re
@@ -8,6 +9,7 @@ import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,29 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
+def test_what_is_imported_is_among_the_dependencies() -> None:
+    """The bare environment above borrows packages, and would not miss one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: own for name, own in project["optional-dependencies"].items() if name != "dev"}
+    needed, optional = (
+        {re.split(r"[^\w.-]", own)[0].lower() for own in listed}
+        for listed in (project["dependencies"], [*extras, *(own for listed in extras.values() for own in listed)])
+    )
+    holders, imported = packages_distributions(), set[str]()
+    for path in (ROOT / "src" / "degrade").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [own.name for own in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            for module in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"degrade"}:
+                held = {own.lower() for own in holders.get(module, [module])}  # an extra may not be installed
+                # An import inside a function may be of an extra; one at the top is made by everybody.
+                assert held & (needed if node in tree.body else needed | optional), f"{path}: {module}"
+                imported |= held
+    assert needed <= imported, "nothing imports one of the dependencies"
+
+
 def outside(command: Sequence[str | Path], folder: Path) -> str:
     """What a command prints in a folder, without anything that leads to the checkout."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -127,6 +152,7 @@ def test_a_dockerfile_copies_what_is_there_and_runs_degrade(path: Path) -> None:
     for sources in (rest.split()[:-1] for word, rest in steps if word == "COPY"):
         assert all((ROOT / source).exists() for source in sources)
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert len(path.read_text().splitlines()) <= 15
     assert re.findall(r'"(torch[^"]+)"', path.read_text()) == [own for own in needed if own.startswith("torch")]
     # All that the wheel is built of is there.
     copied = {source.rstrip("/") for word, rest in steps if word == "COPY" for source in rest.split()[:-1]}

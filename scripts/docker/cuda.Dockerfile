@@ -1,7 +1,5 @@
-# degrade on an NVIDIA GPU; docs/howto/use.md has the commands. PyTorch's wheels for Linux bring CUDA along; the machine
-# has the driver and the NVIDIA Container Toolkit.
+# degrade on an NVIDIA GPU (docs/howto/use.md); gcc and g++ are for torch.compile.
 FROM python:3.12-slim
-# torch.compile needs a C compiler.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /degrade
@@ -10,7 +8,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY configs configs
 COPY outputs/reference/networks outputs/reference/networks
-# Any user may run it, so that records belong to whoever started it.
 RUN pip install --no-cache-dir . && install --directory --mode=1777 /data /work
 ENV DEGRADE_DATA=/data HOME=/tmp LOGNAME=degrade NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /work

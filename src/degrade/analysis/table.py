@@ -228,11 +228,15 @@ def layers_table(layers: "Sequence[Layer]", form: str = "text") -> str:
     if form == "csv":
         return as_csv([{**vars(layer), "shape": shape} for layer, shape in zip(layers, shapes, strict=True)])
     rows = [
-        [own.name, own.kind, shape, f"{own.parameters:,}", f"{own.multiply_adds:,}", str(own.field or "all")]
+        [own.name, own.kind, shape, f"{own.parameters:,}", f"{own.multiply_adds:,}", _sees(own.field)]
         for own, shape in zip(layers, shapes, strict=True)
     ]
     head = ["layer", "kind", "output", "parameters", "multiply-adds", "sees"]
     return table(head, [*rows, ["total", "", "", *(f"{total:,}" for total in _totals(layers)), ""]], form)
+
+
+def _sees(field: int | None) -> str:
+    return "all" if field is None else str(field or "-")
 
 
 def layers_note(name: str, layers: "Sequence[Layer]") -> str:

@@ -422,15 +422,14 @@ def _check_key(override: "Override") -> str:
     key, value, text = override.key_or_group, override.value(), str(override.input_line)
     groups = group_options()
     if key in groups:
-        if (
-            isinstance(value, str)
-            and value not in groups[key]
-            and registry.is_added(setting := _NAMED.get(key, ""), value)
-        ):
+        setting = _NAMED.get(key, "")
+        if isinstance(value, dict) and "_target_" in value and setting:
+            return setting
+        if isinstance(value, str) and value not in groups[key] and registry.is_added(setting, value):
             return setting
         if not isinstance(value, str) or value not in groups[key]:
-            known = (*groups[key], *registry.names(_NAMED.get(key, "")))
-            more = " (--with FILE adds others)" if key in _NAMED else ""
+            known = (*groups[key], *registry.names(setting))
+            more = " (--with FILE adds others)" if setting else ""
             raise ConfigError(f"{text}: {did_you_mean(str(value), known)}{more}")
     elif key == "modules":
         raise ConfigError(f"{text}: name the file by --with FILE")

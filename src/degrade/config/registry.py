@@ -31,9 +31,6 @@ OPEN = {
     "recipe.schedule": "updates made, updates in all -> share of the rate",
 }
 
-#: Settings whose choices get two arguments by their places; of the others the first alone is sure to come so.
-_PAIRS = ("model.norm", "recipe.schedule")
-
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
 
@@ -156,15 +153,36 @@ def _call(key: str, text: str) -> Call:
         raise ConfigError(f"{key}={text}: no call; write {{_target_: PATH, ARGUMENT: VALUE}}") from error
     if found is None:
         raise ConfigError(f"{key}={text}: its target has no dots and is not added; --with FILE adds choices")
+    if others := [name for name in own if name.startswith("_") and name.endswith("_")]:
+        raise ConfigError(f"{key}={text}: {others[0]} is not for here; degrade calls the target itself; leave it out")
+    made = Call(found, own)
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):  # some functions that are written in C have none
-        return Call(found, own)
+        return made
     try:
-        signature.bind_partial(*[None] * (2 if key in _PAIRS else 1), **own)
+        signature.bind_partial(*[None] * arguments(key, made), **own)
     except TypeError as error:
         raise ConfigError(f"{key}={text}: {_first_line(error)}") from error
-    return Call(found, own)
+    return made
+
+
+def arguments(key: str, found: Any) -> int:
+    """How many arguments a choice gets by their places.
+
+    A norm gets the channels and the settings; a class that can be made of one argument, such as `nn.BatchNorm2d`,
+    gets the channels alone. An activation that is a class, such as `nn.PReLU`, is made of none before it is called.
+    """
+    made, own = getattr(found, "func", found), getattr(found, "keywords", {})
+    if key == "model.activation" and inspect.isclass(made):
+        return 0
+    if key == "model.norm" and inspect.isclass(made):
+        try:
+            inspect.signature(made).bind(None, **own)
+        except (TypeError, ValueError):
+            return 2
+        return 1
+    return 2 if key in ("model.norm", "recipe.schedule") else 1  # of the others the first alone is sure to come so
 
 
 def is_added(key: str, name: str) -> bool:

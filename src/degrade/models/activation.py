@@ -1,4 +1,4 @@
-"""The nonlinearity: a function of a tensor, which may work in place."""
+"""The nonlinearity: a function of a tensor, or a module, which may work in place."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degrade.config import ModelConfig
-from degrade.config.registry import chosen
+from degrade.config.registry import arguments, chosen
+from degrade.errors import ConfigError
+from degrade.files import reason
 
 #: What `model.activation` names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -23,6 +25,16 @@ def is_relu(function: object) -> bool:
 
 
 def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:
-    """The network's nonlinearity."""
-    function: Callable[[Tensor], Tensor] = chosen("model.activation", config.activation, ACTIVATIONS)
+    """The nonlinearity of one layer: a class, such as `torch.nn.PReLU`, is made anew for each.
+
+    Raises:
+        ConfigError: there is none of this name, or the class cannot be made.
+    """
+    found = chosen("model.activation", config.activation, ACTIVATIONS)
+    if arguments("model.activation", found) == 0:
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigError(f"model.activation={config.activation}: cannot be made ({reason(error)})") from error
+    function: Callable[[Tensor], Tensor] = found
     return function

@@ -16,21 +16,22 @@ from degrade.models.family import build_model
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, pooling or linear layer, with the batch norm that follows it."""
+    """A convolution, pooling or linear layer, with the batch norm that follows it; or a parameter outside these."""
 
     name: str
     kind: str
-    """The kind of layer in words, such as `3x3 conv /2`."""
+    """The kind of layer in words, such as `3x3 conv /2`; `parameter` where it is one that no layer holds."""
     weighted: bool
     """Whether it has weights, and so counts as depth; poolings have none."""
     shape: tuple[int, ...]
-    """Shape of its output for one image: C x H x W, or C."""
+    """Shape of its output for one image: C x H x W, or C; a parameter's own shape."""
     parameters: int
     """Number of weights and biases, batch norm's scale and shift included."""
     multiply_adds: int
     """Multiply-adds for one image; batch norm's are not counted."""
     field: int | None
-    """Side, in pixels, of the square that an output value depends on in a large enough image; None: all of it."""
+    """Side, in pixels, of the square that an output value depends on in a large enough image; None: all of it. A
+    parameter sees nothing, which is 0."""
 
 
 _LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
@@ -46,18 +47,23 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
     """The layers of a network in the order of their work, projections in shortcuts among them.
 
     They are found in one forward pass of a `channels` x `side` x `side` image, which leaves the network as it is; on
-    the meta device nothing is computed.
+    the meta device nothing is computed. Parameters that no layer of that pass holds, such as a block's own scale,
+    follow as rows of their own, so that the rows add up to the network.
     """
     names = {module: name for name, module in model.named_modules()}
     found: list[Layer] = []
+    counted: set[nn.Parameter] = set()  # a layer that is passed twice has its parameters once
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
-        count = count_parameters(module)
+        own = set(module.parameters()) - counted
+        counted.update(own)
+        count = sum(parameter.numel() for parameter in own)
         if not isinstance(module, _LAYERS) and found:  # a norm, of whatever kind, belongs to the layer before it
             found[-1] = replace(found[-1], parameters=found[-1].parameters + count)
             return
         shape = tuple(output.shape[1:])
-        found.append(Layer(names[module], _kind(module), count > 0, shape, count, 0, fields.of(output)))
+        weighted = count_parameters(module) > 0
+        found.append(Layer(names[module], _kind(module), weighted, shape, count, 0, fields.of(output)))
 
     leaves = [module for module in model.modules() if not list(module.children())]
     noted = [own for own in leaves if isinstance(own, _LAYERS) or count_parameters(own)]
@@ -75,7 +81,9 @@ def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:
             hook.remove()
     # PyTorch counts a multiply-add as two operations, and puts the network's name before each module's.
     counts = {name.partition(".")[2]: sum(own.values()) // 2 for name, own in counter.get_flop_counts().items()}
-    return [replace(layer, multiply_adds=counts.get(layer.name, 0)) for layer in found]
+    others = [(name, own) for name, own in model.named_parameters() if own not in counted]
+    found += [Layer(name, "parameter", False, tuple(own.shape), own.numel(), 0, 0) for name, own in others]
+    return [replace(layer, multiply_adds=counts.pop(layer.name, 0)) for layer in found]
 
 
 def count_parameters(model: nn.Module) -> int:

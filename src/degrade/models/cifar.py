@@ -34,6 +34,7 @@ class BasicBlock(nn.Module):
         self.conv2 = convolution(channels_out, channels_out, 3, config)
         self.bn2 = normalisation(channels_out, config)
         self.activate = activation(config)
+        self.activate2 = activation(config)
         self.residual = config.family == "residual"
         if config.zero_init and self.residual:
             nn.init.zeros_(self.bn2.weight)  # type: ignore[arg-type]
@@ -46,7 +47,7 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         if self.residual:
             out = out + self.shortcut(x)  # the whole difference between the two families
-        return self.activate(out)
+        return self.activate2(out)
 
 
 class CifarNet(nn.Module):

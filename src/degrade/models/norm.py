@@ -6,15 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from degrade.config import ModelConfig
-from degrade.config.registry import chosen
+from degrade.config.registry import arguments, chosen
+from degrade.errors import ConfigError
+from degrade.files import reason
 
 #: Number of channels in a group of group norm.
 GROUP = 8
 
 
 def normalisation(channels: int, config: ModelConfig) -> nn.Module:
-    """What normalises a convolution's output of so many `channels`; the identity where `config.norm` is `none`."""
-    norm: nn.Module = chosen("model.norm", config.norm, NORMS)(channels, config)
+    """What normalises a convolution's output of so many `channels`; the identity where `config.norm` is `none`.
+
+    Raises:
+        ConfigError: there is none of this name, or it cannot be made.
+    """
+    found = chosen("model.norm", config.norm, NORMS)
+    try:
+        norm: nn.Module = found(*(channels, config)[: arguments("model.norm", found)])
+    except TypeError as error:
+        raise ConfigError(f"model.norm={config.norm}: cannot be made ({reason(error)})") from error
     return norm
 
 

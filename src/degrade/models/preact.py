@@ -35,8 +35,9 @@ class PreactBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ModelConfig) -> None:
         super().__init__()
-        self.activate = activation(config)
         inner, count = channels_out // self.within, len(self.kernels)
+        for k in range(count):
+            setattr(self, f"activate{k}", activation(config))  # a function or a module
         channels = [channels_in, *[inner] * (count - 1), channels_out]
         self.norms = nn.ModuleList(normalisation(before, config) for before in channels[:-1])
         self.convs = nn.ModuleList(
@@ -52,11 +53,15 @@ class PreactBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map float N x channels_in x H x W to N x channels_out x H/stride x W/stride."""
         normed = self.norms[0](x)
-        out = self.activate(x.clone() if normed is x else normed)  # x goes on, and the activation may work in place
+        out = self._activated(0, x.clone() if normed is x else normed)  # x goes on, and it may be done in place
         added = x if self.shortcut is None else self.shortcut(out if self.projects else x)
-        for convolve, norm in zip(self.convs[:-1], self.norms[1:], strict=True):
-            out = self.activate(norm(convolve(out)))
+        for k, (convolve, norm) in enumerate(zip(self.convs[:-1], self.norms[1:], strict=True), start=1):
+            out = self._activated(k, norm(convolve(out)))
         return self.convs[-1](out) + added  # type: ignore[no-any-return]
+
+    def _activated(self, place: int, x: Tensor) -> Tensor:
+        activated: Tensor = getattr(self, f"activate{place}")(x)
+        return activated
 
 
 class BottleneckBlock(PreactBlock):

@@ -68,6 +68,7 @@ class VggNet(nn.Module):
         self.linear2 = nn.Linear(before, before)
         self.linear = nn.Linear(before, config.classes)
         self.activate = activation(config)
+        self.activate2 = activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
@@ -79,7 +80,7 @@ class VggNet(nn.Module):
                 x = layer(x)
         x = x.mean(dim=(2, 3))  # with 32x32 images the map is one pixel
         x = self.activate(self.linear1(x))
-        x = self.activate(self.linear2(x))
+        x = self.activate2(self.linear2(x))
         return self.linear(x)  # type: ignore[no-any-return]
 
     def convolutions(self) -> Iterator[tuple[str, nn.Conv2d, nn.Module]]:

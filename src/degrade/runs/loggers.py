@@ -127,7 +127,7 @@ class Loggers:
                 self._open.pop(name).close(None)
 
     def _give_up(self, name: str) -> None:
-        with contextlib.suppress(Exception):  # it is broken, but may hold threads or files
+        with contextlib.suppress(Exception, SystemExit):  # it is broken, but may hold threads or files
             self._open.pop(name).close(None)
 
     def _complete(self) -> list[str]:
@@ -178,7 +178,7 @@ def guarded(folder: Path, name: str, give_up: Callable[[str], None] = lambda _: 
         try:
             sys.stdin = io.StringIO()
             yield
-        except Exception as error:  # whatever the tool raises
+        except (Exception, SystemExit) as error:  # whatever the tool raises; some call sys.exit
             trouble = f"{type(error).__name__}: {reason(error)}; given up, and training does not depend on it"
             give_up(name)
         finally:
