@@ -345,7 +345,8 @@ def test_too_little_memory_on_a_gpu_names_the_mend(small: Make, monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(engine.Engine, "step", step)
-    with pytest.raises(RunFailed, match=r"Tried to allocate 2 GiB\.; runtime.recompute=true needs less memory"):
+    said = "Tried to allocate 2 GiB.; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+    with pytest.raises(RunFailed, match=re.escape(said)):
         run(small())
 
 
@@ -368,6 +369,8 @@ def spans(record: RunRecord) -> list[tuple[int, int | None]]:
 def test_every_session_keeps_its_own_threads_engine_and_commit(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     # One step with two threads is enough: they wait for one another where other work uses the CPU.
+    (record,) = find_records([Path(small().output)])
+    assert record.summary["error"] == f"OutOfMemoryError: CUDA out of memory. {said}"
     record = interrupted_copy(small, "runtime.threads=2", at=1)
     commits = [{"commit": "a" * 40, "dirty": True}, {"commit": "b" * 40, "dirty": False}]
     monkeypatch.setattr(environment_module, "git_state", lambda: commits[1])

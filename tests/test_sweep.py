@@ -199,21 +199,50 @@ def test_failing_and_diverging_cells_leave_the_others_alone(cli: Cli, tmp_path: 
     assert "DatasetError: data.root=empty: has no folder" in outcome.out
 
 
+def in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, fit: str) -> None:
+    """Let workers train by the `fit` that a source defines."""
+    # Python imports this module as it starts: here, in the worker, by a path that counts from the working directory.
+    (folder / "modules").mkdir()
+    (folder / "modules" / "sitecustomize.py").write_text(
+        f"{fit}import sys\n"
+        "if 'degrade.runs.worker' in sys.orig_argv:\n"
+        "    import degrade.runs.train\n"
+        "    degrade.runs.train.fit = fit\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", "modules", prepend=os.pathsep)
+
+
+def test_what_timing_says_and_what_mends_too_little_memory_reaches_the_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed, memory = "engine graph: 1.30 times as fast as the usual, by timing", "CUDA out of memory."
+    in_workers(
+        tmp_path,
+        monkeypatch,
+        "def fit(*_, **__):\n"
+        "    import logging, torch\n"
+        f"    logging.getLogger('degrade.training').info({timed!r})\n"
+        f"    raise torch.OutOfMemoryError({memory!r})\n",
+    )
+    outcome = cli("sweep", *SMALL)
+    assert outcome.code == 1
+    assert outcome.out.splitlines().count(timed) == 1
+    mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+    assert f"failed: OutOfMemoryError: {memory}{mend}\n" in outcome.out
+    (record,) = find_records([tmp_path / "outputs"])
+    assert timed in (record.path / "train.log").read_text()
+
+
 def test_an_error_that_cannot_be_unpickled_ends_one_cell_only(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Python imports this module as it starts: here, in the worker, by a path that counts from the working directory.
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "sitecustomize.py").write_text(
-        "import sys\n"
+    in_workers(
+        tmp_path,
+        monkeypatch,
         "class Odd(Exception):\n"
         "    def __init__(self, one, two): super().__init__('odd')\n"
-        "def fail(*_, **__): raise Odd(1, 2)\n"
-        "if 'degrade.runs.worker' in sys.orig_argv:\n"
-        "    import degrade.runs.train\n"
-        "    degrade.runs.train.fit = fail\n"
+        "def fit(*_, **__): raise Odd(1, 2)\n",
     )
-    monkeypatch.setenv("PYTHONPATH", "modules", prepend=os.pathsep)
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 1
     assert "2 cells: 2 failed" in outcome.out

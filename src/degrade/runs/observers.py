@@ -14,6 +14,9 @@ from degrade.runs.record import RunRecord
 
 log = logging.getLogger("degrade.run")
 
+#: The loggers of what train.log holds and a worker's parent hears; lines of progress are not among it.
+LOGGERS = (log, logging.getLogger("degrade.training"))
+
 #: Cost of evaluating an image, in units of training on it once; it is used only to estimate time.
 #: Measured on 2 CPU cores: 499 images/s trained and 1,850 evaluated at depth 20, 168 and 620 at depth 56.
 EVALUATION_COST = 0.27

@@ -27,7 +27,7 @@ from degrade.runs.checked import Status
 from degrade.runs.environment import describe, describe_session
 from degrade.runs.loggers import FOLDERS, STATE, Loggers, check_loggers
 from degrade.runs.many import finished
-from degrade.runs.observers import EVALUATION_COST, Pace, errors_in_words, image_work, planned_work
+from degrade.runs.observers import EVALUATION_COST, LOGGERS, Pace, errors_in_words, image_work, planned_work
 from degrade.runs.record import RunRecord, Session, run_directory
 from degrade.training import Metrics, Training, checkpoint, fit
 from degrade.training.choice import choose_runtime
@@ -114,13 +114,13 @@ def run(
     except DegradeError:
         raise
     except Exception as error:  # the record says what it was, and a matrix goes on
-        if session is not None:
-            session.failed(error)
         at = session.training.iteration if session is not None else 0
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         mend = ""
         if isinstance(error, torch.OutOfMemoryError):
             mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+        if session is not None:
+            session.failed(error, mend)
         raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}{mend}") from error
     finally:
         if session is not None:
@@ -252,10 +252,10 @@ class _Session:
             at = self.training.iteration
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
 
-    def failed(self, error: Exception) -> None:
-        """Note a failure in the record, if it can be written at all."""
+    def failed(self, error: Exception, mend: str) -> None:
+        """Note a failure and what helps in the record, if it can be written at all."""
         with contextlib.suppress(OSError, RunFileError):
-            self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000])
+            self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000] + mend)
 
     def _checkpoint_interval(self, experiment: Experiment) -> int:
         return experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
@@ -447,15 +447,17 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
     handler = logging.FileHandler(regular(path), mode="w" if fresh else "a")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.DEBUG)
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)  # whoever calls us has most likely configured no logging
+    for each in LOGGERS:
+        each.addHandler(handler)
+        each.setLevel(logging.DEBUG)  # whoever calls us has most likely configured no logging
     try:
         yield
     except Exception as error:
         log.debug("%s: %s", type(error).__name__, error)
         raise
     finally:
-        log.removeHandler(handler)
+        for each in LOGGERS:
+            each.removeHandler(handler)
         handler.close()
 
 

@@ -29,6 +29,7 @@ from degrade.config import Experiment
 from degrade.config.compose import experiment_of
 from degrade.errors import RunError, RunFileError, RunInterrupted, RunInUseError, raise_stopped
 from degrade.runs.checked import Status
+from degrade.runs.observers import LOGGERS
 from degrade.runs.record import RunRecord, run_directory
 
 log = logging.getLogger("degrade.run")
@@ -176,7 +177,10 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints is an answer
-    log.addHandler(_Relay(answers))
+    relay = _Relay(answers)
+    for each in LOGGERS:
+        each.addHandler(relay)
+        each.setLevel(logging.DEBUG)
     inbox = _Inbox()
     threading.Thread(target=inbox.read, daemon=True).start()
     try:
