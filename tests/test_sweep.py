@@ -473,3 +473,30 @@ def test_the_last_word_is_the_records_not_the_launchers(cli: Cli, monkeypatch: p
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 1
     assert "2 cells: 2 lost" in outcome.out
+def test_the_watch_shows_all_running_networks_that_fit(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(progress.Progress, "tell", lambda self, *said: told.append(said))
+    cells = cells_of(*small_but("model=plain,residual", "model.depth=20,56"))
+    with contextlib.ExitStack() as locks:
+        for cell in cells:
+            cell.record.path.mkdir(parents=True)
+            locks.enter_context(cell.record.lock())
+        watch = observers.Watch([(cell.experiment, cell.record) for cell in cells])
+        for cell, iteration in zip(cells, (12, 3, 18, 6), strict=True):
+            cell.record.summarise(status="running", iteration=iteration, train_error=0.5)
+        for room in (300, 150, 60, 42):
+            monkeypatch.setattr(progress.Progress, "room", room)
+            watch.look(now=True)
+        watch.close()
+    assert [name for name, _ in told[:4]] == ["0/4 cells"] * 4
+    assert told[0][1].count("training error 50.00% running") == 4
+    assert [numbers for _, numbers in told[1:4]] == [
+        "plain-20 50%, plain-56 12%, residual-20 75%, residual-56 25%",
+        "plain-20 50%, plain-56 12%, and 2 more",
+        "plain-20 50%, and 3 more",
+    ]
+
+
