@@ -373,11 +373,8 @@ class _Session:
         self._count(work, self.bar.advance)
         if (share := self.pace.add(work)) is None:
             return
-        found = look()
-        if self.training.engine.device.type == "cpu" and found.usable < torch.get_num_threads():
-            mend = f"{found.why()}; end that, or stop this and go on with runtime.threads={found.usable}"
-        else:
-            mend = "see what else uses the machine; the same command goes on after a stop"
+        mend = look().shortage(torch.get_num_threads()) if self.training.engine.device.type == "cpu" else ""
+        mend = mend or "see what else uses the machine; the same command goes on after a stop"
         log.warning("%s: it has run at %.0f%% of its best speed for a minute: %s", self.name, 100 * share, mend)
 
     def _count(self, work: float, count: Callable[[float], None]) -> None:
