@@ -361,7 +361,9 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share(Local(), 12) == (8, 1)
     assert share(Local(), 3) == (3, 2)
     # Cells that ask for threads are trained so many at a time as the cores allow.
-    assert launchers.settle_threads(Local(), [compose(["runtime.threads=3"]), *[compose([])] * 3]) == 2
+    some = [compose(["runtime.threads=3"]), *(compose([f"model.depth={depth}"]) for depth in (20, 56, 44))]
+    assert launchers.settle_threads(Local(), some) == 4
+    assert [own.runtime.threads for own in some] == [3, 1, 2, 2]
     assert share(Local(2), 12) == (2, 4)
     assert share(Local(), 12, "cuda") == (1, None)
     assert share(SubmititLocal(cpus_per_task=2), 12) == (4, 2)
@@ -369,6 +371,12 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launchers.settle_threads(SubmititLocal(cpus_per_task=2), settled) == 4
     assert launchers.share(SubmititLocal(cpus_per_task=2), settled) == (4, 2)
     assert launchers.settle_threads(Local(), settled) == 4  # with the two threads that each of them has
+    # What remains goes to the longest, which is no reason to train fewer at a time.
+    for launcher, more in ((Local(), []), (Local(3), [8, 8])):
+        cells = [compose([f"model.depth={depth}"]) for depth in (20, 56, 44, *more)]
+        assert launchers.settle_threads(launcher, cells) == 3
+        assert [own.runtime.threads for own in cells] == [2, 3, 3, *[2] * len(more)]
+        assert launchers.share(launcher, cells)[0] == 3
     assert share(Slurm(cpus_per_task=3), 12) == (12, 3)
     assert share(Ray(num_cpus=2.5), 12) == (12, 2)
 
@@ -431,6 +439,9 @@ def test_cores_that_become_free_are_offered_to_networks_still_running(monkeypatc
         return offers.copy()
 
     assert launch(4) == [(56, 2), (44, 2), (32, 2), (56, 3), (44, 3), (56, 6)]
+    monkeypatch.setattr(launchers, "usable", lambda: 8)
+    assert launch(4) == [(56, 3), (44, 3), (32, 2), (56, 4), (44, 4), (56, 8)]
+    monkeypatch.setattr(launchers, "usable", lambda: 6)
     assert launch(2) == [(32, 6)]  # nothing is offered while networks wait
     steps.update({20: 2, 32: 5, 44: 5})
     assert launch(3) == [(20, 6)]  # it begins alone
@@ -468,11 +479,6 @@ def test_the_watch_counts_what_records_say(cli: Cli, monkeypatch: pytest.MonkeyP
     assert (counts["complete"], counts["failed"], counts["waiting"]) == (1, 1, 1)
 
 
-def test_the_last_word_is_the_records_not_the_launchers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    launching(monkeypatch, lambda *_: None)
-    outcome = cli("sweep", *SMALL, "seed=0,1")
-    assert outcome.code == 1
-    assert "2 cells: 2 lost" in outcome.out
 def test_the_watch_shows_all_running_networks_that_fit(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -500,3 +506,8 @@ def test_the_watch_shows_all_running_networks_that_fit(
     ]
 
 
+def test_the_last_word_is_the_records_not_the_launchers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    launching(monkeypatch, lambda *_: None)
+    outcome = cli("sweep", *SMALL, "seed=0,1")
+    assert outcome.code == 1
+    assert "2 cells: 2 lost" in outcome.out
