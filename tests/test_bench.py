@@ -9,7 +9,7 @@ import torch
 
 from degrade.analysis.intervals import median_interval
 from degrade.analysis.speed import Contender, Report, Result, reference, settled
-from degrade.bench import _Runner, contenders, traffic
+from degrade.bench import _Runner, bench, contenders, traffic
 from degrade.config import Experiment, ModelConfig
 from degrade.data import load_images
 from degrade.models import CifarNet, VggNet, build_model, multiply_adds
@@ -68,7 +68,8 @@ def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
 
 
 def test_contenders_are_both_loops_at_each_setting_that_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("degrade.bench.usable", lambda: 4)  # other work takes the rest
     found = contenders([8, 20], device="cpu", workers=1, batch_sizes=[8, 4], compiled=False)
     labels = [contender.label for contender in found if contender.group == (8, 8)]
     assert labels[:3] == ["conventional, 0 workers", "conventional, 1 workers", "eager fp32"]
@@ -100,6 +101,11 @@ def test_ratios_are_of_turns_in_the_same_round_and_told_only_if_they_are_sure() 
     assert "20 layers, batches of 128, 8 turns each\n" in text
     assert "2.01 ±0%" in text
     assert text.count("too noisy") == 1
+    longer = replace(noisy, images_per_second=[200, 100, 50, 70] * 4)
+    assert (
+        "8 to 16 turns each\n"
+        in Report({"device": "here", "torch": "2"}, {"fp32": 1e9}, 1e9, [fast, longer]).as_text()
+    )
 
 
 def test_turns_in_which_other_work_took_the_cpu_are_left_out() -> None:
@@ -121,6 +127,46 @@ def test_the_interval_of_a_median_is_that_of_tables(count: int, low: int, high: 
     """Between which of the ordered values, by 95 % (Conover, Practical Nonparametric Statistics, table A3)."""
     found = median_interval([float(k) for k in reversed(range(count))])
     assert found == ((count - 1) / 2, low, high)
+
+
+class Runner:
+    """Answers as the processes of a contender do; its speed alternates in one memory format only."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender, self.turns = contender, 0
+
+    def ask(self, what: str, *_: float) -> list[Any]:
+        self.turns += what == "run"
+        noise = 50 * (self.turns % 2) if self.contender.memory_format == "contiguous" else 0
+        return [(100 + noise, 1.0)] if what == "run" else [{}] if what == "split" else [1]
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, stand_in in {"_Runner": Runner, "gemm_peak": lambda *_: 1e12, "copy_peak": lambda *_: 1e9}.items():
+        monkeypatch.setattr(f"degrade.bench.{name}", stand_in)
+
+
+def test_a_ratio_that_is_not_told_is_explained(scripted: None, cli: Callable[..., Outcome]) -> None:
+    outcome = cli("bench", "--depths", "8", "--batch-sizes", "8", "--rounds", "6", "--device", "cpu", "--no-compiled")
+    assert outcome.code == 0
+    *table, note = outcome.out.splitlines()
+    assert sum("too noisy" in line for line in table) == 1
+    assert note == "too noisy: too noisy to say, since the ratio's interval is wider than a tenth of it"
+
+
+@pytest.mark.parametrize(("how", "turns"), [({}, 18), ({"limit": 0.0}, 6), ({"rounds": 4}, 4)])
+def test_a_noisy_contender_has_the_turns_of_those_that_are_sure(
+    how: dict[str, Any], turns: int, scripted: None
+) -> None:
+    sure, noisy = Contender(8, "eager", "fp32"), Contender(8, "eager", "fp32", memory_format="contiguous")
+    loops = [Contender(8, "conventional", "fp32", workers=count) for count in (0, 1)]
+    report = bench([*loops, sure, noisy], **{"rounds": 18, "seconds": 0.1, "limit": 60.0} | how)
+    counts = [len(result.images_per_second) for result in report.results]
+    assert counts == [turns, turns, min(turns, 6), turns]
 
 
 def test_two_networks_at_once_share_the_threads() -> None:

@@ -107,6 +107,21 @@ def test_a_load_that_cannot_be_read_counts_as_none(
     assert look().busy == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be bound to a core here")
+def test_a_busy_loop_on_a_core_is_seen() -> None:
+    if os.nice(0) > 0:
+        pytest.skip("what these tests start is niced, which does not count as busy")
+    core = min(os.sched_getaffinity(0))
+    source = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as loop:
+        try:
+            assert loop.stdout is not None
+            loop.stdout.readline()  # it has begun
+            assert max(look().busy for _ in range(3)) > 0.5  # other work on its core may take turns with it
+        finally:
+            loop.kill()
+
+
 def forget() -> None:
     cores.at_first.cache_clear()
     cores.usable.cache_clear()

@@ -159,7 +159,7 @@ PLACES = [
     *(
         [
             ("bench", "--depths", "57", option, "{}")
-            for option in ("--rounds", "--seconds", "--batch-size", "--workers")
+            for option in ("--rounds", "--seconds", "--limit", "--batch-size", "--workers")
         ]
     ),
     ("bench", "--depths", "57,{}"),

@@ -321,6 +321,27 @@ def test_a_training_that_becomes_far_slower_says_what_helps(
     assert sum(message.startswith(said) for message in caplog.messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            cores.Cores(2, math.inf, 2.0),
+            "other work keeps 2.0 of 2 cores busy; end that, or stop this and go on later",
+        ),
+        (cores.Cores(2, 0.5, 0.0), "the quota of this container is 0.5 of 2 cores; raise it, or stop this and"),
+        (cores.Cores(2, math.inf, 1.0), "see what else uses the machine"),
+    ],
+)
+def test_a_slow_training_of_one_thread_says_why_too(
+    found: cores.Cores, said: str, small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observers.Pace, "add", lambda self, work: 0.2)
+    monkeypatch.setattr(train, "look", lambda: found)
+    run(small("runtime.threads=1"))
+    slow = f"plain-8: it has run at 20% of its best speed for a minute: {said}"
+    assert any(message.startswith(slow) for message in caplog.messages)
+
+
 @pytest.mark.parametrize("little", [choice.LITTLE, 0])
 def test_training_goes_on_in_eager_where_compiling_fails(
     little: int, small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -350,8 +371,11 @@ def test_too_little_memory_on_a_gpu_names_the_mend(small: Make, monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(engine.Engine, "step", step)
-    with pytest.raises(RunFailed, match=r"Tried to allocate 2 GiB\.; runtime.recompute=true needs less memory"):
+    said = "Tried to allocate 2 GiB.; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+    with pytest.raises(RunFailed, match=re.escape(said)):
         run(small())
+    (record,) = find_records([Path(small().output)])
+    assert record.summary["error"] == f"OutOfMemoryError: CUDA out of memory. {said}"
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(small: Make) -> None:

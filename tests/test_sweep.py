@@ -199,21 +199,50 @@ def test_failing_and_diverging_cells_leave_the_others_alone(cli: Cli, tmp_path: 
     assert "DatasetError: data.root=empty: has no folder" in outcome.out
 
 
+def in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, fit: str) -> None:
+    """Let workers train by the `fit` that a source defines."""
+    # Python imports this module as it starts: here, in the worker, by a path that counts from the working directory.
+    (folder / "modules").mkdir()
+    (folder / "modules" / "sitecustomize.py").write_text(
+        f"{fit}import sys\n"
+        "if 'degrade.runs.worker' in sys.orig_argv:\n"
+        "    import degrade.runs.train\n"
+        "    degrade.runs.train.fit = fit\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", "modules", prepend=os.pathsep)
+
+
+def test_what_timing_says_and_what_mends_too_little_memory_reaches_the_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed, memory = "engine graph: 1.30 times as fast as the usual, by timing", "CUDA out of memory."
+    in_workers(
+        tmp_path,
+        monkeypatch,
+        "def fit(*_, **__):\n"
+        "    import logging, torch\n"
+        f"    logging.getLogger('degrade.training').info({timed!r})\n"
+        f"    raise torch.OutOfMemoryError({memory!r})\n",
+    )
+    outcome = cli("sweep", *SMALL)
+    assert outcome.code == 1
+    assert outcome.out.splitlines().count(timed) == 1
+    mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+    assert f"failed: OutOfMemoryError: {memory}{mend}\n" in outcome.out
+    (record,) = find_records([tmp_path / "outputs"])
+    assert timed in (record.path / "train.log").read_text()
+
+
 def test_an_error_that_cannot_be_unpickled_ends_one_cell_only(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Python imports this module as it starts: here, in the worker, by a path that counts from the working directory.
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "sitecustomize.py").write_text(
-        "import sys\n"
+    in_workers(
+        tmp_path,
+        monkeypatch,
         "class Odd(Exception):\n"
         "    def __init__(self, one, two): super().__init__('odd')\n"
-        "def fail(*_, **__): raise Odd(1, 2)\n"
-        "if 'degrade.runs.worker' in sys.orig_argv:\n"
-        "    import degrade.runs.train\n"
-        "    degrade.runs.train.fit = fail\n"
+        "def fit(*_, **__): raise Odd(1, 2)\n",
     )
-    monkeypatch.setenv("PYTHONPATH", "modules", prepend=os.pathsep)
     outcome = cli("sweep", *SMALL, "seed=0,1")
     assert outcome.code == 1
     assert "2 cells: 2 failed" in outcome.out
@@ -332,7 +361,9 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share(Local(), 12) == (8, 1)
     assert share(Local(), 3) == (3, 2)
     # Cells that ask for threads are trained so many at a time as the cores allow.
-    assert launchers.settle_threads(Local(), [compose(["runtime.threads=3"]), *[compose([])] * 3]) == 2
+    some = [compose(["runtime.threads=3"]), *(compose([f"model.depth={depth}"]) for depth in (20, 56, 44))]
+    assert launchers.settle_threads(Local(), some) == 4
+    assert [own.runtime.threads for own in some] == [3, 1, 2, 2]
     assert share(Local(2), 12) == (2, 4)
     assert share(Local(), 12, "cuda") == (1, None)
     assert share(SubmititLocal(cpus_per_task=2), 12) == (4, 2)
@@ -340,6 +371,12 @@ def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launchers.settle_threads(SubmititLocal(cpus_per_task=2), settled) == 4
     assert launchers.share(SubmititLocal(cpus_per_task=2), settled) == (4, 2)
     assert launchers.settle_threads(Local(), settled) == 4  # with the two threads that each of them has
+    # What remains goes to the longest, which is no reason to train fewer at a time.
+    for launcher, more in ((Local(), []), (Local(3), [8, 8])):
+        cells = [compose([f"model.depth={depth}"]) for depth in (20, 56, 44, *more)]
+        assert launchers.settle_threads(launcher, cells) == 3
+        assert [own.runtime.threads for own in cells] == [2, 3, 3, *[2] * len(more)]
+        assert launchers.share(launcher, cells)[0] == 3
     assert share(Slurm(cpus_per_task=3), 12) == (12, 3)
     assert share(Ray(num_cpus=2.5), 12) == (12, 2)
 
@@ -402,6 +439,9 @@ def test_cores_that_become_free_are_offered_to_networks_still_running(monkeypatc
         return offers.copy()
 
     assert launch(4) == [(56, 2), (44, 2), (32, 2), (56, 3), (44, 3), (56, 6)]
+    monkeypatch.setattr(launchers, "usable", lambda: 8)
+    assert launch(4) == [(56, 3), (44, 3), (32, 2), (56, 4), (44, 4), (56, 8)]
+    monkeypatch.setattr(launchers, "usable", lambda: 6)
     assert launch(2) == [(32, 6)]  # nothing is offered while networks wait
     steps.update({20: 2, 32: 5, 44: 5})
     assert launch(3) == [(20, 6)]  # it begins alone
@@ -437,6 +477,33 @@ def test_the_watch_counts_what_records_say(cli: Cli, monkeypatch: pytest.MonkeyP
     watch.close()
     counts = watch.count()
     assert (counts["complete"], counts["failed"], counts["waiting"]) == (1, 1, 1)
+
+
+def test_the_watch_shows_all_running_networks_that_fit(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(progress.Progress, "tell", lambda self, *said: told.append(said))
+    cells = cells_of(*small_but("model=plain,residual", "model.depth=20,56"))
+    with contextlib.ExitStack() as locks:
+        for cell in cells:
+            cell.record.path.mkdir(parents=True)
+            locks.enter_context(cell.record.lock())
+        watch = observers.Watch([(cell.experiment, cell.record) for cell in cells])
+        for cell, iteration in zip(cells, (12, 3, 18, 6), strict=True):
+            cell.record.summarise(status="running", iteration=iteration, train_error=0.5)
+        for room in (300, 150, 60, 42):
+            monkeypatch.setattr(progress.Progress, "room", room)
+            watch.look(now=True)
+        watch.close()
+    assert [name for name, _ in told[:4]] == ["0/4 cells"] * 4
+    assert told[0][1].count("training error 50.00% running") == 4
+    assert [numbers for _, numbers in told[1:4]] == [
+        "plain-20 50%, plain-56 12%, residual-20 75%, residual-56 25%",
+        "plain-20 50%, plain-56 12%, and 2 more",
+        "plain-20 50%, and 3 more",
+    ]
 
 
 def test_the_last_word_is_the_records_not_the_launchers(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

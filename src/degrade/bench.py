@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from degrade.analysis.speed import CONVENTIONAL, EVALUATED, Contender, Report, Result, reference, settled
 from degrade.config import Experiment, ModelConfig, compose
+from degrade.cores import usable
 from degrade.data.synthetic import noise
 from degrade.errors import RunFailed
 from degrade.models import build_model, layers, multiply_adds
@@ -60,7 +61,7 @@ def contenders(
         settings.append(("compiled", best, "channels_last"))
     if compiled and place.type == "cuda":
         settings.append(("compiled-graph", best, "channels_last"))
-    threads = torch.get_num_threads() if place.type == "cpu" else 1
+    threads = _threads() if place.type == "cpu" else 1
     found = []
     for depth, batch_size in product(depths, batch_sizes):
         own = [Contender(depth, CONVENTIONAL, "fp32", count) for count in sorted({0, workers})]
@@ -71,25 +72,37 @@ def contenders(
     return found
 
 
-def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float) -> Report:
-    """Let contenders work in turn, so many seconds a turn, until all ratios are settled.
+def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float, limit: float) -> Report:
+    """Let contenders work in turn, so many seconds a turn, until all ratios are settled or the time is over.
 
     Args:
         chosen: those of one depth and batch size are alive at the same time.
-        rounds: number of turns of each at most, and LEAST at least.
+        rounds: number of turns of each at most.
         seconds: length of a turn.
+        limit: seconds after which those of one depth and batch size begin no further round, once LEAST are made.
 
     Raises:
         RunFailed: a contender's process ended, or could not go on.
     """
+    torch.set_num_threads(_threads())  # for what the device does at best
     results = [Result(contender) for contender in chosen]
     peaks: dict[str, float] = {}
     device = choose_device(chosen[0].device)
-    with contextlib.closing(Progress(len(results) * (rounds + 1))) as progress:
-        for group in dict.fromkeys(contender.group for contender in chosen):
-            own = [result for result in results if result.contender.group == group]
-            _bench(own, peaks, device, progress, rounds=rounds, seconds=seconds)
+    groups = [
+        [result for result in results if result.contender.group == group]
+        for group in dict.fromkeys(contender.group for contender in chosen)
+    ]
+    turns = [min(rounds * len(own), max(LEAST * len(own), int(limit / seconds))) for own in groups]
+    with contextlib.closing(Progress(len(results) + sum(turns))) as progress:
+        for own, planned in zip(groups, turns, strict=True):
+            _bench(own, peaks, device, progress, rounds=rounds, seconds=seconds, limit=limit)
+            progress.expect(sum(len(result.images_per_second) for result in own) - planned)
     return Report(_machine(device), {p: peak for p, peak in peaks.items() if p != COPYING}, peaks[COPYING], results)
+
+
+def _threads() -> int:
+    """CPU threads of a contender, and of its copies together: as many as a training takes."""
+    return min(torch.get_num_threads(), usable())
 
 
 def _bench(
@@ -100,8 +113,10 @@ def _bench(
     *,
     rounds: int,
     seconds: float,
+    limit: float,
 ) -> None:
     """Bench the contenders of one depth and batch size; peaks are those of the device, and become no less."""
+    going = {result.contender for result in results}
     runners: list[_Runner] = []
     try:
         for result in results:
@@ -109,22 +124,30 @@ def _bench(
             runners.append(_Runner(result.contender))
             result.start_seconds = max(runners[-1].ask("start"))
             progress.advance(1)
+        started = time.monotonic()
         for number in range(rounds):
             if number % LEAST == 0:
                 for precision in {result.contender.precision for result in results}:
                     peaks[precision] = max(peaks.get(precision, 0.0), gemm_peak(device, precision))
                 peaks[COPYING] = max(peaks.get(COPYING, 0.0), copy_peak(device))
             for result, runner in zip(results, runners, strict=True):
+                if result.contender not in going:
+                    continue
                 progress.tell(f"{result.contender.depth} {result.contender.label}")
                 turns = runner.ask("run", seconds)
                 result.images_per_second.append(sum(speed for speed, _ in turns))
                 if device.type == "cpu":
                     result.cores.append(sum(cores for _, cores in turns))
                 progress.advance(1)
+            if number + 1 < LEAST:
+                continue
             beside = reference(results)
-            if number + 1 >= LEAST and all(settled(r.ratio(beside)) for r in results):
-                progress.expect(-len(results) * (rounds - number - 1))
+            noisy = {r.contender for r in results if not settled(r.ratio(beside))} & going
+            if not noisy or time.monotonic() - started > limit:
                 break
+            # These have the time that is left, beside the loops of which one is the reference.
+            loops = {r.contender for r in results if r is beside or r.contender.name == CONVENTIONAL}
+            going &= noisy | loops
         for result, runner in zip(results, runners, strict=True):
             if result.contender.copies == 1:
                 result.step_ms = runner.ask("split")[0]
@@ -183,7 +206,7 @@ class _Runner:
         for _ in range(contender.copies):
             connection, theirs = context.Pipe()
             # Not a daemon: daemons may not have children, and the conventional loop's workers are its children.
-            process = context.Process(target=_serve, args=(theirs, contender))
+            process = context.Process(target=_serve, args=(theirs, contender, max(1, _threads() // contender.copies)))
             process.start()
             theirs.close()
             self.members.append((connection, process))
@@ -211,11 +234,10 @@ class _Runner:
                 process.join()
 
 
-def _serve(connection: Connection, contender: Contender) -> None:
+def _serve(connection: Connection, contender: Contender, threads: int) -> None:
     """Answer questions until the parent goes away."""
+    torch.set_num_threads(threads)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a CPU it warns that CUDA is missing
-    if contender.copies > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // contender.copies))
     loop: _Conventional | _Engine | None = None
     started = time.perf_counter()
     while True:

@@ -45,6 +45,14 @@ class Cores:
             return f"the quota of this container is {self.quota:g} of {self.allowed} cores"
         return f"other work keeps {self.busy:.1f} of {self.allowed} cores busy"
 
+    def shortage(self, threads: int) -> str:
+        """Why so many threads do not find a core each, and what helps; empty if they do."""
+        if min(self._idle, self._permitted) >= threads:
+            return ""
+        mend = "raise it" if self._permitted < self._idle else "end that"
+        after = f"with runtime.threads={self.usable}" if self.usable < threads else "later"
+        return f"{self.why()}; {mend}, or stop this and go on {after}"
+
     @property
     def _idle(self) -> int:
         return self.allowed - math.floor(self.busy + 0.5)

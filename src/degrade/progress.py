@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -11,6 +12,9 @@ from tqdm import tqdm
 
 #: Where there is no terminal, progress is logged at intervals of this many seconds.
 TOLD = 20
+
+#: Columns of a terminal that a short bar, percentage and time left take, and columns of other numbers elsewhere.
+BESIDE, ELSEWHERE = 28, 150
 
 
 class Progress:
@@ -50,6 +54,11 @@ class Progress:
         elif time.monotonic() - self._told >= TOLD:
             self._told = time.monotonic()
             logging.getLogger("degrade.progress").info("%s: %.0f%%, %s", name, 100 * self._done / self._total, said)
+
+    @property
+    def room(self) -> int:
+        """Columns that there are for a name and other numbers."""
+        return ELSEWHERE if self._bar.disable else shutil.get_terminal_size().columns - BESIDE
 
     def expect(self, more: float) -> None:
         """Correct the total by `more` work, which may be negative."""

@@ -17,6 +17,9 @@ EVALUATED = 1000
 #: A ratio is told if its interval is at most so wide, as a share of it.
 WIDEST = 0.1
 
+#: What stands in the table in place of another ratio.
+NOISY = "too noisy"
+
 #: A turn counts as disturbed if the process had less CPU time in it than this share of what it had in its best turn.
 DISTURBED = 0.85
 
@@ -109,7 +112,7 @@ def _ratio(result: Result, beside: Result) -> str:
     if result is beside:
         return "1"
     if found is None or not settled(found):
-        return "too noisy"
+        return NOISY
     return f"{found.estimate:.2f} ±{(found.high - found.low) / 2 / found.estimate:.0%}"
 
 
@@ -171,10 +174,11 @@ class Report:
 
 def _turns(results: Sequence[Result]) -> str:
     """How many turns each had, and how many of all are left out."""
+    counts = sorted({len(r.images_per_second) for r in results})
     turns = sum(len(r.images_per_second) for r in results)
     left_out = turns - sum(len(r.counted) for r in results)
     disturbed = f", {left_out} of {turns} in all left out as disturbed" if left_out else ""
-    return f"{len(results[0].images_per_second)} turns each{disturbed}"
+    return f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} turns each{disturbed}"
 
 
 def _parts(results: Sequence[Result]) -> str:

@@ -1,7 +1,6 @@
 """The commands about data and speed: bench, export and data."""
 
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -40,10 +39,19 @@ def bench(
         typer.Option(
             min=1,
             max=1000,
-            help="Each setting takes this many turns at most, fewer where the ratios are sure before.",
+            help="Each setting takes this many turns at most, fewer where its ratio is sure before.",
         ),
-    ] = 20,
+    ] = 60,
     seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="A turn takes this many seconds.")] = 0.3,
+    limit: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            max=86400,
+            help="All turns at one depth and batch size take about this many seconds at most; settings whose ratios "
+            "are not sure yet have the time of those whose are. Each takes 6 turns in any case.",
+        ),
+    ] = 45,
     batch_sizes: Annotated[
         str, typer.Option(help="A step takes this many images; several numbers are separated by commas.")
     ] = "128,32",
@@ -52,7 +60,8 @@ def bench(
         typer.Option(
             min=0,
             max=1024,
-            help="The conventional loop is timed with this many workers and with none. [default: cores, at most 8]",
+            help="The conventional loop is timed with this many workers and with none. "
+            "[default: usable cores, at most 8]",
         ),
     ] = None,
     compiled: Annotated[
@@ -90,15 +99,19 @@ def bench(
     ]
 
     from degrade import bench as benching
+    from degrade.analysis.speed import NOISY
+    from degrade.cores import usable
 
-    count = min(8, os.cpu_count() or 1) if workers is None else workers
     with aside("json" if as_json else "text"):  # progress is no part of what a program reads
+        count = min(8, usable()) if workers is None else workers
         contenders = benching.contenders(chosen, device=name, workers=count, batch_sizes=sizes, compiled=compiled)
         if trace is not None:
             benching.profile(next(c for c in contenders if c.name == "eager"), trace)
             print(f"trace: {trace}", file=sys.stderr)
-        report = benching.bench(contenders, rounds=rounds, seconds=seconds)
-    print(report.as_json() if as_json else report.as_text())
+        report = benching.bench(contenders, rounds=rounds, seconds=seconds, limit=limit)
+    print(text := report.as_json() if as_json else report.as_text())
+    if NOISY in text:
+        print(f"\n{NOISY}: too noisy to say, since the ratio's interval is wider than a tenth of it")
     return DONE
 
 

@@ -4,6 +4,7 @@ What became of a cell is told by its record alone, never by what a launcher retu
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -35,15 +36,24 @@ def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tup
     here = isinstance(launcher, settings.Local | settings.SubmititLocal)
     cores = usable() if here else 1  # a cluster has cores of its own
     if isinstance(launcher, settings.Local):  # the others say themselves how many cores a cell has
-        cores = max(1, cores // max(experiment.runtime.threads or 1 for experiment in experiments))
+        threads = sorted((experiment.runtime.threads or 1 for experiment in experiments), reverse=True)
+        cores = max(1, sum(total <= cores for total in itertools.accumulate(threads * cores)))
     return launcher.share(len(experiments), experiments[0].runtime.device, cores)
 
 
 def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> int:
-    """Give each experiment that names no number of CPU threads its share; returns how many are trained at a time."""
+    """Give each experiment that names no number of CPU threads its share; returns how many are trained at a time.
+
+    Cores that remain go to the longest ones, one each. Finished ones count, so that a resumed sweep divides alike.
+    """
     jobs, threads = share(launcher, experiments)
-    for experiment in experiments:
-        experiment.runtime.threads = experiment.runtime.threads or threads
+    free = [experiment for experiment in experiments if experiment.runtime.threads is None]
+    for experiment in free:
+        experiment.runtime.threads = threads
+    if isinstance(launcher, settings.Local) and threads is not None:
+        taken = sorted((experiment.runtime.threads or 1 for experiment in experiments), reverse=True)[:jobs]
+        for experiment in sorted(free, key=planned_work, reverse=True)[: max(0, usable() - sum(taken))]:
+            experiment.runtime.threads = threads + 1
     return jobs
 
 
@@ -112,9 +122,10 @@ class _Local:
         left = [worker for worker in handles if worker.busy]
         if left and not self.waiting and len(left) != self.sharing:
             self.sharing = len(left)
-            for worker in left:
+            each, rest = divmod(usable(), len(left))
+            for number, worker in enumerate(left):  # the longest first
                 if id(self.given[worker]) in self.free:
-                    worker.offer(usable() // len(left))
+                    worker.offer(each + (number < rest))
         return left
 
     def stop(self, handles: list[Worker]) -> str:  # noqa: ARG002 - close() waits for all

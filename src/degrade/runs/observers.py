@@ -59,6 +59,7 @@ class Watch:
 
     def __init__(self, cells: Sequence[tuple[Experiment, RunRecord]]) -> None:
         self._cells = [_WatchedCell(experiment, record) for experiment, record in cells]
+        self._seeds = len({experiment.seed for experiment, _ in cells}) > 1
         self._progress = Progress(sum(cell.work for cell in self._cells))
         self._progress.skip(sum(cell.done for cell in self._cells))
         # Seconds between two looks: the records may lie on a slow file system.
@@ -81,8 +82,8 @@ class Watch:
         parts = [f"{counts['ended']}/{len(self._cells)} cells"]
         parts += [f"{counts[status]} {status}" for status in (Status.FAILED, Status.DIVERGED) if counts[status]]
         running = [cell for cell in self._cells if cell.status == Status.RUNNING]
-        parts += [cell.describe() for cell in running] if len(running) <= 2 else [f"{len(running)} running"]
-        self._progress.tell(", ".join(parts))
+        said = ", ".join(parts)
+        self._progress.tell(said, _running(running, self._progress.room - len(said), seeds=self._seeds))
 
     def count(self) -> Counter[str]:
         """How many cells there are of each status, and how many have ended."""
@@ -127,6 +128,11 @@ class _WatchedCell:
     def _work_done(self) -> float:
         return self.work * (1 if self.status in ENDED else share_done(self.experiment, self._seen))
 
+    def short(self, *, seed: bool) -> str:
+        """The network's name, its seed if that is asked for, and the percentage that is done."""
+        model, which = self.experiment.model, f" seed {self.experiment.seed}" if seed else ""
+        return f"{model.family}-{model.depth}{which} {share_done(self.experiment, self._seen):.0%}"
+
     def describe(self) -> str:
         """A line that says what became of the cell, or how far it is."""
         model = self.experiment.model
@@ -135,6 +141,18 @@ class _WatchedCell:
             return f"{name}: failed: {self._seen.get('error', '')}"
         far = f"{share_done(self.experiment, self._seen):.0%}" if self.status == Status.RUNNING else self.status
         return f"{name}: {far}  {errors_in_words(self._seen)}".rstrip()
+
+
+def _running(cells: Sequence[_WatchedCell], room: int, *, seeds: bool) -> str:
+    """How far running cells are, within `room` columns: with their errors if these fit, else by name and percent."""
+    said = ", ".join(cell.describe() for cell in cells)
+    for count in range(len(cells), 0, -1):
+        if len(said) <= room:
+            break
+        said = ", ".join(cell.short(seed=seeds) for cell in cells[:count])
+        if count < len(cells):
+            said += f", and {len(cells) - count} more"
+    return said
 
 
 def errors_in_words(row: Mapping[str, Any]) -> str:

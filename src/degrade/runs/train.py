@@ -114,13 +114,13 @@ def run(
     except DegradeError:
         raise
     except Exception as error:  # the record says what it was, and a matrix goes on
-        if session is not None:
-            session.failed(error)
         at = session.training.iteration if session is not None else 0
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         mend = ""
         if isinstance(error, torch.OutOfMemoryError):
             mend = "; runtime.recompute=true needs less memory, and so does a smaller eval.batch_size"
+        if session is not None:
+            session.failed(error, mend)
         raise RunFailed(f"{record.path} failed at iteration {at:,}: {reason(error)}{where}{mend}") from error
     finally:
         if session is not None:
@@ -252,10 +252,10 @@ class _Session:
             at = self.training.iteration
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
 
-    def failed(self, error: Exception) -> None:
-        """Note a failure in the record, if it can be written at all."""
+    def failed(self, error: Exception, mend: str) -> None:
+        """Note a failure and what helps in the record, if it can be written at all."""
         with contextlib.suppress(OSError, RunFileError):
-            self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000])
+            self._end(Status.FAILED, error=f"{type(error).__name__}: {error}"[:2000] + mend)
 
     def _checkpoint_interval(self, experiment: Experiment) -> int:
         return experiment.checkpoint.every or experiment.eval.every or self.training.batches.per_epoch
@@ -373,11 +373,8 @@ class _Session:
         self._count(work, self.bar.advance)
         if (share := self.pace.add(work)) is None:
             return
-        found = look()
-        if self.training.engine.device.type == "cpu" and found.usable < torch.get_num_threads():
-            mend = f"{found.why()}; end that, or stop this and go on with runtime.threads={found.usable}"
-        else:
-            mend = "see what else uses the machine; the same command goes on after a stop"
+        mend = look().shortage(torch.get_num_threads()) if self.training.engine.device.type == "cpu" else ""
+        mend = mend or "see what else uses the machine; the same command goes on after a stop"
         log.warning("%s: it has run at %.0f%% of its best speed for a minute: %s", self.name, 100 * share, mend)
 
     def _count(self, work: float, count: Callable[[float], None]) -> None:
