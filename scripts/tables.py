@@ -28,8 +28,11 @@ TRIED = {
 
 
 def errors(recipe: str) -> str:
-    """The table of errors that `degrade reproduce` ends in, and where, when and from which commit its records are."""
-    records = find_records([REFERENCE / recipe])
+    """The table of errors that `degrade reproduce` ends in, and where, when and from which commit its records are.
+
+    Those of unfinished runs are left out.
+    """
+    records = [record for record in find_records([REFERENCE / recipe]) if record.status == "complete"]
     made = {_told(session) for record in records for session in record.sessions}
     return "\n".join([*sorted(made), "", error_table(error_curves(records))])
 
@@ -147,6 +150,7 @@ def _share(error: float | None) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
     "short": partial(errors, "short"),
+    "paper": partial(errors, "paper"),
     "remedies": remedied,
     "tried-quick": partial(tried, "quick"),
     "tried-short": partial(tried, "short"),

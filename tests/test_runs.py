@@ -449,6 +449,7 @@ def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
     small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "has_bf16", lambda _: True)
+    monkeypatch.setattr(choice, "PRECISION_DEPTH", 10**9)  # no recipe is too short
     monkeypatch.setattr(choice, "_precision", lambda _: "bf16")
     record = interrupted_copy(small, "runtime.precision=auto")
     assert record.precision == "bf16"
@@ -462,6 +463,7 @@ def test_what_auto_precision_meant_is_kept_on_resuming_not_by_fresh(
 
 def test_a_matrix_begun_in_fp32_goes_on_in_fp32(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "has_bf16", lambda _: True)
+    monkeypatch.setattr(choice, "PRECISION_DEPTH", 10**9)  # no recipe is too short
     monkeypatch.setattr(choice, "_precision", lambda _: "bf16")
     run(small("seed=1"))
     cells = plan([small(f"seed={seed}", "runtime.precision=auto") for seed in range(3)])

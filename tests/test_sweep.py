@@ -220,8 +220,9 @@ def test_what_timing_says_and_what_mends_too_little_memory_reaches_the_terminal(
         tmp_path,
         monkeypatch,
         "def fit(*_, **__):\n"
-        "    import logging, torch\n"
-        f"    logging.getLogger('degrade.training').info({timed!r})\n"
+        "    import torch\n"
+        "    from degrade.training import choice\n"
+        f"    choice.log.info({timed!r})\n"
         f"    raise torch.OutOfMemoryError({memory!r})\n",
     )
     outcome = cli("sweep", *SMALL)
