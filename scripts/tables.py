@@ -16,6 +16,7 @@ from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
 from degrade.probes.remedies import remedy_table, treated
 from degrade.runs import Session, find_records, library
+from degrade.runs.numbers import read
 
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
@@ -128,6 +129,22 @@ def cost(machine: str) -> str:
     return aligned([report.machine["device"], "networks", "one seed", "five seeds"], rows)
 
 
+def healing() -> str:
+    """How the weights of the paper's plain-56 that the first updates made large shrink, and by weight decay alone."""
+    run = REFERENCE / "paper" / "plain-56" / "seed-0"
+    optim, growth = compose(["recipe=paper"]).optim, {}
+    for row in read(run / "probes" / "kinds.csv"):
+        growth[int(row["snapshot"])] = float(row["growth"])
+    first = min(iteration for iteration in growth if iteration)
+    updates = (1 - optim.momentum) / (optim.lr * optim.weight_decay)
+    rows = [
+        [f"{iteration:,}", f"{own:.2f}", f"{growth[first] * math.exp((first - iteration) / updates):.2f}"]
+        for iteration, own in growth.items()
+        if iteration
+    ]
+    return aligned(["update", "growth", "by decay alone"], rows)
+
+
 def trained() -> str:
     """The trained networks that come with degrade, with their last errors in percent."""
     rows = [
@@ -151,6 +168,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
     "short": partial(errors, "short"),
     "paper": partial(errors, "paper"),
+    "healing": healing,
     "remedies": remedied,
     "tried-quick": partial(tried, "quick"),
     "tried-short": partial(tried, "short"),
