@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
-from degrade.analysis.curves import Array, Curve, first_seed
+from degrade.analysis.curves import Array, Curve
 from degrade.analysis.facts import CLEAN, colour, data_name, footer
 from degrade.analysis.figures import finished, legend_above, new_figure
 from degrade.analysis.layers import (
@@ -54,8 +55,7 @@ from degrade.probes.probe import (
     Shown,
     kept_or_measured,
     looked_at,
-    networks,
-    of_each_seed,
+    of_first_seed,
     read,
     write,
 )
@@ -90,9 +90,8 @@ def look(
 
     All seeds are measured, and the first of each network is printed and drawn.
     """
-    curves = networks(records, "gradients", complain=complain)
-    seeds = of_each_seed(curves, lambda record: gradients(record, limit=limit, device=device))
-    curves, found = [first_seed(curve) for curve in curves], [own[0] for own in seeds]
+    measure = partial(gradients, limit=limit, device=device)
+    curves, found = of_first_seed(records, "gradients", measure, complain=complain)
     lines = []
     for curve, rows in zip(curves, found, strict=True):
         iterations, each = stages(rows)

@@ -9,6 +9,7 @@ only in that the weights stand still.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from degrade.analysis.curves import Curve, first_seed
+from degrade.analysis.curves import Curve
 from degrade.analysis.facts import RUNNING, TEST, colour, footer, papers
 from degrade.analysis.figures import finished, iterations_axis, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import looked_at
@@ -24,7 +25,7 @@ from degrade.analysis.table import table
 from degrade.data import Batches
 from degrade.models import build_model
 from degrade.probes.gradients import weighted_layers
-from degrade.probes.probe import Row, Shown, kept_or_measured, networks, of_each_seed
+from degrade.probes.probe import Row, Shown, kept_or_measured, of_first_seed
 from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
@@ -51,9 +52,8 @@ def look(
 
     All seeds are measured, and the first of each network is printed and drawn.
     """
-    curves = networks(records, "kinds", complain=complain)
-    seeds = of_each_seed(curves, lambda record: kinds(record, limit=limit, device=device))
-    curves, found = [first_seed(curve) for curve in curves], [own[0] for own in seeds]
+    measure = partial(kinds, limit=limit, device=device)
+    curves, found = of_first_seed(records, "kinds", measure, complain=complain)
     head = ["network at iteration", "running%", *(short for _, short, _ in KINDS.values()), "test%", "growth"]
     rows = []
     for curve, own in zip(curves, found, strict=True):

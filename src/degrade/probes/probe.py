@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from degrade.analysis.curves import Curve, error_curves
+from degrade.analysis.curves import Curve, error_curves, first_seed
 from degrade.analysis.layers import looked_at as looked_at
 from degrade.config import load_config
 from degrade.data import load_images
@@ -79,6 +79,19 @@ def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[st
 def of_each_seed(curves: Sequence[Curve], measure: Callable[[RunRecord], list[Row]]) -> list[list[list[Row]]]:
     """What a probe measures: one list of rows for each seed of each network."""
     return [[measure(RunRecord(path)) for path in curve.paths.values()] for curve in curves]
+
+
+def of_first_seed(
+    records: Sequence[RunRecord],
+    probe: str,
+    measure: Callable[[RunRecord], list[Row]],
+    *,
+    complain: Callable[[str], object] = print,
+) -> tuple[list[Curve], list[list[Row]]]:
+    """The networks of some runs, each of its first seed, with that seed's rows; all seeds are measured."""
+    curves = networks(records, probe, complain=complain)
+    seeds = of_each_seed(curves, measure)
+    return [first_seed(curve) for curve in curves], [own[0] for own in seeds]
 
 
 class Standing(NamedTuple):

@@ -124,9 +124,7 @@ def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapp
         return usual
     try:
         engine, layout = _fastest(replace(experiment, runtime=usual), device, engines, layouts).split()
-    except (
-        Exception
-    ) as error:  # whatever compiling or recording raises; the engine's trial raises it too, and says so
+    except Exception as error:  # whatever compiling or recording raises; the engine's trial says it
         log.debug("nothing is timed: %s", error)
         return usual
     return replace(usual, engine=engine, memory_format=layout)
@@ -195,7 +193,7 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
             if f"{name} {layout}" == usual or not name.startswith("compiled") or (compiles and layout == layouts[0])
         }
         spared = seconds if compiles else min(seconds, LONGEST)
-        return times_as_fast(made, batches, device, seconds=spared, near=NEAR) | known
+        return times_as_fast(made, batches, device, seconds=spared) | known
 
     def suffices(known: Mapping[str, Any]) -> bool:
         """Whether a run of this length would time no more than was timed, perhaps for a shorter one."""
