@@ -41,7 +41,7 @@ FIGURES = {
         "--style",
         "depth",
         "--title",
-        "VGG wall, recipe quick",
+        "vgg_wall, recipe wall",
     ],
     "inspect/compare.png": ["inspect", "--compare", "3x3,5x5,7x7"],
 }
