@@ -1,4 +1,3 @@
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,10 +5,9 @@ from typing import Any
 import pytest
 
 from degrade.config import Experiment
-from degrade.errors import ConfigError, RunInterrupted
+from degrade.errors import ConfigError
 from degrade.extras import installed
 from degrade.runs import RunRecord, run, run_directory
-from degrade.training import engine
 from tests.conftest import SMALL, Outcome
 
 Make = Callable[..., Experiment]
@@ -22,36 +20,6 @@ def events(record: RunRecord) -> Any:
 
     found = EventAccumulator(str(record.path / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
     return found.Reload()
-
-
-@needs_tensorboard
-def test_interrupted_and_resumed_each_step_is_there_once(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = small("log.tensorboard=true", "log.every=2", "checkpoint.every=5")
-    record = RunRecord(run_directory(experiment))
-    train, steps = engine.Engine.train, Counter[str]()
-
-    def stopping(self: engine.Engine, *arguments: Any) -> None:
-        steps["made"] += 1
-        if steps["made"] == 7:
-            raise RunInterrupted
-        train(self, *arguments)
-
-    monkeypatch.setattr(engine.Engine, "train", stopping)
-    with pytest.raises(RunInterrupted):
-        run(experiment)
-    assert run(experiment).status == "complete"
-    found = events(record)
-    rows = record.rows()
-    assert [event.step for event in found.Scalars("loss/train")] == [row["iteration"] for row in rows]
-    tags = (
-        *(("error/train", "train_error"), ("error/train_batch", "train_error_batch")),
-        *(("error/test", "test_error"), ("lr", "lr")),
-    )
-    for tag, key in tags:
-        expected = [row[key] for row in rows if row[key] is not None]
-        assert [event.value for event in found.Scalars(tag)] == pytest.approx(expected)
-    assert "_hparams_/session_start_info" in found.summary_metadata
-    assert [path for path in (record.path / "tensorboard").iterdir() if path.is_dir()] == []
 
 
 @needs_tensorboard
@@ -69,6 +37,7 @@ def test_the_final_figure_is_there_once(cli: Callable[..., Outcome], tmp_path: P
     assert [event.step for event in found.Scalars("loss/train")] == [row["iteration"] for row in record.rows()]
     assert "_hparams_/session_start_info" in found.summary_metadata
     assert len(found.Images("curves")) == 1
+    assert [path for path in (record.path / "tensorboard").iterdir() if path.is_dir()] == []
 
 
 def test_a_missing_package_is_named_before_anything_is_trained(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:

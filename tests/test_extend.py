@@ -13,7 +13,7 @@ from torch import nn
 
 from degrade.config import Experiment, ModelConfig, compose, load_config, register, registry
 from degrade.config.compose import compose_cells
-from degrade.config.identity import departures, variant
+from degrade.config.identity import departures, family_settings, variant
 from degrade.config.schema import settings
 from degrade.errors import ConfigError
 from degrade.models import build_model
@@ -170,6 +170,7 @@ def test_a_run_that_goes_on_with_a_changed_file_says_so(cli: Cli, tmp_path: Path
     [
         ("x = 1\n", "it adds nothing; put @register(KEY, NAME) above what it is to add"),
         ("import nothing_of_that_name\n", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
         ("def f(:\n", "SyntaxError: "),
         (SCALE.replace('"scale"', '"batch"'), "register('model.norm', 'batch'): the name is taken"),
         (
@@ -319,6 +320,40 @@ def test_an_argument_that_cannot_be_made_is_named(small: Callable[..., Experimen
         optimizer(build_model(made.model), made.optim)
 
 
+def test_an_initialiser_that_takes_no_generator_is_refused(small: Callable[..., Experiment]) -> None:
+    with pytest.raises(ConfigError, match=r"model.init=torch.nn.init.zeros_: cannot be called"):
+        build_model(small("model.init=torch.nn.init.zeros_").model)
+
+
+def test_an_optimizer_of_ones_own_needs_no_closure() -> None:
+    @register("optim.name", "mine")
+    class Mine(torch.optim.SGD):
+        def step(self) -> None:  # type: ignore[override]
+            super().step()
+
+    made = optimizer(nn.Linear(2, 2), compose(["optim=mine"]).optim)
+    assert isinstance(made, Mine)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "known"),
+    [
+        ("model.activation", "relu", True),
+        ("model.activation", "torch.nn.functional.silu", True),
+        ("model.activation", "{_target_: torch.nn.LeakyReLU, negative_slope: 0.1}", True),
+        ("model.activation", "{_target_: subprocess.Popen, args: touch x, shell: true}", False),
+        ("model.activation", "{_target_: torch.nn.PReLU, init: {_target_: os.system, command: touch x}}", False),
+        ("model.activation", "{_target_: [", False),
+        ("model.init", "os.system", False),
+        ("model.init", "torch.nn.functional.importlib.import_module", False),
+        ("optim.name", "torch.optim.RMSprop", True),
+        ("optim.name", "torch.hub.load", False),
+    ],
+)
+def test_what_a_weights_file_may_name(key: str, name: str, *, known: bool) -> None:
+    assert registry.is_known(key, name) is known
+
+
 def test_the_rate_is_no_argument_of_an_optimizer(small: Callable[..., Experiment]) -> None:
     made = small("optim.name={_target_: torch.optim.RMSprop, lr: 1}")
     with pytest.raises(ConfigError, match=r"optim\.lr sets this; leave it out here"):
@@ -371,6 +406,16 @@ def test_a_package_names_its_networks_by_entry_points(tmp_path: Path, monkeypatc
     ):
         compose(["model=mine", "model.depth=15"])
     sys.modules.pop("my_nets")
+
+
+def test_a_family_of_ones_own_is_compared_at_one_width() -> None:
+    @register("model.family", "own")
+    class Own(nn.Module):
+        def convolutions(self) -> list[tuple[str, nn.Module]]:
+            return []
+
+    assert family_settings(compose(["model=own", "model.width=16"])) == {"model.width": 16}
+    assert family_settings(compose(["model=plain"])) == {}
 
 
 def test_a_network_without_convolutions_is_refused() -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degrade.analysis import error_curves, layers
+from degrade.cli import probe as commands
 from degrade.config import CheckpointConfig, Experiment, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
@@ -325,6 +326,17 @@ def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeyp
     assert again.out.endswith("figure: again.png\nfigure: again-initial.png\n")
     assert (tmp_path / "again-initial.png").read_bytes() == measured
     assert cli("reproduce", "gradients", *UNSIZED, "recipe.iterations=3").out.count("degrade probe gradients") == 1
+
+
+def test_a_setting_changes_the_untrained_networks_in_which_it_takes_effect(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    networks = [["model=plain"], ["model=plain", "model.norm=none"], ["model=residual"]]
+    for own, count in (("model.shortcut=B", 3), ("model.norm=group", 2)):
+        commands._before_training([*UNSIZED, "model.depth=8", own], 20, *networks, name="gradients")
+        lines = (tmp_path / "outputs/gradients/gradients-initial.csv").read_text().splitlines()
+        assert len(lines) == 1 + 8 * count
 
 
 def test_runs_without_snapshots_and_networks_without_runs_are_profiles(

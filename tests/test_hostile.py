@@ -146,22 +146,12 @@ PLACES = [
     ("reproduce", "--dry-run", "{}"),
     ("reproduce", "--dry-run", "vgg_wall", "--seeds", "{}"),
     *([("reproduce", "--dry-run", option, "{}") for option in ("--recipe", "--output", "--band", "--format")]),
-    *(
-        [
-            ("sweep", "--dry-run", f"{key}={{}}")
-            for key in ("seed", "model", "optim.lr", "output", "launcher", "hydra/launcher")
-        ]
-    ),
+    *([("sweep", "--dry-run", f"{key}={{}}") for key in ("seed", "model", "optim.lr", "output", "launcher")]),
     ("sweep", "--dry-run", "seed=0", "launcher.jobs={}"),
     ("sweep", "--dry-run", "seed=0", "launcher=submitit_local", "launcher.timeout_min={}"),
     ("sweep", "--dry-run", "seed=0", "launcher.{}=1"),
     ("reproduce", "--dry-run", "launcher={}"),
-    *(
-        [
-            ("bench", "--depths", "57", option, "{}")
-            for option in ("--rounds", "--seconds", "--limit", "--batch-size", "--workers")
-        ]
-    ),
+    *([("bench", "--depths", "57", option, "{}") for option in ("--rounds", "--seconds", "--limit", "--workers")]),
     ("bench", "--depths", "57,{}"),
     ("bench", "--depths", "57", "--device", "{}"),
     *([("inspect", "--compare", "4x4", option, "{}") for option in ("--channels", "--output", "--format")]),

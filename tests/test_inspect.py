@@ -141,6 +141,11 @@ def test_inspect_lists_the_layers_in_eighty_columns(cli: Cli) -> None:
     assert len(table) == 21
 
 
+def test_inspect_counts_for_the_images_of_the_recipe(cli: Cli) -> None:
+    whole, half = (cli("inspect", f"data.pixels={side}", "--format", "csv").out.splitlines() for side in (32, 16))
+    assert [int(line.split(",")[-2]) for line in (whole[1], half[1])] == [442_368, 110_592]
+
+
 def test_compare_draws_and_prints(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("inspect", "--compare", "3x3,5,7x7", "--channels", "10", "--output", "c.svg")
     assert outcome.code == 0, outcome.err

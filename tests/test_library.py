@@ -29,7 +29,7 @@ from degrade.extras import installed
 from degrade.runs import RunRecord, library
 from degrade.runs.evaluation import restored
 from degrade.runs.library import networks
-from degrade.runs.trained import Trained, trained
+from degrade.runs.trained import trained
 from degrade.runs.weights import keep, of_record
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
@@ -230,6 +230,9 @@ def test_other_images_and_unfitting_tensors_are_refused(trained: Train) -> None:
     settings["model"]["depth"] = 14
     with pytest.raises(RunError, match="its tensors do not fit its settings"):
         replace(network, facts={**network.facts, "config": json.dumps(settings)}).network()
+    settings["model"] |= {"depth": 8, "activation": "{_target_: subprocess.Popen, args: touch x, shell: true}"}
+    with pytest.raises(RunError, match="is code that the file doesn't hold; --with FILE gives it"):
+        replace(network, facts={**network.facts, "config": json.dumps(settings)}).network()
     earlier = replace(network, facts={key: own for key, own in network.facts.items() if key != "config"})
     with pytest.raises(RunError, match="lacks its settings, as files of an earlier version do"):
         earlier.network()
@@ -368,8 +371,3 @@ def test_a_missing_onnx_says_what_installs_it(
     outcome = cli("export", "--onnx", kept[1])
     assert outcome.code == 2
     assert "--onnx needs onnx, which is not installed: pip install onnx, or pip install '.[onnx]'" in outcome.err
-
-
-def test_a_trained_network_is_documented() -> None:
-    for own in (Trained, degrade.load, degrade.classifier, degrade.networks):
-        assert own.__doc__

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -396,17 +396,3 @@ def test_wandb_is_online_only_where_its_own_environment_says_so(
     assert asked["mode"] == (None if mode else "offline")  # None: as the environment says
     assert (asked["project"], asked["resume"]) == ("mine", "allow")
     assert logged == ([2, 3] if mode else [1, 2, 3])
-
-
-def test_a_package_that_cannot_be_imported_is_a_broken_logger(
-    small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(*_: Any) -> NoReturn:
-        raise ModuleNotFoundError("No module named 'sqlalchemy'")
-
-    monkeypatch.setitem(KINDS, "mlflow", loggers._Kind(broken))
-    monkeypatch.setattr("degrade.extras.installed", lambda _: True)
-    with caplog.at_level(logging.WARNING, "degrade.run"):
-        assert run(small("log.to=[mlflow]", "recipe.iterations=2")).status == "complete"
-    (said,) = [found.getMessage() for found in caplog.records if "log.to" in found.getMessage()]
-    assert "ModuleNotFoundError: No module named 'sqlalchemy'; given up" in said

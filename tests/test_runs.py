@@ -1,3 +1,4 @@
+import fcntl
 import functools
 import json
 import math
@@ -39,6 +40,7 @@ from tests.conftest import SMALL, small_but
 from tests.test_sweep import wait_until
 
 Make = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 CLOCK = ("seconds", "images_per_second")
 
 
@@ -170,6 +172,45 @@ def test_a_record_in_use_is_refused(small: Make) -> None:
         with pytest.raises(RunInUseError, match="in use by another process"):
             run(small())
     assert not record.in_use
+
+
+def test_two_that_look_whether_a_record_is_in_use_do_not_see_each_other(small: Make) -> None:
+    record = RunRecord(run_directory(small()))
+    with record.lock():
+        pass
+    with (record.path / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not record.in_use
+
+
+def test_fresh_takes_the_exported_network_along_and_leaves_the_log(small: Make, trained: Trained) -> None:
+    record = trained()
+    (record.path / "weights.safetensors").write_bytes(b"the former network")
+    before = (record.path / "train.log").read_text()
+    assert before
+    with pytest.raises(ConfigError):
+        run(small("runtime.device=cuda:99"), fresh=True)
+    assert (record.path / "train.log").read_text().startswith(before)
+    assert record.status == "complete"
+    run(small(), fresh=True)
+    assert not (record.path / "weights.safetensors").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so_while_it_trains() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with train.StopSignals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_finished_record_is_not_noted_as_failed(trained: Trained, tmp_path: Path) -> None:
+    record = trained()
+    own = worker.Worker(tmp_path)
+    own._record = record
+    own._ended("RunFailed: config.yaml is missing")
+    assert record.status == "complete"
 
 
 def test_divergence_keeps_the_record_and_the_other_runs(small: Make) -> None:
@@ -531,15 +572,6 @@ def test_a_failure_before_training_is_a_failed_run_not_the_end_of_its_process(
     monkeypatch.setattr(train, "Training", no_memory)
     assert re.fullmatch("RunFailed: .* failed at iteration 0: out of memory", str(worker._train(asdict(small()))))
     assert not RunRecord(run_directory(small())).exists
-
-
-def test_a_full_disk_is_a_failed_run(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(RunRecord, "append", full)
-    with pytest.raises(RunFailed, match="No space left on device"):
-        run(small())
 
 
 def test_records_older_than_a_setting_are_still_the_same_run(small: Make) -> None:

@@ -271,13 +271,7 @@ BAD_SWEEPS = [
     (["launcher.partition=gpu"], "launcher=local has no such setting"),
     (["launcher=slurm", "launcher.partiton=gpu"], "did you mean launcher.partition"),
     (["launcher=ray", "launcher.num_gpus=-1"], "launcher.num_gpus"),
-    (["hydra.run.dir=x"], "launchers are set by launcher=NAME"),
-    (["hydra/launcher=basic"], "launchers are set by launcher=local\n"),
-    (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "launchers are set by launcher=local launcher.jobs=2\n"),
-    (
-        ["hydra/launcher=ray", "hydra.launcher.ray.init.address=a:1"],
-        "launchers are set by launcher=ray launcher.address=a:1\n",
-    ),
+    (["hydra/launcher=basic"], "no such setting"),
     ([""], "KEY=VALUE"),
     (["seed"], "KEY=VALUE"),
     (["+seed=1,2"], "changed, not added"),
@@ -478,6 +472,24 @@ def test_the_watch_counts_what_records_say(cli: Cli, monkeypatch: pytest.MonkeyP
     watch.close()
     counts = watch.count()
     assert (counts["complete"], counts["failed"], counts["waiting"]) == (1, 1, 1)
+
+
+def test_what_a_diverged_cell_leaves_undone_is_no_work_that_was_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    counted: dict[str, float] = dict.fromkeys(("advance", "skip"), 0.0)
+    for name in counted:
+        monkeypatch.setattr(
+            progress.Progress, name, lambda _, work, name=name: counted.update({name: counted[name] + work})
+        )
+    (cell,) = cells_of(*SMALL)
+    watch = observers.Watch([(cell.experiment, cell.record)])
+    cell.record.path.mkdir(parents=True)
+    cell.record.summarise(status="diverged", iteration=6)  # of 24
+    watch.close()
+    work = observers.planned_work(cell.experiment)
+    assert counted == pytest.approx({"advance": work / 4, "skip": work * 3 / 4})
 
 
 def test_the_watch_shows_all_running_networks_that_fit(

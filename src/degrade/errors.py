@@ -84,5 +84,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near := difflib.get_close_matches(word, candidates, n=3, cutoff=0.5):
         return f"did you mean {' or '.join(near)}?"
     if len(candidates) > 12:
-        return "`degrade train --dry-run` shows them all"
+        return "`degrade settings` lists them all"
     return f"choose one of {', '.join(candidates)}"

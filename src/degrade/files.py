@@ -70,15 +70,21 @@ def _trouble_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace the text of a file atomically and durably; where that fails, the file stays as it was."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what replaces a file, atomically and durably; where that fails, the file stays as it was."""
     fresh = regular(path.with_name(path.name + ".tmp"))
     with gone_on_failure(fresh):
-        with fresh.open("w") as file:
-            file.write(text)
-            file.flush()
+        yield fresh
+        with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace the text of a file as `replacing` does."""
+    with replacing(path) as fresh:
+        fresh.write_text(text)
 
 
 def append_line(path: Path, line: str) -> None:

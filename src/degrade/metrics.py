@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+#: The errors, running, clean, with batch statistics, and of the test images.
+ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
+
 
 @dataclass(frozen=True)
 class Metrics:

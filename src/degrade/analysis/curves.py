@@ -16,7 +16,7 @@ from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
 from degrade.config.identity import follows_paper
 from degrade.errors import ConfigError, did_you_mean
-from degrade.metrics import Metrics
+from degrade.metrics import ERRORS, Metrics
 from degrade.runs.checked import Status
 from degrade.runs.record import Run
 
@@ -32,7 +32,6 @@ _WITH_SHORTCUTS = ("residual", "preact", "bottleneck", "wide")
 BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
 
 #: The errors that a row of metrics may hold.
-ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 
 @dataclass(frozen=True)

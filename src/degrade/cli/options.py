@@ -57,7 +57,7 @@ Recipe = Annotated[
     typer.Option(
         autocompletion=completion.values_of("recipe"),
         help="The recipe says how long and at what rate to train: paper, short, quick, wall or smoke. "
-        "[default: paper; of reproduce: quick, and wall for vgg_wall]",
+        "[default: paper; of reproduce and story: quick, and wall for vgg_wall]",
         rich_help_panel=RUN,
     ),
 ]
@@ -88,7 +88,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, whatever the r
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the settings, and the directory of each run; train nothing.", rich_help_panel=RUN
+        "--dry-run", help="Print what would be trained, and the directory of each run.", rich_help_panel=RUN
     ),
 ]
 

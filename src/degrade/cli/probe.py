@@ -151,13 +151,16 @@ def probe_gradients(
 
 def _before_training(settings: list[str], limit: int | None, *networks: list[str], name: str) -> "tuple[Shown, Path]":
     """Measure networks before their first update; without `networks`, those that the settings alone describe."""
-    from degrade.config import compose
+    from degrade.config import compose_where_it_can
     from degrade.config.compose import expand
     from degrade.probes.gradients import look_initial
     from degrade.runs import run_directory
 
-    common = [f"name={name}", "runtime.engine=eager"]
-    experiments = [compose([*common, *network, *own]) for own in expand(settings) for network in networks or [[]]]
+    cells = [[f"name={name}", "runtime.engine=eager", *network] for network in networks or [[]]]
+    experiments: list[Experiment] = []
+    for each in (each for own in expand(settings) for each in compose_where_it_can(cells, own)):
+        if each not in experiments:  # a setting that the networks are swept over makes some of them equal
+            experiments.append(each)
     folder = run_directory(experiments[0]).parents[1]
     return look_initial(experiments, folder, limit=limit), folder
 
@@ -214,15 +217,15 @@ def probe_construct(
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300`
     - `degrade probe construct outputs/quick/plain-20/seed-0 --depth 56 --continue 300 optim.lr=0.01 eval.every=50`
     """
-    if overrides and iterations is None:
-        raise ConfigError(f"{overrides[0]}: settings are for --continue N; give it, or leave them out")
+    if (further := [*(overrides or []), *["--fresh"] * fresh]) and iterations is None:
+        raise ConfigError(f"{further[0]}: takes effect with --continue N only; give it, or leave this out")
     from degrade.probes.construct import compare, comparison, continuations, look, train_on
 
     record = one_run(run)
     planned: tuple[Experiment, ...] = ()
     if iterations is not None:
-        further = settings_of(overrides, device=device)
-        planned = continuations(record, depth, iterations, further)  # first, since it refuses bad settings at once
+        settings = settings_of(overrides, device=device)
+        planned = continuations(record, depth, iterations, settings)  # first, since it refuses bad settings at once
     rows = compare(record, depth, limit=limit, device=device or "auto")
     print(comparison(record, depth, rows))
     trained = [train_on(record, experiment, fresh=fresh) for experiment in planned]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from degrade.cli.options import DONE, RUN, Device, Overrides, Recipe, chosen, networks_of, settings_of
-from degrade.errors import RunFailed
+from degrade.errors import ConfigError, RunFailed
 from degrade.progress import about
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def story(
     """Make everything that the page can show: networks, wall, gradients, responses, landscape, constructed solution.
 
     Each chapter is what another command makes, and can be made alone. What is there already is left as it is, so the
-    same command again goes on where it was stopped. The page is outputs/story.html.
+    same command again goes on where it was stopped. The wall is trained by a recipe of its own, whatever --recipe
+    says. The page is outputs/story.html.
 
     Examples:
 
@@ -55,6 +56,8 @@ def story(
     from degrade.runs import run_directory
 
     own = settings_of(overrides, recipe=recipe, device=device)
+    if named := [word for word in own if word.startswith("name=")]:
+        raise ConfigError(f"{named[0]}: each chapter has a folder of its own; write output=DIR, or leave it out")
     first = run_directory(networks_of("story", own)[0])
     steps, folders = _steps(own, first.parents[1], seeds, device)
     _make(steps)
@@ -76,6 +79,7 @@ def _steps(own: list[str], folder: Path, seeds: int, device: str | None) -> tupl
     from degrade.cli.train import reproduce
     from degrade.cli.understand import inspect
     from degrade.runs import run_directory
+    from degrade.runs.estimate import plan
     from degrade.runs.observers import EVALUATION_COST, image_work, planned_work
 
     networks = networks_of("story", own, seeds=seeds)
@@ -86,7 +90,7 @@ def _steps(own: list[str], folder: Path, seeds: int, device: str | None) -> tupl
     wall, gradients = networks_of("vgg_wall", walled), networks_of("gradients", own)
 
     def trained(some: "Sequence[Experiment]") -> float:
-        return sum(planned_work(network) for network in some)
+        return sum(left for _, left in plan("", some).todo)
 
     def looked(images: int, some: "Sequence[Experiment]") -> float:
         return sum(EVALUATION_COST * images * image_work(network) for network in some)
@@ -108,7 +112,7 @@ def _steps(own: list[str], folder: Path, seeds: int, device: str | None) -> tupl
         ),
         Step(
             "the constructed solution",
-            2 * trained(networks[:1]) / 8 + looked(120_000, networks[:2]),
+            sum(planned_work(network) for network in networks[:2]) / 8 + looked(120_000, networks[:2]),
             lambda: probe_construct(shallow, networks[1].model.depth, iterations=further, device=device),
         ),
     ]
@@ -131,5 +135,5 @@ def _make(steps: Sequence[Step]) -> None:
         if (code := step.make()) != DONE:
             raise RunFailed(f"{step.title}: not made (exit code {code}); the same command goes on from there")
         seconds = time.monotonic() - started
-        if seconds > 1:  # else it was there already
+        if step.work and seconds > 1:  # else it was there already
             done, spent = done + step.work, spent + seconds

@@ -33,8 +33,11 @@ def inspect(
         ),
     ] = None,
     channels: Annotated[
-        int, typer.Option(min=1, max=4096, help="With --compare, each convolution has this many channels in and out.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="With --compare, each convolution has this many channels in and out. [default: 64]"
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         output_option(
@@ -56,15 +59,17 @@ def inspect(
     if compare is not None:
         if network := settings_of(overrides, depth=depth, plain=plain):
             raise ConfigError(f"--compare {compare} {network[0]}: it compares no network; leave one of them out")
-        return _compare(compare, channels, output or Path("compare.png"), form)
-    if output is not None:
-        raise ConfigError(f"--output {output}: a figure is drawn with --compare only")
+        return _compare(compare, channels or 64, output or Path("compare.png"), form)
+    for option, value in (("--output", output), ("--channels", channels)):
+        if value is not None:
+            raise ConfigError(f"{option} {value}: takes effect with --compare only; leave it out")
     from degrade.analysis.table import layers_note, layers_table
     from degrade.config import compose
     from degrade.models.anatomy import layers_of
 
-    model = compose(settings_of(overrides, depth=depth, plain=plain)).model
-    print(layers_table(found := layers_of(model), form))
+    experiment = compose(settings_of(overrides, depth=depth, plain=plain))
+    model = experiment.model
+    print(layers_table(found := layers_of(model, experiment.data.pixels), form))
     if form != "csv":
         with aside(form):
             print(layers_note(f"{model.family}-{model.depth}", found))

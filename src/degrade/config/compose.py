@@ -21,7 +21,7 @@ from yaml import YAMLError
 from degrade.config import registry
 from degrade.config.groups import config_dir, experiment_file, group_options, own_recipes
 from degrade.config.identity import without_effect
-from degrade.config.launcher import LAUNCHERS, Launcher, refuse_former
+from degrade.config.launcher import LAUNCHERS, Launcher
 from degrade.config.schema import Experiment, classes_of, settings
 from degrade.errors import ConfigError, NoEffectError, did_you_mean
 
@@ -35,6 +35,7 @@ MOST_CELLS = 1000
 
 #: The setting that a group's choice names; a choice that is added to it needs no file in the group.
 _NAMED = {"model": "model.family", "optim": "optim.name"}
+_SINGLE = {**_NAMED, "data": "data.name", "recipe": "recipe.iterations", "runtime": "runtime.device"}
 
 #: Digits of the greatest whole number that can be made a float.
 _FLOAT_DIGITS = 308
@@ -147,7 +148,6 @@ def compose_launcher(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
     """
     from omegaconf import OmegaConf
 
-    refuse_former(list(overrides))
     ours = [text for text in overrides if re.match(r"launcher[=.]", text)]
     parsed = _parse(ours)
     named = [str(override.value()) for override in parsed if override.key_or_group == "launcher"]
@@ -225,8 +225,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         for override in parsed:
             key = _check_key(override)
             if key in group_options():
-                said = f"{key}={override.value()}"
-                raise ConfigError(f"{said}: with --config change single settings, such as {key}.name")
+                raise ConfigError(
+                    f"{key}={override.value()}: with --config change single settings, such as {_SINGLE[key]}"
+                )
             OmegaConf.update(config, key, _value(key, override), force_add=True)
         _let_classes_follow(config, before.data.classes, parsed)
         experiment = _validated(config)
@@ -435,6 +436,8 @@ def _check_key(override: "Override") -> str:
         raise ConfigError(f"{text}: name the file by --with FILE")
     elif key == "experiment":
         raise ConfigError(f"{text}: experiments are trained by `degrade reproduce {value}`")
+    elif key.partition(".")[0] == "launcher":
+        raise ConfigError(f"{text}: launchers are for `degrade sweep` and `degrade reproduce`; leave it out")
     elif "@" in text or key not in settings():
         raise ConfigError(f"{text.partition('=')[0]}: no such setting; {did_you_mean(key, [*settings(), *groups])}")
     return str(key)
@@ -491,5 +494,7 @@ def _useful_line(error: BaseException) -> str:
     message = (str(cause).strip() or type(cause).__name__).replace("to Integer", "to a whole number").splitlines()
     if "is not a ListConfig" in message[0]:
         message = ["a list is needed; write it in brackets, as in [X,Y]"]
+    elif re.match(r"Key '.*' not in '", message[0]):
+        message = ["no such setting; `degrade settings` lists them all"]
     key = getattr(cause, "full_key", None)
     return f"{key}: {message[0]}" if key and key not in message[0] else message[0]

@@ -74,7 +74,7 @@ def shared_settings(experiment: Experiment) -> dict[str, Any]:
 def family_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that only its family has, which networks of that family must have in common to be compared."""
     found = result_settings(experiment)
-    return {key: found[key] for key, own in settings().items() if experiment.model.family in own.families}
+    return {key: found[key] for key, own in settings().items() if own.families and not own.unmet(experiment)}
 
 
 # What figures say
@@ -122,7 +122,7 @@ def _place(own: Setting) -> int:
 def variant(experiment: Experiment) -> str:
     """Family and depth, plus whatever else differs from the recipe: `plain-56`, `plain-56,optim.lr=0.05`.
 
-    The recipe is named only in a named experiment's own folder, where it is not the usual one.
+    The recipe is named where it is none of degrade's, and in a named experiment's folder where it is another one.
     """
     from degrade.config.compose import usual_settings  # here, since `compose` imports this module
 

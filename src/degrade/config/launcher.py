@@ -4,7 +4,6 @@ Each field is a setting of its launcher. Like `groups`, this module works withou
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,33 +134,3 @@ class Ray(Launcher):
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {kind.name: kind for kind in (Local, SubmititLocal, Slurm, Ray)}
-
-
-#: Words for Hydra's own launchers, which were used once, and what is written now.
-_FORMER = {
-    "hydra/launcher=": "launcher=",
-    "hydra.launcher.": "launcher.",
-    "launcher=basic": "launcher=local",
-    "launcher=joblib": "launcher=local",
-    "launcher.n_jobs=-1": "launcher.jobs=auto",
-    "launcher.n_jobs": "launcher.jobs",
-    "launcher.ray.init.": "launcher.",
-    "launcher.ray.remote.": "launcher.",
-}
-
-
-def refuse_former(words: Sequence[str]) -> None:
-    """Refuse the words in which Hydra's own launchers were once set.
-
-    Raises:
-        ConfigError: there are such words; the message names those to write instead.
-    """
-    old = [word for word in words if word.lstrip("+~").startswith(("hydra/", "hydra."))]
-    new = " ".join(word.lstrip("+~") for word in old if "launcher" in word)
-    for before, after in _FORMER.items():
-        new = new.replace(before, after)
-    if "hydra/launcher=joblib" in old and "launcher.jobs=" not in new:
-        new += " launcher.jobs=auto"
-    if old:
-        mend = new or "launcher=NAME launcher.KEY=VALUE"
-        raise ConfigError(f"{' '.join(old)}: Hydra's own settings are not taken; launchers are set by {mend}")

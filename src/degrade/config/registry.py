@@ -4,12 +4,14 @@ Each room holds a table of its own choices, such as `models.norm.NORMS`, whose n
 holds those that are added to them, by the key of their setting, and imports neither torch nor Hydra itself.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import inspect
 import math
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +32,9 @@ OPEN = {
     "optim.name": "groups of parameters, OptimConfig -> optimizer",
     "recipe.schedule": "updates made, updates in all -> share of the rate",
 }
+
+#: Paths of what PyTorch has for these settings: names right below its modules, since modules hold others too.
+_PYTORCH = r"torch\.(nn|nn\.functional|nn\.init|optim|optim\.lr_scheduler)\.[A-Za-z0-9]\w*"
 
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
@@ -190,6 +195,27 @@ def is_added(key: str, name: str) -> bool:
     return key in OPEN and (name in names(key) or "." in name)
 
 
+def is_known(key: str, name: str) -> bool:
+    """Whether what a setting names may be called whoever wrote it.
+
+    It may if it is one of degrade's choices, or was added by this process's user, or is one of PyTorch's layers,
+    functions on tensors, initial weights, optimizers or schedules, with no other calls among its arguments.
+    """
+    from degrade.config.schema import settings  # here, since the schema asks this module
+
+    if name in settings()[key].choices or name in names(key):
+        return True
+    path, arguments_ = name, {}
+    if name.startswith("{"):
+        with contextlib.suppress(yaml.YAMLError, AttributeError):
+            arguments_ = yaml.safe_load(name)
+            path = str(arguments_.pop("_target_", ""))
+    if any(isinstance(value, dict | list) for value in arguments_.values()):
+        return False
+    given = path in names(key) or any(path.startswith(f"{file.stem}.") for file in _files)
+    return given or re.fullmatch(_PYTORCH, path) is not None
+
+
 def chosen(key: str, name: str, own: Mapping[str, Any]) -> Any:
     """What a setting's value stands for: one of a room's own choices, or one that was added.
 
@@ -236,7 +262,7 @@ def load(file: Path, *, expected: str | None = None) -> None:
         _import(path, name)
         if _added == before and not _defines_something(sys.modules[name]):
             raise ConfigError("it adds nothing; put @register(KEY, NAME) above what it is to add")
-    except Exception as error:  # whatever the file raises
+    except (Exception, SystemExit) as error:  # whatever the file raises
         _added.update(before)
         find.cache_clear()
         raise ConfigError(f"--with {file}: {_first_line(error)}") from error

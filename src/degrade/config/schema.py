@@ -51,7 +51,9 @@ def _width(experiment: "Experiment") -> bool:
 #: Families whose first stage has 16 channels.
 _NARROW = ("plain", "residual", "preact", "bottleneck")
 
-_VGG = Need(_width, "a {family} network begins with 16 channels; vgg and wide have a width", ("vgg", "wide"))
+_VGG = Need(
+    _width, "a {family} network begins with 16 channels; vgg and wide have a width", ("vgg", "wide", "your own")
+)
 _SHORTCUT = _families(
     "residual", why="a {family} network has no shortcuts to choose; write model=residual, or leave it out"
 )
@@ -436,7 +438,8 @@ class RuntimeConfig(Section):
     memory_format: str = setting("auto", choices=("auto", "channels_last", "contiguous"))
     """How images lie in memory: `channels_last`, `contiguous` (channels first), or `auto`."""
     threads: int | None = setting(None, check=within(1, 1024))
-    """Number of CPU threads. None: one for each core that is allowed and idle; a resumed run keeps its number."""
+    """Number of CPU threads. None: one for each core that is allowed and idle. `degrade train` keeps a resumed run's
+    number; of several runs side by side each gets its share of the cores anew."""
     deterministic: bool = setting(False)
     """Whether results on CUDA are bitwise reproducible, which is slower; on a CPU, whether each of many keeps its
     threads."""

@@ -55,8 +55,8 @@ class Need:
 
     holds: "Callable[[Experiment], bool]"
     why: str
-    """What is wrong where it does not hold, and the fix; `{family}`, `{depth}`, `{norm}`, `{data}` and `{warmup}` in
-    it are filled in."""
+    """What is wrong where it does not hold, and the fix; the `{family}`, `{depth}`, `{norm}`, `{data}`, `{optim}`,
+    `{schedule}` and `{warmup}` in it are filled in."""
     families: tuple[str, ...] = ()
     """The only families that have the setting; empty where all have it."""
 

@@ -27,7 +27,8 @@ def settings_text(begin: str = "") -> str:
         more = [*names(key), "or your own by --with FILE"] if key in OPEN else []
         said += [f"Choices: {', '.join([*map(str, own.choices), *more])}."] * bool(own.choices)
         said += [f"Only {' and '.join(own.families)} networks have it."] * bool(own.families)
-        blocks.append(_block(key, own.default, [*said, own.kind.means]))
+        said += [own.kind.means] * (own.counts is None)
+        blocks.append(_block(key, own.default, said))
     for name, key, default, meaning in launcher_settings():
         if key.startswith(begin):
             blocks.append(_block(key, default, [meaning, f"Only launcher={name} has it."]))

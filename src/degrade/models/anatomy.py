@@ -37,10 +37,10 @@ class Layer:
 _LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
 
 
-def layers_of(config: ModelConfig) -> list[Layer]:
-    """The layers of the network that a config describes; a thousand of them take no memory."""
+def layers_of(config: ModelConfig, side: int = 32) -> list[Layer]:
+    """The layers of the network that a config describes, for images of a side; a thousand of them take no memory."""
     with torch.device("meta"):
-        return layers(build_model(config))
+        return layers(build_model(config), side)
 
 
 def layers(model: nn.Module, side: int = 32, channels: int = 3) -> list[Layer]:

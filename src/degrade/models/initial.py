@@ -10,20 +10,28 @@ from torch import Tensor, nn
 
 from degrade.config import ModelConfig
 from degrade.config.registry import chosen
+from degrade.errors import ConfigError
+from degrade.files import reason
 
 
 def initialise(model: nn.Module, config: ModelConfig, generator: torch.Generator | None) -> None:
     """Draw all weights as `config.init` says, in place; biases are 0.
 
     Weights that plain and residual networks share are drawn first, so both start from identical ones.
+
+    Raises:
+        ConfigError: it takes other arguments than a weight and `generator`.
     """
     draw = chosen("model.init", config.init, INITS)
     shared = [m for name, m in model.named_modules() if "shortcut" not in name]
     projections = [m for name, m in model.named_modules() if "shortcut" in name]
     for module in shared + projections:
         if isinstance(module, nn.Conv2d | nn.Linear):
-            with torch.no_grad():
-                draw(module.weight, generator=generator)
+            try:
+                with torch.no_grad():
+                    draw(module.weight, generator=generator)
+            except TypeError as error:
+                raise ConfigError(f"model.init={config.init}: cannot be called ({reason(error)})") from error
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -23,6 +23,7 @@ from degrade.runs.record import RunRecord, run_directory
 from degrade.runs.train import set_up
 from degrade.training import Training, choose_device, choose_engine, choose_precision
 from degrade.training.choice import images
+from degrade.training.device import UNCOMPILED
 from degrade.training.peaks import rate, wait
 
 log = logging.getLogger("degrade.run")
@@ -175,7 +176,7 @@ def _pace(experiment: Experiment, precision: str | None, seconds: float) -> tupl
     device = choose_device(runtime.device)
     iterations, optimizer = experiment.recipe.iterations, experiment.optim.name
     engine = choose_engine(runtime.engine, device, iterations, optimizer=optimizer)
-    uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engine, engine)  # compiling takes minutes
+    uncompiled = UNCOMPILED.get(engine, engine)  # compiling takes minutes
     chosen = choose_precision(runtime.precision, device, before=precision, images=images(experiment))
     place = f"{device}, {chosen}"
     if device.type == "cpu":

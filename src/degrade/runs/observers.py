@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from degrade.config import Experiment
+from degrade.config.schema import IMAGES
 from degrade.errors import RunFileError
 from degrade.progress import Progress
 from degrade.runs.checked import Status
@@ -76,7 +77,8 @@ class Watch:
                 level = logging.ERROR if cell.status == Status.FAILED else logging.INFO
                 log.log(level, "%d/%d  %s", self.count()["ended"], len(self._cells), cell.describe())
             if cell.done > cell.counted:  # a cell that resumes at an earlier checkpoint makes up for it first
-                self._progress.advance(cell.done - cell.counted)
+                self._progress.advance(made := max(0.0, cell.made - cell.counted))
+                self._progress.skip(cell.done - cell.counted - made)  # what one that diverged or failed leaves undone
                 cell.counted = cell.done
         counts = self.count()
         parts = [f"{counts['ended']}/{len(self._cells)} cells"]
@@ -125,8 +127,13 @@ class _WatchedCell:
         self.done = self._work_done()
         return self.status != before
 
+    @property
+    def made(self) -> float:
+        """Work that was computed."""
+        return self.work * share_done(self.experiment, self._seen)
+
     def _work_done(self) -> float:
-        return self.work * (1 if self.status in ENDED else share_done(self.experiment, self._seen))
+        return self.work if self.status in ENDED else self.made
 
     def short(self, *, seed: bool) -> str:
         """The network's name, its seed if that is asked for, and the percentage that is done."""
@@ -178,11 +185,12 @@ def planned_work(experiment: Experiment, *, train: int | None = None, test: int 
 
     Args:
         experiment: what is to be run.
-        train: number of training images; None: as many as the settings allow of CIFAR-10's.
+        train: number of training images; None: as many as the settings allow of CIFAR-10's, by their split.
         test: number of test images, likewise.
     """
-    train = train or experiment.data.train_limit or 50_000
-    test = test or experiment.data.test_limit or 10_000
+    whole = IMAGES[experiment.data.split]
+    train = train or experiment.data.train_limit or whole[0]
+    test = test or experiment.data.test_limit or whole[1]
     recipe, evaluation = experiment.recipe, experiment.eval
     per_epoch = -(-train // recipe.batch_size)
     tests = -(-recipe.iterations // (evaluation.every or per_epoch))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from degrade.extras import require
-from degrade.files import gone_on_failure
+from degrade.files import replacing
 from degrade.runs.trained import Trained
 
 NAME = "network.onnx"
@@ -59,10 +59,8 @@ def export_onnx(network: Trained, target: Path) -> None:
         assert program is not None  # noqa: S101 - it is where dynamo is set
         program.model.metadata_props.update(network.facts)
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(target.name + ".tmp")
-        with gone_on_failure(fresh):
+        with replacing(target) as fresh:
             program.save(fresh, external_data=False)
-            fresh.replace(target)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ checkpoint.pt and train.log; docs/reference/record.md says what is in each.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -191,14 +192,18 @@ class Run:
         """Whether a process is writing this record."""
         path = self.path / ".lock"
         try:
-            if not path.is_file():
-                return False
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a read-only folder: nobody can be writing
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:  # there is none, or none that we may look at
             return False
+        try:  # shared, so that it works where nothing may be written, and two that look don't see each other
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
     def rows(self) -> list[Row]:
         """The metrics that can be read, by iteration."""
@@ -252,7 +257,7 @@ class Run:
     def earlier_losses(self) -> list[Loss]:
         """Rows that were lost already when a session resumed."""
         lost = [(session.get("lost_rows"), session.get("started")) for session in self.sessions]
-        said = [f"lost {rows} rows before {started}, as train.log says" for rows, started in lost if rows]
+        said = [f"lost at least {rows} rows before {started}, as train.log says" for rows, started in lost if rows]
         return [Loss("metrics.jsonl", what) for what in said]
 
     # Writing

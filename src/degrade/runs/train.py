@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from degrade.cores import at_first, look, usable
 from degrade.data import ImageSet, load_images
 from degrade.errors import ConfigError, DegradeError, RunFailed, RunFileError, RunInterrupted
 from degrade.files import copy_aside, reason, regular, set_aside
+from degrade.metrics import ERRORS
 from degrade.models import count_parameters
 from degrade.progress import Progress, about
 from degrade.runs.checked import Status
@@ -28,7 +29,9 @@ from degrade.runs.environment import describe, describe_session
 from degrade.runs.loggers import FOLDERS, STATE, Loggers, check_loggers
 from degrade.runs.many import finished
 from degrade.runs.observers import EVALUATION_COST, Pace, errors_in_words, image_work, planned_work
+from degrade.runs.onnx import NAME as ONNX
 from degrade.runs.record import RunRecord, Session, run_directory
+from degrade.runs.weights import NAME as WEIGHTS
 from degrade.training import Metrics, Training, checkpoint, fit
 from degrade.training.choice import choose_runtime
 from degrade.training.device import choose_device, device_name
@@ -37,7 +40,6 @@ log = logging.getLogger("degrade.run")
 
 Images = Callable[[Experiment], ImageSet]
 
-ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 #: Seconds after which summary.json is written again between two rows, so that a watcher sees how far the run is.
 LIVELY = 5
@@ -101,7 +103,7 @@ def run(
     bar = Progress(planned_work(experiment))
     session: _Session | None = None
     try:
-        with record.lock(), _log_file(record.path / "train.log", fresh=fresh):
+        with record.lock(), _log_file(record.path / "train.log"):
             session = _Session(experiment, record, bar, images, offered, fresh=fresh)
             if fresh:
                 clear(record)  # only now, when nothing stands in the way of a new run
@@ -214,6 +216,8 @@ class _Session:
         refused = self.training.check_engine()
         engine = self.training.engine
         session = describe_session(engine, first_iteration=self.training.iteration)
+        if resumed:
+            self._warn_of_another_machine(session)
         if refused is not None:
             session["engine_refused"] = f"{wanted}: {refused}"
             log.warning("%s: engine eager in place of %s, which cannot be trusted: %s", self.name, wanted, refused)
@@ -285,7 +289,6 @@ class _Session:
                 self.record.keep_rows(up_to=0)
             return False
         self._keep_rows()
-        self._warn_of_another_machine()
         log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
         share = self.training.iteration / self.experiment.recipe.iterations
         self._count(share * self.work_left, self.bar.skip)
@@ -328,15 +331,14 @@ class _Session:
             log.error("%s: dropped %d damaged lines of metrics.jsonl", folder, damaged)
         if self.lost_rows:
             log.error(
-                "%s: metrics.jsonl lacks %d rows up to iteration %s; as it was, it is kept as metrics.jsonl.damaged",
+                "%s: metrics.jsonl lacks at least %d rows up to iteration %s; what was left of it is kept beside it",
                 *(folder, self.lost_rows, f"{self.training.recorded:,}"),
             )
 
-    def _warn_of_another_machine(self) -> None:
-        """Warn if this is another machine, since resuming is exact on the same machine only."""
-        here = describe_session(self.training.engine, first_iteration=self.training.iteration)
+    def _warn_of_another_machine(self, here: Mapping[str, Any]) -> None:
+        """Warn if this is another machine, or number of threads, with which resuming is not exact."""
         for before in self.record.sessions[-1:]:
-            for key in ("device", "precision"):
+            for key in ("device", "precision", "threads"):
                 if before.get(key) not in (None, here[key]):
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
             for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
@@ -439,9 +441,9 @@ class _Session:
 
 
 @contextmanager
-def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
+def _log_file(path: Path) -> Iterator[None]:
     """Copy what is logged into the record's train.log."""
-    handler = logging.FileHandler(regular(path), mode="w" if fresh else "a")
+    handler = logging.FileHandler(regular(path))
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     log.addHandler(handler)
@@ -457,14 +459,14 @@ def _log_file(path: Path, *, fresh: bool) -> Iterator[None]:
 
 
 def clear(record: RunRecord) -> None:
-    """Remove a run's content, under its lock; train.log stays."""
+    """Remove a run's content, and its exported network, under its lock; train.log stays."""
     # If the process is killed in between, this order leaves an unfinished run, never a finished one without content.
     (record.path / "summary.json").unlink(missing_ok=True)
     checkpoint.remove(record.path)
     for name in ("probes", *FOLDERS):
         shutil.rmtree(record.path / name, ignore_errors=True)
     (record.path / STATE).unlink(missing_ok=True)
-    for name in ("metrics.jsonl", "environment.json", "config.yaml"):
+    for name in (*("metrics.jsonl", "environment.json", "config.yaml"), WEIGHTS, ONNX):
         (record.path / name).unlink(missing_ok=True)
 
 
@@ -479,7 +481,7 @@ class StopSignals:
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & leave it
                     self._before[number] = signal.signal(number, self._note)
         return self
 

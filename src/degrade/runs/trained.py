@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from degrade.config import Experiment
+from degrade.config import Experiment, registry
 from degrade.data import ImageSet
 from degrade.errors import ConfigError, RunConflictError, RunError
-from degrade.files import gone_on_failure, read_bytes
+from degrade.files import read_bytes, replacing
 from degrade.models import Classifier, build_model
 from degrade.runs.library import content_of, meant, networks, there_are
 from degrade.training import Training
@@ -54,15 +54,19 @@ class Trained:
         """The settings by which it was trained, those of runtime and files at their defaults.
 
         Raises:
-            RunError: they are missing or damaged.
+            RunError: they are missing or damaged, or name code that neither PyTorch nor this process has as a choice.
         """
         try:
-            return Experiment.read(json.loads(self.facts[CONFIG]))
+            found = Experiment.read(json.loads(self.facts[CONFIG]))
         except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise RunError(
                 f"{self.name}: lacks its settings, as files of an earlier version do; "
                 "write it anew by `degrade export --weights RUN`"
             ) from error
+        for key in registry.OPEN:  # such files are passed on, so what they name is not called unasked
+            if not registry.is_known(key, named := str(found.flat()[key])):
+                raise RunError(f"{self.name}: {key}={named} is code that the file doesn't hold; --with FILE gives it")
+        return found
 
     @property
     def iteration(self) -> int:
@@ -134,10 +138,8 @@ class Trained:
 
         content = _sorted(save({**self.tensors, MEAN: self.mean.contiguous()}, metadata=self.facts))
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(target.name + ".tmp")
-        with gone_on_failure(fresh):
+        with replacing(target) as fresh:
             fresh.write_bytes(content)
-            fresh.replace(target)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
@@ -175,7 +177,7 @@ def _sorted(content: bytes) -> bytes:
 def settings_to_keep(experiment: Experiment) -> str:
     """The settings of `Trained.experiment`, as JSON; no folder of the machine it was trained on is among them."""
     kept: dict[str, Any] = {key: own for key, own in asdict(experiment).items() if key in _SECTIONS}
-    kept["data"]["root"] = None
+    kept["data"] |= {"root": None, "url": None}
     return json.dumps(kept)
 
 

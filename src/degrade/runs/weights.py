@@ -12,6 +12,7 @@ from degrade.config.identity import variant
 from degrade.config.schema import settings
 from degrade.data import ImageSet, load_images
 from degrade.errors import RunError
+from degrade.metrics import ERRORS
 from degrade.runs.checked import Status
 from degrade.runs.evaluation import divergence, no_checkpoint
 from degrade.runs.library import Entry, add
@@ -24,7 +25,6 @@ log = logging.getLogger("degrade.run")
 NAME = "weights.safetensors"
 
 #: Errors of a row of metrics that stay with the network.
-_ERRORS = ("train_error", "train_error_clean", "train_error_batch", "test_error")
 
 
 def of_record(record: RunRecord) -> Trained:
@@ -68,7 +68,7 @@ def keep(record: RunRecord, folder: Path) -> Entry:
         iterations=network.iteration,
         seed=own.seed,
         record=f"{own.name}/{variant(own)}/seed-{own.seed}",
-        **{key: float(network.facts[key]) if key in network.facts else None for key in _ERRORS},
+        **{key: float(network.facts[key]) if key in network.facts else None for key in ERRORS},
     )
     add(entry, folder)
     return entry
@@ -120,7 +120,7 @@ def _facts(record: RunRecord, experiment: Experiment, images: ImageSet, iteratio
         "seed": experiment.seed,
         "precision": record.precision,
         "remark": divergence(record) or None,
-        **{key: row.get(key) for key in _ERRORS},
+        **{key: row.get(key) for key in ERRORS},
         "data": experiment.data.name,
         "data_hash": images.content_hash,
         "degrade_version": __version__,

@@ -72,7 +72,7 @@ class Worker:
     def give(self, experiment: Experiment) -> None:
         """Let the process train a cell; what becomes of the cell is in its record."""
         record = RunRecord(self.folder / run_directory(experiment))
-        with contextlib.suppress(RunFileError):
+        with contextlib.suppress(RunFileError, OSError):
             summary = record.summary
             if summary.get("status") == Status.FAILED and not record.in_use:  # an earlier attempt failed
                 record.summarise(**{**summary, "status": Status.RUNNING})
@@ -117,12 +117,17 @@ class Worker:
 
     def _ended(self, error: str | None) -> None:
         record, self._record = self._record, None
-        if error and record and record.summary.get("status") != Status.FAILED:  # the process could not note it
-            try:
-                with record.lock():
-                    record.summarise(**{**record.summary, "status": Status.FAILED, "error": error[:2000]})
-            except RunError:  # this process cannot either, for instance where there can be no such folder
+        if not error or record is None:
+            return
+        try:
+            summary = record.summary
+            if summary.get("status") in (Status.COMPLETE, Status.DIVERGED):  # such a record is not written over
                 log.error("%s: %s", record.path, error)
+            elif summary.get("status") != Status.FAILED:  # the process could not note it
+                with record.lock():
+                    record.summarise(**{**summary, "status": Status.FAILED, "error": error[:2000]})
+        except (RunError, OSError):  # this process cannot either, for instance where there can be no such folder
+            log.error("%s: %s", record.path, error)
 
     def _died(self) -> None:
         code = self.process.wait()  # type: ignore[union-attr]

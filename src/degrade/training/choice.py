@@ -26,7 +26,7 @@ from degrade.data import Batches
 from degrade.data.synthetic import noise
 from degrade.errors import ConfigError
 from degrade.files import replace_text
-from degrade.training.device import choose_engine, device_name, has_bf16
+from degrade.training.device import UNCOMPILED, choose_engine, device_name, has_bf16
 from degrade.training.engine import Engine
 from degrade.training.graph import new_engine
 from degrade.training.optimizers import CAPTURABLE
@@ -178,7 +178,7 @@ def _fastest(experiment: Experiment, device: torch.device, engines: Sequence[str
         return SHARE * step * experiment.recipe.iterations
 
     def measure() -> dict[str, Any]:
-        uncompiled = {"compiled": "eager", "compiled-graph": "graph"}.get(engines[0], engines[0])
+        uncompiled = UNCOMPILED.get(engines[0], engines[0])
         engine = _new(experiment, device, precision, uncompiled)
         step = statistics.median([_step(engine, batches, device, 1 + k)[0] for k in range(4)][1:])
         seconds, compiles = spare(step), spare(step) > compiling

@@ -11,6 +11,9 @@ from degrade.training.optimizers import CAPTURABLE
 #: A run of at least this many iterations is compiled on CUDA. This is a guess, which is not measured yet.
 COMPILING_PAYS = 5_000
 
+#: What stands in for a compiled engine where compiling would take too long.
+UNCOMPILED = {"compiled": "eager", "compiled-graph": "graph"}
+
 
 def choose_device(name: str) -> torch.device:
     """The device that `runtime.device` names.

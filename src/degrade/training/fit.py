@@ -213,9 +213,8 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training needs to resume exactly; batches follow from seed and iteration."""
-        epoch, place = divmod(self.iteration, self.batches.per_epoch)
         own = {name.lstrip("_"): getattr(self, name) for name in _STATE}
-        return {"engine": self.engine.state_dict(), "epoch": epoch, "place_in_epoch": place, **own}
+        return {"engine": self.engine.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""

@@ -55,7 +55,8 @@ def _of_class(
         raise ConfigError(f"optim.name={config.name}: optim.{taken.pop()} sets this; leave it out here")
     if config.weight_decay and "weight_decay" not in inspect.signature(kind).parameters:
         raise ConfigError(f"optim.name={config.name}: it has no weight decay; write optim.weight_decay=0")
-    if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(f"optim.name={config.name}: it takes several looks at a batch; name one that takes one")
     return lambda groups, own: make(groups, lr=own.lr)
 

@@ -6,18 +6,19 @@ from collections.abc import Callable
 import torch
 
 
-def gemm_peak(device: torch.device, precision: str, size: int | None = None, repeats: int = 5) -> float:
-    """Multiply-adds per second of a square matrix product, the best of `repeats`, which no convolution exceeds."""
-    size = size or (2048 if device.type == "cpu" else 8192)
+def gemm_peak(device: torch.device, precision: str) -> float:
+    """Multiply-adds per second of a square matrix product, the best of some, which no convolution exceeds."""
+    size = 2048 if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return size**3 / _shortest(lambda: a @ b, device, repeats)
+    return size**3 / _shortest(lambda: a @ b, device)
 
 
-def copy_peak(device: torch.device, size: int = 1 << 28, repeats: int = 5) -> float:
-    """Bytes per second that copying a block of `size` bytes reads and writes, the best of `repeats`."""
+def copy_peak(device: torch.device) -> float:
+    """Bytes per second that copying a block of 256 MiB reads and writes, the best of some."""
+    size = 1 << 28
     source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    return 2 * size / _shortest(lambda: target.copy_(source), device, repeats)
+    return 2 * size / _shortest(lambda: target.copy_(source), device)
 
 
 def rate(step: Callable[[], float], device: torch.device, seconds: float, *, least: int = 1) -> float:
@@ -38,10 +39,10 @@ def rate(step: Callable[[], float], device: torch.device, seconds: float, *, lea
     return counted / (time.perf_counter() - started)
 
 
-def _shortest(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+def _shortest(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest call, the first excepted, in which the device warms up."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(1 + 5):
         wait(device)
         started = time.perf_counter()
         work()
