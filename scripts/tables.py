@@ -17,6 +17,7 @@ from degrade.config import compose, network_matrix
 from degrade.probes.remedies import remedy_table, treated
 from degrade.runs import Session, find_records, library
 from degrade.runs.numbers import read
+from degrade.training.schedule import scheduled_rate
 
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "outputs" / "reference"
@@ -132,16 +133,18 @@ def cost(machine: str) -> str:
 def healing() -> str:
     """How the weights of the paper's plain-56 that the first updates made large shrink, and by weight decay alone."""
     run = REFERENCE / "paper" / "plain-56" / "seed-0"
-    optim, growth = compose(["recipe=paper"]).optim, {}
+    paper, growth = compose(["recipe=paper"]), {}
     for row in read(run / "probes" / "kinds.csv"):
         growth[int(row["snapshot"])] = float(row["growth"])
     first = min(iteration for iteration in growth if iteration)
-    updates = (1 - optim.momentum) / (optim.lr * optim.weight_decay)
-    rows = [
-        [f"{iteration:,}", f"{own:.2f}", f"{growth[first] * math.exp((first - iteration) / updates):.2f}"]
-        for iteration, own in growth.items()
-        if iteration
-    ]
+    optim = paper.optim
+
+    def decayed(iteration: int) -> float:
+        """What weight decay alone leaves of the first growth."""
+        rates = sum(scheduled_rate(at, paper.recipe, base=optim.lr) for at in range(first + 1, iteration + 1))
+        return growth[first] * math.exp(-rates * optim.weight_decay / (1 - optim.momentum))
+
+    rows = [[f"{at:,}", f"{own:.2f}", f"{decayed(at):.2f}"] for at, own in growth.items() if at]
     return aligned(["update", "growth", "by decay alone"], rows)
 
 

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +28,8 @@ from degrade.analysis.facts import footer
 from degrade.analysis.figures import balanced, save
 from degrade.config import compose
 from degrade.config.identity import follows_paper, open_choices
-from degrade.errors import ConfigError
-from degrade.runs import RunRecord, run_directory
+from degrade.errors import ConfigError, RunError
+from degrade.runs import RunRecord, find_records, run_directory
 from tests.records import finished
 
 
@@ -82,6 +83,42 @@ def lines(axes: Any) -> dict[str, list[float]]:
     return {
         line.get_label(): list(line.get_ydata()) for line in axes.get_lines() if not line.get_label().startswith("_")
     }
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        finished(tmp_path / name, "plain-20", 0, 0.1, 0.2)
+    labels = [curve.label for curve in error_curves(find_records([tmp_path]))]
+    assert labels == ["plain-20, mine/paper", "plain-20, theirs/paper"]
+
+
+def test_two_records_of_one_seed_are_no_two_seeds(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.1, 0.2)
+    shutil.copytree(record.path, record.path.with_name("seed-0-backup"))
+    with pytest.raises(RunError, match="seed-0-backup: both are of seed 0; move one of them away"):
+        error_curves(find_records([tmp_path]))
+
+
+def test_seeds_of_other_settings_in_one_folder_are_curves_of_their_own(tmp_path: Path) -> None:
+    finished(tmp_path, "plain-20", 0, 0.1, 0.2)
+    record = finished(tmp_path, "plain-20", 1, 0.3, 0.4)
+    config = record.path / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 128", "batch_size: 64"))
+    curves = error_curves(find_records([tmp_path]))
+    assert [(curve.label, list(curve.seeds)) for curve in curves] == [
+        ("plain-20, recipe.batch_size=128", [0]),
+        ("plain-20, recipe.batch_size=64", [1]),
+    ]
+
+
+def test_recipes_are_lines_of_their_own_against_depth(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        for network in ("plain-20", "plain-56"):
+            finished(tmp_path, network, 0, 0.1, 0.2, f"name={folder}")
+    figure = draw(error_curves(find_records([tmp_path])), style="depth")
+    assert [line.get_label() for line in figure.axes[0].lines[:2]] == ["plain, one", "plain, two"]
+    with pytest.raises(RunError, match="no run is finished"):
+        draw([], style="depth")
 
 
 def test_figure_1_has_training_error_left_and_test_error_right(tmp_path: Path) -> None:

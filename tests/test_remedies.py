@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from degrade.analysis import error_curves
-from degrade.analysis.layers import summaries
+from degrade.analysis.layers import GROWTH, Along, over_seeds, summaries
 from degrade.cli.options import networks_of
 from degrade.config import Experiment, ModelConfig, OptimConfig, Variant, network_matrix, variants
 from degrade.probes.probe import Row, numbers_path, read, write
@@ -97,6 +97,12 @@ def test_a_run_comes_to_its_greatest_layer_and_to_the_mean_of_its_first() -> Non
     assert none.values["relative_gradient"] == [0]
     beyond = summaries([{**row, "relative_gradient": math.inf} for row in layers(0)])
     assert math.isnan(beyond.values["relative_gradient"][0])
+
+
+def test_a_point_on_fewer_seeds_than_a_later_one_is_left_out() -> None:
+    whole = Along([0, 10, 100], {GROWTH: [1.0, 2.0, 3.0]}, "")
+    stopped = Along([0, 10, 40], {GROWTH: [1.0, 4.0, 5.0]}, "")
+    assert over_seeds([whole, whole, stopped], GROWTH)[0] == [0, 10, 100]
 
 
 def test_the_table_pairs_the_seeds_and_fits_in_80_columns(records: list[RunRecord]) -> None:

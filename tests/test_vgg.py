@@ -1,5 +1,6 @@
 """VGG beside the paper's networks: its configurations, its depths, and what tables and verdicts make of it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from degrade.analysis import departures, error_curves
+from degrade.analysis import departures, error_curves, verdicts
 from degrade.analysis.figures import draw_depth
+from degrade.analysis.text import headline
 from degrade.config import Experiment, ModelConfig, compose, network_matrix
 from degrade.errors import ConfigError
 from degrade.models import VggNet, build_model
 from degrade.models.vgg import convolutions_by_stage
-from degrade.runs import run, run_directory
+from degrade.runs import find_records, run, run_directory
 from tests.conftest import Outcome, small_but
 from tests.records import finished
 
@@ -79,6 +81,15 @@ def test_a_vgg_trains_into_its_record_and_recomputing_changes_nothing(small: Cal
 def test_departures_name_it(tmp_path: Path) -> None:
     made = finished(tmp_path, "vgg-11", 0, 0.1, 0.2, "model.width=16", parameters=1)
     assert departures(made.experiment)[:2] == ["network VGG (paper plain or residual)", "VGG's width 16 (paper 64)"]
+
+
+def test_the_headline_says_of_each_family_how_many_layers_more() -> None:
+    (verdict,) = verdicts(error_curves(find_records([Path(__file__).parents[1] / "outputs/reference/vgg_wall"])))
+    assert re.fullmatch(
+        "26 more layers raise VGG's training error by .* points, and 24 more layers raise that of one with "
+        "shortcuts by .* points",
+        headline(verdict),
+    )
 
 
 def test_the_wall_is_drawn_by_depth(tmp_path: Path) -> None:

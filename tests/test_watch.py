@@ -86,6 +86,16 @@ def test_what_cannot_be_watched_is_one_line(cli: Callable[..., Outcome], trained
     assert (missing.code, missing.err.count("\n")) == (2, 1)
 
 
+def test_a_damaged_record_keeps_no_other_from_being_shown(trained: RunRecord, address: str, tmp_path: Path) -> None:
+    other = finished(tmp_path, "plain-56", 0, 0.02, 0.1)
+    (other.path / "config.yaml").write_text("model: [")
+    assert "plain-20" in asked(f"{address}/")
+    (trained.path / "config.yaml").write_text("model: [")
+    (trained.path / "metrics.jsonl").write_text("")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        asked(f"{address}/")
+
+
 def test_a_moment_in_which_records_cannot_be_read_shows_them_as_they_were(trained: RunRecord) -> None:
     answers: list[object] = [[trained], ConfigError("gone")]
 

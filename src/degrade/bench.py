@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import platform
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -236,6 +237,7 @@ class _Runner:
 
 def _serve(connection: Connection, contender: Contender, threads: int) -> None:
     """Answer questions until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which closes the pipe
     torch.set_num_threads(threads)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a CPU it warns that CUDA is missing
     loop: _Conventional | _Engine | None = None
@@ -243,7 +245,7 @@ def _serve(connection: Connection, contender: Contender, threads: int) -> None:
     while True:
         try:
             what, *arguments = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             if loop is None:
@@ -396,6 +398,8 @@ def _experiment(contender: Contender) -> Experiment:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if (status := Path("/proc/self/status")).exists():  # what getrusage says of a child begins at its parent's size
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

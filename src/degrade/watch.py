@@ -54,9 +54,13 @@ def server(read: Read, port: int, every: float) -> ThreadingHTTPServer:
             if host not in HERE or self.path not in ("/", "/now"):
                 self.send_error(404)
                 return
-            with lock:  # pages are made one at a time
-                kind, text = ("text/html", shown.page()) if self.path == "/" else ("application/json", shown.now())
-            body = text.encode()
+            try:
+                with lock:  # pages are made one at a time
+                    text = shown.page() if self.path == "/" else shown.now()
+            except DegradeError as error:  # the next request may find it mended
+                self.send_error(503, explain=str(error))
+                return
+            kind, body = "text/html" if self.path == "/" else "application/json", text.encode()
             self.send_response(200)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -89,7 +93,7 @@ class _Shown:
         runs = self._read()
         if (stamp := _stamp(runs)) != self._stamp:
             live = {"seconds": self._every, "stamp": stamp}
-            self._page, self._stamp = page(error_curves(runs), live=live), stamp
+            self._page, self._stamp = page(error_curves(legible(runs)), live=live), stamp
         return self._page
 
 
@@ -120,6 +124,25 @@ def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -
     plotext.xlabel("iterations")
     drawn = str(plotext.build()).rstrip("\n")
     return "\n".join([drawn if colour else plotext.uncolorize(drawn), *lines])
+
+
+def legible(runs: Sequence[Run]) -> list[Run]:
+    """Those whose settings can be read.
+
+    Raises:
+        RunError: none can.
+    """
+    found: list[Run] = []
+    error: DegradeError | None = None
+    for run in runs:
+        try:
+            _ = run.experiment
+            found.append(run)
+        except DegradeError as trouble:
+            error = trouble
+    if error is not None and not found:
+        raise error
+    return found
 
 
 def find(known: Read) -> Read:

@@ -14,20 +14,25 @@ import numpy as np
 from degrade.analysis import facts
 from degrade.analysis.curves import BANDS, Curve, Series, edges, error_curves
 from degrade.analysis.layers import (
+    CEILING,
     FORWARD,
     GROWTH,
+    INITIAL,
     NAMES,
     RELATIVE,
     SIGNALS,
     WEIGHTS,
     Along,
+    capped,
     looked_at,
+    norm_words,
     over_seeds,
     stages,
     summaries,
 )
 from degrade.analysis.remedies import EXPERIMENT, shades, treated
 from degrade.config import variants
+from degrade.errors import RunError
 from degrade.runs import Run, find_records
 from degrade.runs.numbers import Row, numbers_path, read
 
@@ -35,12 +40,6 @@ Data = dict[str, Any]
 
 #: The most networks whose layers are shown along training, with a panel for each.
 PANELS = 6
-
-#: Losses are shown no higher than this: ten times the loss of guessing among ten classes, five times among 100.
-CEILING = 10 * math.log(10)
-
-#: What the table of networks before their first update is called; it lies beside the runs.
-INITIAL = "gradients-initial.csv"
 
 #: Columns that it must have.
 _INITIAL = ("layer", "name", "images", SIGNALS, RELATIVE, FORWARD)
@@ -220,8 +219,9 @@ def responses(curves: Sequence[Curve]) -> Data | None:
         log = bool(values) and max(values) > 10 * min(values)
         views.append(_view(name, x, "standard deviation of the response", [_panel("", lines)], log=log))
     spread = " Lines: the median of the seeds; bands: their range." if any(len(s) > 1 for *_, s in known) else ""
+    norm = norm_words((curve.family, curve.experiment.model.norm) for curve, *_ in known)
     words = (
-        f"Output of each 3x3 convolution after batch norm, before ReLU and addition, on "
+        f"Output of each {'3x3 ' * (norm == 'batch norm')}convolution after {norm}, before ReLU and addition, on "
         f"{looked_at(known[0][-1][0], 'test')}; plain networks dashed.{spread} Look whether the residual lines lie "
         "below the plain ones, and the deep one below the shallow one."
     )
@@ -236,10 +236,9 @@ def landscape(curves: Sequence[Curve]) -> Data | None:
         for seed, path in curve.paths.items():
             for file in sorted((path / "probes").glob("landscape*.csv")):
                 rows = _rows(path, file.stem, "a", "b", "loss")
-                across = math.isqrt(len(rows))
-                if rows and across**2 == len(rows) and file.stem not in seen:
+                if _is_whole(rows) and file.stem not in seen:
                     seen.add(file.stem)
-                    ways.setdefault(file.stem, []).append(_plane(f"{curve.label}, seed {seed}", rows, across))
+                    ways.setdefault(file.stem, []).append(_plane(f"{curve.label}, seed {seed}", rows))
     if not ways:
         return None
     views = [
@@ -281,20 +280,24 @@ def _path(title: str, run: Path) -> Data | None:
         images = file.stem.removeprefix("trajectory-path-")
         for grid in sorted((run / "probes").glob(f"trajectory-grid*-{images}.csv")):
             rows = _rows(run, grid.stem, "a", "b", "loss")
-            across = math.isqrt(len(rows))
-            if along and rows and across**2 == len(rows):
+            if along and _is_whole(rows):
                 shown = float(along[0]["share1"]) + float(along[0]["share2"])
                 a, b = ([float(row[key]) for row in along] for key in ("a", "b"))
                 at = [f"iteration {int(row['snapshot']):,}, loss {float(row['loss']):.3g}" for row in along]
                 line = _line(title, "#ffffff", a, b) | {"at": at}
-                return _plane(f"{title} ({shown:.0%})", rows, across) | {"lines": [line]}
+                return _plane(f"{title} ({shown:.0%})", rows) | {"lines": [line]}
     return None
 
 
-def _plane(title: str, rows: Sequence[Row], across: int) -> Data:
-    loss = np.array([float(row["loss"]) for row in rows]).reshape(across, across).T
-    shown = np.minimum(np.nan_to_num(loss, nan=CEILING, posinf=CEILING), CEILING)
+def _is_whole(rows: Sequence[Row]) -> bool:
+    """Whether all points of a square grid were measured."""
+    a, b = ({float(row[key]) for row in rows} for key in ("a", "b"))
+    return len(a) == len(b) > 1 and len(rows) == len(a) * len(b)
+
+
+def _plane(title: str, rows: Sequence[Row]) -> Data:
     a, b = (sorted({round(float(row[key]), 4) for row in rows}) for key in ("a", "b"))
+    shown = capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b)).T
     return _panel(title, map={"x": a, "y": b, "z": [[_drawable(v) for v in line] for line in shown]})
 
 
@@ -342,7 +345,10 @@ def constructed(curves: Sequence[Curve]) -> Data | None:
 
 def _records(path: Path) -> list[Curve]:
     """The curve of the runs in a folder; none where there are none, or one cannot be read."""
-    return error_curves(find_records([path])) if path.is_dir() else []
+    try:
+        return error_curves(find_records([path])) if path.is_dir() else []
+    except RunError:
+        return []
 
 
 # What charts are made of

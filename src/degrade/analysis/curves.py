@@ -1,10 +1,11 @@
 """Curves of networks, from run records: what the seeds measured at each iteration, their mean, and a band."""
 
+import itertools
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,8 @@ import numpy.typing as npt
 
 from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
-from degrade.config.identity import follows_paper
-from degrade.errors import ConfigError, did_you_mean
+from degrade.config.identity import differing, follows_paper
+from degrade.errors import ConfigError, RunError, did_you_mean
 from degrade.metrics import ERRORS, Metrics
 from degrade.runs.checked import Status
 from degrade.runs.record import Run
@@ -126,6 +127,11 @@ class Curve:
         counts = Counter(status for status in self.seeds.values() if status is not Status.COMPLETE)
         return ", ".join(f"{n} {status}" if len(self.seeds) > 1 else status for status, n in sorted(counts.items()))
 
+    @property
+    def suffix(self) -> str:
+        """The remark as it follows the label; empty if there is none."""
+        return f" [{self.remark}]" if self.remark else ""
+
 
 def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
     """Curves of all records, one for each network and setting, sorted by family and depth.
@@ -136,22 +142,49 @@ def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
 
     Raises:
         ConfigError: there is no such band.
-        RunError: a record's config cannot be read.
+        RunError: a record's config cannot be read, or two records are of one seed.
     """
     if band not in BANDS:
         raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
-    groups: dict[Path, list[Run]] = {}
+    groups: dict[Path, list[list[tuple[Experiment, Run]]]] = {}  # by variant, then by settings
     for record in records:
-        groups.setdefault(record.path.resolve().parent, []).append(record)
+        own = (record.experiment, record)
+        alike = groups.setdefault(record.path.resolve().parent, [])
+        group = next((group for group in alike if not _differing(group[0][0], own[0])), None)
+        if group is None:
+            alike.append([own])
+        else:
+            group.append(own)
     # A variant's name is split at its commas, but for those inside [a,b].
     settings = {variant: re.split(r",(?![^\[]*\])", variant.name)[1:] for variant in groups}
     shared = set.intersection(*map(set, settings.values())) if settings else set()
-    several = len({variant.parent for variant in groups}) > 1
+    folders = _told_apart({variant.parent for variant in groups})
     curves = []
-    for variant, group in groups.items():
-        extra = ", ".join(setting for setting in settings[variant] if setting not in shared)
-        curves.append(_curve(group, extra, legible(variant.parent.name) if several else "", band))
+    for variant, alike in groups.items():
+        named = [setting for setting in settings[variant] if setting not in shared]
+        for group in alike:
+            pairs = [_differing(group[0][0], other[0][0]) for other in alike]
+            keys = dict.fromkeys(key for pair in pairs for key in pair)
+            apart = [f"{key}={legible(str(group[0][0].flat()[key]))}" for key in keys]
+            curves.append(_curve(group, ", ".join([*named, *apart]), folders[variant.parent], band))
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
+
+
+def _differing(one: Experiment, other: Experiment) -> list[str]:
+    """The settings, but for the seed, in which two runs of one folder differ; a recipe may have been redefined."""
+    return [key for key in differing(one, other) if key != "seed"]
+
+
+def _told_apart(folders: Collection[Path]) -> dict[Path, str]:
+    """The shortest ends of the folders' paths that tell them apart; of a single one nothing."""
+    if len(folders) < 2:
+        return dict.fromkeys(folders, "")
+    found = {}
+    for folder in folders:
+        ends = (folder.parts[-count:] for count in range(1, len(folder.parts) + 1))
+        own = next(end for end in ends if sum(other.parts[-len(end) :] == end for other in folders) == 1)
+        found[folder] = legible("/".join(own))
+    return found
 
 
 def legible(text: str) -> str:
@@ -159,8 +192,11 @@ def legible(text: str) -> str:
     return os.fsencode(text).decode(errors="replace")
 
 
-def _curve(records: list[Run], extra: str, folder: str, band: str) -> Curve:
-    runs = sorted(((record.experiment, record) for record in records), key=lambda run: run[0].seed)
+def _curve(found: list[tuple[Experiment, Run]], extra: str, folder: str, band: str) -> Curve:
+    runs = sorted(found, key=lambda run: run[0].seed)
+    for (one, path), (other, further) in itertools.pairwise((each, record.path) for each, record in runs):
+        if one.seed == other.seed:
+            raise RunError(f"{path} and {further}: both are of seed {one.seed}; move one of them away")
     own, first = runs[0]
     statuses = [record.status for _, record in runs]
     rows = [record.metrics() for _, record in runs]
@@ -193,6 +229,11 @@ def _curve(records: list[Run], extra: str, folder: str, band: str) -> Curve:
         data_hashes=frozenset(str(each["data_hash"]) for each in environments if each.get("data_hash")),
         band=band,
     )
+
+
+def seed_of(curve: Curve) -> str:
+    """A network's label and the one seed that is looked at, and what became of it if it isn't complete."""
+    return f"{curve.label}, seed {next(iter(curve.seeds))}{curve.suffix}"
 
 
 def first_seed(curve: Curve) -> Curve:

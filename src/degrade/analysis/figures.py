@@ -18,7 +18,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from degrade.analysis import facts
 from degrade.analysis.curves import Curve, Series, edges
-from degrade.errors import ConfigError
+from degrade.errors import ConfigError, RunError
 
 log = logging.getLogger("degrade.run")
 
@@ -89,13 +89,19 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
 
 
 def draw_depth(curves: Sequence[Curve], *, title: str | None = None) -> Figure:
-    """Last training error (left) and test error (right) of finished networks against depth, one line per family."""
-    figure, panels = new_figure(1, 2, (7.2, 3.5))
+    """Last training error (left) and test error (right) of finished networks against depth, one line per family.
+
+    Raises:
+        RunError: none is finished.
+    """
     finished = [curve for curve in curves if curve.final["test_error"]]
+    if not finished:
+        raise RunError("no run is finished, so there are no last errors to draw against depth; take another --style")
+    figure, panels = new_figure(1, 2, (7.2, 3.5))
     clean = all(curve.clean_train for curve in finished)
     lines: dict[str, list[Curve]] = {}
     for curve in finished:
-        lines.setdefault(", ".join(part for part in (curve.family, curve.extra) if part), []).append(curve)
+        lines.setdefault(curve.family + curve.label.removeprefix(curve.network), []).append(curve)
     training = ("train_error_clean", facts.CLEAN) if clean else ("train_error", facts.RUNNING)
     for axes, (key, name) in zip(panels, (training, ("test_error", facts.TEST)), strict=True):
         for k, (label, own) in enumerate(lines.items()):
@@ -196,7 +202,7 @@ def legend_above(figure: Figure, handles: Sequence[Any], columns: int, title: st
 
 
 def _label(curve: Curve) -> str:
-    return f"{curve.label}{facts.several(len(curve.seeds))}" + (f" [{curve.remark}]" if curve.remark else "")
+    return f"{curve.label}{facts.several(len(curve.seeds))}{curve.suffix}"
 
 
 def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:

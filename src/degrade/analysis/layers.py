@@ -1,11 +1,12 @@
 """What the rows of probes say of a network's layers: the columns, their names, and what each snapshot comes to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, mean, median
 
 import numpy as np
+import numpy.typing as npt
 
 from degrade.runs.numbers import Row
 
@@ -20,6 +21,25 @@ NAMES = {
     RELATIVE: "gradient of the weights\nrelative to the weights",
     GROWTH: "norm of the weights\nrelative to the initial one",
 }
+
+
+#: Losses are drawn no higher than this: ten times the loss of guessing among ten classes, five times among 100.
+CEILING = 10 * math.log(10)
+
+#: What the table of networks before their first update is called; it lies beside the runs.
+INITIAL = "gradients-initial.csv"
+
+
+def capped(losses: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Losses of at most CEILING, also where they are not finite."""
+    known = np.nan_to_num(np.array(losses, np.float64), nan=CEILING, posinf=CEILING)
+    return np.minimum(known, CEILING)
+
+
+def norm_words(pairs: Iterable[tuple[str, str]]) -> str:
+    """What follows a convolution in networks of these families and norms, in the words of a figure."""
+    papers = all(family in ("plain", "residual", "vgg") and norm in ("batch", "none") for family, norm in pairs)
+    return "batch norm" if papers else "the norm that follows, if any"
 
 
 def looked_at(rows: Sequence[Row], kind: str) -> str:
@@ -97,6 +117,7 @@ def over_seeds(runs: Sequence[Along], quantity: str) -> tuple[list[int], list[fl
         for iteration, value in zip(run.iterations, run.values[quantity], strict=True):
             if math.isfinite(value) and value > 0:
                 found.setdefault(iteration, []).append(value)
-    iterations = sorted(found)
+    # An unfinished seed ends between the others' snapshots: such a point stands on fewer seeds than a later one.
+    iterations = [k for k in sorted(found) if all(len(found[later]) <= len(found[k]) for later in found if later > k)]
     ranges = [(min(found[k]), max(found[k])) for k in iterations]
     return iterations, [median(found[k]) for k in iterations], ranges

@@ -67,9 +67,9 @@ class Result:
     step_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds of each part of a training step, and of evaluating EVALUATED images, for degrade's engine only."""
     peak_memory: int = 0
-    """Bytes resident in its process without its workers (CUDA: allocated on the device)."""
+    """Bytes resident in its process without its workers (CUDA: allocated on the device); 0: not known."""
     start_seconds: float = 0.0
-    """Time from nothing to the third step, with compilation."""
+    """Time from a process that has imported torch to the third step, with compilation."""
     roofline: float = 0.0
     """Multiply-adds of forward and backward per second, divided by the GEMM peak of that precision."""
     bandwidth: float = 0.0
@@ -122,7 +122,7 @@ _SPEEDS: dict[str, Callable[[Result, Result], str]] = {
     "ratio": _ratio,
     "GEMM": lambda r, _: f"{r.roofline:.0%}",
     "copy": lambda r, _: f"{r.bandwidth:.0%}",
-    "MiB": lambda r, _: f"{r.peak_memory / 2**20:,.0f}",
+    "MiB": lambda r, _: f"{r.peak_memory / 2**20:,.0f}" if r.peak_memory else "-",
     "start": lambda r, _: f"{r.start_seconds:.0f} s",
     "paper": lambda r, _: "-" if r.paper_hours is None else f"{r.paper_hours:.1f} h",
 }

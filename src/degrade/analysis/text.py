@@ -106,7 +106,7 @@ def headline(verdict: Verdict) -> str:
     if not costs:
         return ""
     parts: list[str] = []
-    verb = ""
+    verb, told = "", 0
     for family in sorted(costs, key=lambda family: (family == verdict.families[1], family)):
         claim = costs[family]
         deep, shallow = (int(network.rpartition("-")[2]) for _, network in claim.contrast)
@@ -114,8 +114,9 @@ def headline(verdict: Verdict) -> str:
         verb = "raise" if points >= 0 else "lower"
         whose = "VGG's" if family == "vgg" else f"a {family} network's"
         what = f"{whose} training error" if not parts else "that of one with shortcuts"
-        layers = "" if parts else f"{deep - shallow} more layers "
-        parts.append(f"{layers}{'' if verb == before else f'{verb} '}{what} by {abs(points):.1f} points")
+        layers = "" if deep - shallow == told else f"{deep - shallow} more layers "
+        told = deep - shallow
+        parts.append(f"{layers}{f'{verb} ' if layers or verb != before else ''}{what} by {abs(points):.1f} points")
     return ", and ".join(parts)
 
 

@@ -273,11 +273,11 @@ def watch(
 def _watch_in_terminal(read: "Read", every: float) -> None:
     """Draw again and again; where the output is no terminal, once."""
     from degrade.analysis import error_curves
-    from degrade.watch import in_terminal, running
+    from degrade.watch import in_terminal, legible, running
 
     shown, idle = sys.stdout.isatty(), 0
     while True:
-        found = read()
+        found = legible(read())
         drawn = in_terminal(error_curves(found), found, colour=shown and "NO_COLOR" not in os.environ)
         print(f"\033[H\033[2J{drawn}" if shown else drawn, flush=True)
         idle = 0 if running(found) else idle + 1

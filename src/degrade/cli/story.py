@@ -1,4 +1,4 @@
-"""`degrade story`: everything that the page can show, made by the other commands, one after the other."""
+"""`degrade story`: chapters of the page, made by the other commands, one after the other."""
 
 import logging
 import time
@@ -41,7 +41,7 @@ def story(
     device: Device = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser at the end.")] = False,
 ) -> int:
-    """Make everything that the page can show: networks, wall, gradients, responses, landscape, constructed solution.
+    """Make the page's chapters: networks, wall, gradients, responses, landscape, constructed solution.
 
     Each chapter is what another command makes, and can be made alone. What is there already is left as it is, so the
     same command again goes on where it was stopped. The wall is trained by a recipe of its own, whatever --recipe

@@ -351,7 +351,7 @@ def _draw(
         axes.set_ylabel(name)
         low, high = axes.dataLim.intervaly
         axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
-        iterations_axis(axes, max(first + float(curve.train.iteration[-1]) for curve, first, _ in lines))
+        iterations_axis(axes, max(first + max(curve.train.iteration, default=0.0) for curve, first, _ in lines))
         mark_chance(axes, [curve for curve, *_ in lines])
     handles, _ = panels[0].get_legend_handles_labels()
     legend_above(figure, handles, 2, f"{built}, its added layers the identity")
@@ -362,8 +362,7 @@ def _draw(
 def _line(axes: Axes, curve: Curve, which: str, begins: int, shade: str) -> None:
     series = curve.train if which == "train" else curve.test
     style: dict[str, Any] = {"linewidth": 1.4, "marker": "." if len(series.mean) < 8 else None, "color": shade}
-    label = f"{curve.label} [{curve.remark}]" if curve.remark else curve.label
-    axes.plot(begins + series.iteration, 100 * series.mean, label=label, **style)
+    axes.plot(begins + series.iteration, 100 * series.mean, label=f"{curve.label}{curve.suffix}", **style)
     if which == "train" and curve.clean_train:  # in eval mode on all images, where the line is running and augmented
         _diamond(axes, begins + series.iteration[-1], curve.clean_train[0], shade)
 

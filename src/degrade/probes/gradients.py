@@ -37,11 +37,13 @@ from degrade.analysis.layers import (
     DEAD,
     FORWARD,
     GROWTH,
+    INITIAL,
     NAMES,
     NORM,
     RELATIVE,
     SIGNALS,
     WEIGHTS,
+    norm_words,
 )
 from degrade.analysis.layers import stages as stages
 from degrade.analysis.table import table
@@ -59,15 +61,12 @@ from degrade.probes.probe import (
     read,
     write,
 )
-from degrade.probes.responses import deviations, moments, norm_words, watched
+from degrade.probes.responses import deviations, moments, watched
 from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
-
-#: The table of networks before their first update, which lies beside the runs and from which their figure is drawn.
-INITIAL = "gradients-initial.csv"
 
 #: Number of training images that are looked at, unless told otherwise.
 IMAGES = 256

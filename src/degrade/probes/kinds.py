@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from degrade.analysis.curves import Curve
+from degrade.analysis.curves import Curve, seed_of
 from degrade.analysis.facts import RUNNING, TEST, colour, footer, papers
 from degrade.analysis.figures import finished, iterations_axis, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import looked_at
@@ -150,7 +150,7 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
         ends = [line.get_ydata() for line in upper.get_lines()]
         shown = np.concatenate([np.asarray(own, dtype=float).ravel() for own in ends])
         lowest, highest = min(lowest, float(shown[shown > 0].min())), max(highest, float(shown.max()))
-        upper.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}{_remark(curve)}", fontsize=9)
+        upper.set_title(seed_of(curve), fontsize=9)
     last = max(float(row["snapshot"]) for rows in found for row in rows)
     growths = [float(row["growth"]) for rows in found for row in rows]
     for k, each in enumerate(axes):
@@ -173,7 +173,3 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
     images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
     text = f"with the weights fixed but for running training error; {images}; fp32\n{footer(curves, banded=False)}"
     return finished(figure, text, None)
-
-
-def _remark(curve: Curve) -> str:
-    return f" [{curve.remark}]" if curve.remark else ""

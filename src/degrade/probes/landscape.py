@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from degrade.analysis.curves import Array, Curve, first_seed
+from degrade.analysis.curves import Array, Curve, first_seed, seed_of
 from degrade.analysis.facts import footer
 from degrade.analysis.figures import finished
+from degrade.analysis.layers import CEILING, capped
 from degrade.analysis.table import aligned
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError
@@ -37,9 +38,6 @@ Weights = list[Tensor]
 
 #: Multiples of directions.
 Steps = Sequence[tuple[float, Weights]]
-
-#: Losses are drawn no higher than this: ten times the loss of guessing among ten classes, five times among 100.
-CEILING = 10 * math.log(10)
 
 #: Most images that pass together where batch norm's statistics are measured anew; of more, parts are averaged.
 TOGETHER = 512
@@ -69,11 +67,6 @@ def look(
     figure = draw_landscape(curves, found, seed=seed, limit=limit, recalibrate=how["recalibrate"])
     name = f"landscape{'-recalibrated' * how['recalibrate']}.png"
     return Shown(aligned(["network", "loss", "least", "greatest"], cells), figure, name)
-
-
-def seed_of(curve: Curve) -> str:
-    """A network's label and the one seed that is looked at."""
-    return f"{curve.label}, seed {next(iter(curve.seeds))}"
 
 
 def landscape(
@@ -256,8 +249,7 @@ def draw_landscape(
 def plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:
     """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
     a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
-    loss = np.array([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
-    return a, b, np.minimum(np.nan_to_num(loss, nan=CEILING, posinf=CEILING), CEILING)
+    return a, b, capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
 
 
 def levels_of(planes: Sequence[tuple[Array, Array, Array]]) -> Array:

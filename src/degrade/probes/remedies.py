@@ -208,8 +208,9 @@ def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _median(own: Treated, quantity: str, pick: Callable[[list[float]], float]) -> float | None:
-    """The median over seeds of one value along training; None where no seed has it."""
-    values = [pick(run.values[quantity]) for run in own.along.values()]
+    """The median over finished seeds of one value along training; None where no seed has it."""
+    complete = (run for seed, run in own.along.items() if own.curve.seeds[seed] == Status.COMPLETE)
+    values = [pick(run.values[quantity]) for run in complete]
     return median(known) if (known := [value for value in values if not math.isnan(value)]) else None
 
 

@@ -1,7 +1,7 @@
 """How strongly each layer responds: standard deviations of the 3x3 convolutions' outputs (paper, Figure 7)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from degrade.analysis.curves import Array, Curve
 from degrade.analysis.facts import footer, several, signs
 from degrade.analysis.figures import fill_band, finished, logarithmic, new_figure
+from degrade.analysis.layers import norm_words
 from degrade.analysis.table import table
 from degrade.probes.probe import Row, Shown, batches, kept_or_measured, looked_at, networks, of_each_seed
 from degrade.runs.record import RunRecord
@@ -39,7 +40,7 @@ def look(
     for curve, seeds in zip(curves, found, strict=True):
         stds = [[float(row["std"]) for row in own] for own in seeds]
         layers = ([pick(own) for own in stds] for pick in (min, median, max))
-        rows.append([curve.label, str(len(seeds)), *map(_over_seeds, layers)])
+        rows.append([f"{curve.label}{curve.suffix}", str(len(seeds)), *map(_over_seeds, layers)])
     text = table(["network", "seeds", "least layer", "median layer", "greatest layer"], rows, "text")
     if any(len(seeds) > 1 for seeds in found):
         text = f"standard deviation of the response: median of the seeds, least-greatest seed\n{text}"
@@ -130,7 +131,7 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     for curve, seeds, (shade, sign) in zip(curves, found, signs(curves), strict=True):
         std = np.array([[float(row["std"]) for row in rows] for rows in seeds])
         style = {"color": shade, "linestyle": strokes[sign % len(strokes)]}
-        style["label"] = f"{curve.label}{several(len(seeds))}"
+        style["label"] = f"{curve.label}{several(len(seeds))}{curve.suffix}"
         _band(ordered, std, **style)
         _band(by_size, -np.sort(-std, axis=1), **style)
     ordered.set_xlabel("layer, in order")
@@ -154,12 +155,6 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
         title += ": median of the seeds, and their range"
         what += "; band: least to greatest seed; below, the layers of each seed are sorted by themselves"
     return finished(figure, f"{what}\n{footer(curves, banded=False)}", title)
-
-
-def norm_words(pairs: Iterable[tuple[str, str]]) -> str:
-    """What follows a convolution in networks of these families and norms, in the words of a figure."""
-    papers = all(family in ("plain", "residual", "vgg") and norm in ("batch", "none") for family, norm in pairs)
-    return "batch norm" if papers else "the norm that follows, if any"
 
 
 def _band(axes: Axes, std: Array, **style: Any) -> None:

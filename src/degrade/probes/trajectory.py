@@ -21,20 +21,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from degrade.analysis.curves import Array, Curve, first_seed
+from degrade.analysis.curves import Array, Curve, first_seed, seed_of
 from degrade.analysis.facts import footer, signs
 from degrade.analysis.figures import finished
+from degrade.analysis.layers import capped
 from degrade.analysis.table import aligned
 from degrade.errors import RunError
 from degrade.probes.landscape import (
-    CEILING,
     Weights,
     add_scale,
     contours,
     levels_of,
     loss_of_weights,
     plane,
-    seed_of,
 )
 from degrade.probes.probe import MOST, Row, Shown, kept_or_measured, looked_at, networks, numbers_path, read, within
 from degrade.progress import through
@@ -316,7 +315,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Row], shade: str, *, named: bool) ->
     """The networks' own loss, and the one at their places on the plane, over iterations; 0 stands at the left end."""
     iterations = [max(int(row["snapshot"]), 0.5) for row in rows]
     for key, style, label in (("loss", "-", "of the network itself"), ("on_plane", ":", "at its place on the plane")):
-        losses = np.minimum(np.nan_to_num([float(row[key]) for row in rows], nan=CEILING, posinf=CEILING), CEILING)
+        losses = capped([float(row[key]) for row in rows])
         axes.plot(iterations, losses, style, color=shade, linewidth=1.2, marker="o", markersize=2, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
