@@ -45,7 +45,8 @@ def settings() -> str:
     """Every setting, with what it says about itself where it is declared."""
     page = [
         "# Settings\n",
-        "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`. The defaults "
+        "A setting is given on the command line as `KEY=VALUE`, such as `degrade train optim.lr=0.05`; `--with` sets "
+        "modules, and `degrade probe construct` model.start. The defaults "
         "are the paper's. `degrade settings` prints this page, and "
         "`degrade train --dry-run` prints all of them as they stand after your command.\n",
     ]
@@ -57,7 +58,10 @@ def settings() -> str:
             page.append(f"## {group}*\n" if group else "## The experiment\n")
         page.append(f"### `{key}`\n")
         page.append(_about(own, schema.descriptions()[key]))
-    page.append("## launcher.*\n\nThe settings of the launchers change no result, and no record holds them.\n")
+    page.append(
+        "## launcher.*\n\nThe settings of the launchers do not change which experiment a run is. They decide how "
+        "many threads it has, and so how its numbers are rounded; environment.json holds that number.\n"
+    )
     for name, key, default, said in launcher_settings():
         page.append(f"### `{key}` of `launcher={name}`\n\n{said}\n\n- Default: `{_yaml(default)}`\n")
     return "\n".join(page)

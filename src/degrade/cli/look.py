@@ -332,7 +332,8 @@ def show(
     if style == "remedies":
         from degrade.probes.remedies import look
 
-        shown = look(curves, title=title, form=form, complain=tell)  # measures snapshots that were not measured yet
+        with aside(form):  # snapshots that were not measured yet are measured
+            shown = look(curves, title=title, form=form, complain=tell)
         table, figure = shown.text, shown.figure
     else:
         from degrade.analysis import draw, error_table, verdict_text, verdicts

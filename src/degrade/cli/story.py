@@ -82,6 +82,7 @@ def _steps(own: list[str], folder: Path, seeds: int, device: str | None) -> tupl
     from degrade.runs.estimate import plan
     from degrade.runs.observers import EVALUATION_COST, image_work, planned_work
 
+    device = None if device == "mps" else device  # there probes measure on the CPU
     networks = networks_of("story", own, seeds=seeds)
     shallow, deep, _, residual = (run_directory(network) for network in networks[:4])
     further = max(1, networks[0].recipe.iterations // 8)

@@ -163,7 +163,8 @@ def reproduce(
     limit = None if within is None else seconds_of(within)
     experiments = networks_of(experiment, common, seeds=seeds)
     if not dry_run and launcher.name in ("local", "submitit_local"):  # other machines have images of their own
-        fetch_images(experiments, fresh=fresh)
+        with aside(form):
+            fetch_images(experiments, fresh=fresh)
     if limit is not None or not dry_run:
         with contextlib.redirect_stdout(sys.stderr) if dry_run else aside(form):
             experiments = estimated(

@@ -1,4 +1,4 @@
-"""How runs are launched: `launcher=NAME launcher.KEY=VALUE`. No result depends on it, and no experiment holds it.
+"""How runs are launched: `launcher=NAME launcher.KEY=VALUE`. No experiment holds it; the threads of a run follow it.
 
 Each field is a setting of its launcher. Like `groups`, this module works without Hydra, so that completion is quick.
 """
