@@ -399,7 +399,7 @@ def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, train
     ]
     assert found["training error, clean"] == pytest.approx(100 * summary["train_error_clean"], abs=0.005)
     assert found["training error, batch-statistics"] == pytest.approx(100 * summary["train_error_batch"], abs=0.005)
-    assert len(set(found.values())) == 4
+    assert len(set(found.values())) > 2  # of so few images two may coincide
     refused = cli("evaluate", run, "--statistics", "bath")
     assert (refused.code, refused.err) == (2, "degrade: --statistics bath: did you mean batch?\n")
 

@@ -401,7 +401,7 @@ def test_numbers_beside_the_runs_become_charts_instead_of_pictures() -> None:
     at = {(round(float(row["a"]), 4), round(float(row["b"]), 4)): float(row["loss"]) for row in rows}
     for x, y in ((0, 0), (3, 11)):
         assert panel["map"]["z"][y][x] == pytest.approx(
-            min(23.03, at[panel["map"]["x"][x], panel["map"]["y"][y]]), 1e-3
+            min(23.03, at[round(panel["map"]["x"][x], 4), round(panel["map"]["y"][y], 4)]), 1e-3
         )
 
 

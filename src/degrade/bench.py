@@ -10,6 +10,7 @@ import logging
 import math
 import multiprocessing
 import platform
+import re
 import resource
 import signal
 import statistics
@@ -398,8 +399,9 @@ def _experiment(contender: Contender) -> Experiment:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if (status := Path("/proc/self/status")).exists():  # what getrusage says of a child begins at its parent's size
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    with contextlib.suppress(OSError):  # what getrusage says of a child begins at its parent's size
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

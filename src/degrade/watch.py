@@ -3,6 +3,7 @@
 Records are read and never written. No torch is imported here.
 """
 
+import contextlib
 import json
 import shutil
 import textwrap
@@ -14,7 +15,7 @@ from typing import Any
 from degrade.analysis import error_curves, facts
 from degrade.analysis.curves import Curve
 from degrade.analysis.page import page
-from degrade.errors import ConfigError, DegradeError
+from degrade.errors import ConfigError, DegradeError, RunError, RunFileError
 from degrade.runs import Run, Status
 from degrade.runs.observers import errors_in_words, share_done
 
@@ -31,7 +32,9 @@ def running(runs: Sequence[Run]) -> list[str]:
         summary = run.summary
         if run.status_of(summary) is Status.RUNNING:
             name = f"{run.path.parent.name} {run.path.name.replace('-', ' ')}"
-            lines.append(f"{name}: {share_done(run.experiment, summary):.0%}  {errors_in_words(summary)}".rstrip())
+            with contextlib.suppress(RunError):  # its settings may be damaged
+                share = share_done(run.experiment, summary)
+                lines.append(f"{name}: {share:.0%}  {errors_in_words(summary)}".rstrip())
     return lines
 
 
@@ -98,11 +101,12 @@ class _Shown:
 
 
 def _stamp(runs: Sequence[Run]) -> str:
-    """Another text whenever a run has another number of rows, or ended, or began."""
+    """Another text whenever a run has another number of rows, or ended, or began, or has other settings."""
     parts = []
     for run in runs:
-        file = run.path / "metrics.jsonl"
-        parts.append(f"{run.path}:{file.stat().st_size if file.exists() else 0}:{run.status}")
+        rows, settings = (run.path / name for name in ("metrics.jsonl", "config.yaml"))
+        size = rows.stat().st_size if rows.exists() else 0
+        parts.append(f"{run.path}:{size}:{settings.stat().st_mtime_ns if settings.exists() else 0}:{run.status}")
     return " ".join(parts)
 
 
@@ -127,18 +131,21 @@ def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -
 
 
 def legible(runs: Sequence[Run]) -> list[Run]:
-    """Those whose settings can be read.
+    """Those whose settings are not damaged.
 
     Raises:
-        RunError: none can.
+        RunError: all are.
+        RunFileError: some cannot be read just now.
     """
     found: list[Run] = []
-    error: DegradeError | None = None
+    error: RunError | None = None
     for run in runs:
         try:
             _ = run.experiment
             found.append(run)
-        except DegradeError as trouble:
+        except RunFileError:
+            raise
+        except RunError as trouble:
             error = trouble
     if error is not None and not found:
         raise error

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from degrade.analysis import facts
 from degrade.analysis.charts import Chart, charts
-from degrade.analysis.curves import Curve, legible
+from degrade.analysis.curves import Curve, legible, told_apart
 
 #: The most networks of one experiment in one chart, where their names tell several kinds apart.
 TOGETHER = 8
@@ -126,8 +126,9 @@ def chapters(curves: Sequence[Curve], room: int) -> tuple[list[Told], list[str]]
     number = 0
     for key, chapter in CHAPTERS.items():
         own = []
+        names = told_apart({chart.folder for chart in drawn.get(key, [])})
         for chart in drawn.get(key, []):
-            where = f"{legible(chart.folder.name)}: " if len(drawn[key]) > 1 else ""
+            where = f"{names[chart.folder]}: " if names[chart.folder] else ""
             own.append({**chart.data, "title": where + chart.data["title"], "id": f"chart-{number}"})
             number += 1
         if own or key in shown:
@@ -210,16 +211,16 @@ def experiments(curves: Sequence[Curve], first: Path | None = None) -> list[Grou
     folders: dict[Path, list[int]] = {}
     for k, curve in enumerate(curves):
         folders.setdefault(curve.folder, []).append(k)
-    groups = []
+    groups, ends = [], told_apart(folders)
     for folder, members in sorted(folders.items(), key=lambda own: own[0] != first):
-        name = legible(folder.name)
+        name = ends[folder] or legible(folder.name)
         kinds: dict[str, list[int]] = {}
         for k in members:
             kinds.setdefault(curves[k].network, []).append(k)
         split = len(members) > TOGETHER and len(members) >= 2 * len(kinds)
         for kind, own in kinds.items() if split else (("", members),):
             title = f"{name}, {kind}" if kind else name
-            groups.append(_group(title, [curves[k] for k in own], own, name if len(folders) > 1 else ""))
+            groups.append(_group(title, [curves[k] for k in own], own, ends[folder]))
     if len(groups) == 1:
         return [groups[0]._replace(names=[curve.label for curve in curves])]
     return groups

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from degrade.analysis import facts
-from degrade.analysis.curves import BANDS, Curve, Series, edges, error_curves
+from degrade.analysis.curves import BANDS, Curve, Series, edges, error_curves, seed_name
 from degrade.analysis.layers import (
     CEILING,
     FORWARD,
@@ -140,7 +140,7 @@ def along_training(curves: Sequence[Curve]) -> Data | None:
         path = next(iter(curve.paths.values()))
         iterations, each = stages(_rows(path, "gradients", "snapshot", "layer", "images", WEIGHTS, RELATIVE, SIGNALS))
         if len(iterations) > 1:
-            networks.append((f"{curve.label}, seed {next(iter(curve.paths))}", iterations, each))
+            networks.append((seed_name(curve, next(iter(curve.paths))), iterations, each))
     if not networks or (len(networks) > PANELS and _remedies(curves)):
         return None
     views = []
@@ -214,7 +214,8 @@ def responses(curves: Sequence[Curve]) -> Data | None:
             at = {} if name == "by size" else {"at": [str(row["name"]) for row in seeds[0]]}
             middle = [_drawable(value) for value in np.median(std, axis=0)]
             band = list(zip(std.min(axis=0), std.max(axis=0), strict=True)) if len(std) > 1 else None
-            lines.append(_line(curve.label, shade, list(range(1, std.shape[1] + 1)), middle, band) | at | dash)
+            label = f"{curve.label}{curve.suffix}"
+            lines.append(_line(label, shade, list(range(1, std.shape[1] + 1)), middle, band) | at | dash)
         values = [value for line in lines for value in line["y"] if value is not None]
         log = bool(values) and max(values) > 10 * min(values)
         views.append(_view(name, x, "standard deviation of the response", [_panel("", lines)], log=log))
@@ -238,7 +239,7 @@ def landscape(curves: Sequence[Curve]) -> Data | None:
                 rows = _rows(path, file.stem, "a", "b", "loss")
                 if _is_whole(rows) and file.stem not in seen:
                     seen.add(file.stem)
-                    ways.setdefault(file.stem, []).append(_plane(f"{curve.label}, seed {seed}", rows))
+                    ways.setdefault(file.stem, []).append(_plane(seed_name(curve, seed), rows))
     if not ways:
         return None
     views = [
@@ -257,9 +258,7 @@ def trajectory(curves: Sequence[Curve]) -> Data | None:
     """The path of one seed of each network on the loss, on the plane of the path's first two principal components."""
     panels = []
     for curve in curves:
-        found = next(
-            filter(None, (_path(f"{curve.label}, seed {seed}", path) for seed, path in curve.paths.items())), None
-        )
+        found = next(filter(None, (_path(seed_name(curve, seed), path) for seed, path in curve.paths.items())), None)
         panels += [found] if found is not None else []
     if not panels:
         return None
@@ -296,9 +295,10 @@ def _is_whole(rows: Sequence[Row]) -> bool:
 
 
 def _plane(title: str, rows: Sequence[Row]) -> Data:
-    a, b = (sorted({round(float(row[key]), 4) for row in rows}) for key in ("a", "b"))
+    a, b = (sorted({float(row[key]) for row in rows}) for key in ("a", "b"))
     shown = capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b)).T
-    return _panel(title, map={"x": a, "y": b, "z": [[_drawable(v) for v in line] for line in shown]})
+    x, y = ([float(f"{place:.6g}") for place in places] for places in (a, b))
+    return _panel(title, map={"x": x, "y": y, "z": [[_drawable(v) for v in line] for line in shown]})
 
 
 def _way(stem: str, among: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from degrade.analysis.intervals import student_factor
 from degrade.config import Experiment
-from degrade.config.identity import differing, follows_paper
+from degrade.config.identity import differing, follows_paper, result_settings
 from degrade.errors import ConfigError, RunError, did_you_mean
 from degrade.metrics import ERRORS, Metrics
 from degrade.runs.checked import Status
@@ -31,8 +31,6 @@ _WITH_SHORTCUTS = ("residual", "preact", "bottleneck", "wide")
 
 #: What a band over seeds shows, in words.
 BANDS = {"std": "mean ± std", "minmax": "least to greatest", "ci95": "95 % t interval of the mean"}
-
-#: The errors that a row of metrics may hold.
 
 
 @dataclass(frozen=True)
@@ -146,36 +144,29 @@ def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
     """
     if band not in BANDS:
         raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
-    groups: dict[Path, list[list[tuple[Experiment, Run]]]] = {}  # by variant, then by settings
+    groups: dict[Path, dict[str, list[tuple[Experiment, Run]]]] = {}  # by variant, then by settings
     for record in records:
-        own = (record.experiment, record)
-        alike = groups.setdefault(record.path.resolve().parent, [])
-        group = next((group for group in alike if not _differing(group[0][0], own[0])), None)
-        if group is None:
-            alike.append([own])
-        else:
-            group.append(own)
+        own = record.experiment
+        settled = repr({key: value for key, value in result_settings(own).items() if key != "seed"})
+        alike = groups.setdefault(record.path.resolve().parent, {})
+        alike.setdefault(settled, []).append((own, record))
     # A variant's name is split at its commas, but for those inside [a,b].
     settings = {variant: re.split(r",(?![^\[]*\])", variant.name)[1:] for variant in groups}
     shared = set.intersection(*map(set, settings.values())) if settings else set()
-    folders = _told_apart({variant.parent for variant in groups})
+    folders = told_apart({variant.parent for variant in groups})
     curves = []
     for variant, alike in groups.items():
         named = [setting for setting in settings[variant] if setting not in shared]
-        for group in alike:
-            pairs = [_differing(group[0][0], other[0][0]) for other in alike]
-            keys = dict.fromkeys(key for pair in pairs for key in pair)
+        firsts = [group[0][0] for group in alike.values()]
+        # A recipe may have been redefined between two seeds.
+        keys = {key: 0 for first in firsts[1:] for key in differing(firsts[0], first) if key != "seed"}
+        for group in alike.values():
             apart = [f"{key}={legible(str(group[0][0].flat()[key]))}" for key in keys]
             curves.append(_curve(group, ", ".join([*named, *apart]), folders[variant.parent], band))
     return sorted(curves, key=lambda c: (c.family, c.depth, c.label))
 
 
-def _differing(one: Experiment, other: Experiment) -> list[str]:
-    """The settings, but for the seed, in which two runs of one folder differ; a recipe may have been redefined."""
-    return [key for key in differing(one, other) if key != "seed"]
-
-
-def _told_apart(folders: Collection[Path]) -> dict[Path, str]:
+def told_apart(folders: Collection[Path]) -> dict[Path, str]:
     """The shortest ends of the folders' paths that tell them apart; of a single one nothing."""
     if len(folders) < 2:
         return dict.fromkeys(folders, "")
@@ -233,7 +224,13 @@ def _curve(found: list[tuple[Experiment, Run]], extra: str, folder: str, band: s
 
 def seed_of(curve: Curve) -> str:
     """A network's label and the one seed that is looked at, and what became of it if it isn't complete."""
-    return f"{curve.label}, seed {next(iter(curve.seeds))}{curve.suffix}"
+    return seed_name(curve, next(iter(curve.seeds)))
+
+
+def seed_name(curve: Curve, seed: int) -> str:
+    """A network's label and one of its seeds, and what became of that if it isn't complete."""
+    status = curve.seeds[seed]
+    return f"{curve.label}, seed {seed}" + ("" if status is Status.COMPLETE else f" [{status}]")
 
 
 def first_seed(curve: Curve) -> Curve:

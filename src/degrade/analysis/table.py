@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degrade.analysis.curves import Curve, legible
+from degrade.analysis.curves import Curve, told_apart
 from degrade.analysis.facts import papers
 from degrade.config import Experiment
 from degrade.config.schema import settings
@@ -78,9 +78,9 @@ def _by_experiment(curves: Sequence[Curve], head: Sequence[str], cells: Sequence
     lines: list[str] = []
     short = [[_short_name(curve), *row[1:]] for curve, row in zip(curves, cells, strict=True)]
     written, *rows = table(head, short, "text", width=width).splitlines()
-    for folder in (folders := dict.fromkeys(curve.folder for curve in curves)):
+    for folder, name in told_apart(dict.fromkeys(curve.folder for curve in curves)).items():
         own = [k for k, curve in enumerate(curves) if curve.folder == folder]
-        lines += [f"{legible(folder.name)}:"] if len(folders) > 1 else []
+        lines += [f"{name}:"] if name else []
         apart = _apart([curves[k] for k in own])
         for k, told in zip(own, apart, strict=True):
             indent = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}

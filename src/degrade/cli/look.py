@@ -256,7 +256,11 @@ def watch(
             raise ConfigError("--terminal: there is no page then; leave --open and --port out")
         require("plotext", extra="terminal", what="--terminal")
     read = watching.find(partial(records_of, runs))
-    read()  # where there is nothing to watch, that is said before anything is served
+    for record in read():  # where there is nothing to watch, that is said before anything is served
+        try:
+            _ = record.experiment
+        except RunError as error:
+            tell(f"left out: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         if terminal:
             _watch_in_terminal(read, every)

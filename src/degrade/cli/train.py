@@ -186,6 +186,8 @@ def reproduce(
     if measured:
         curves = error_curves((record for record in records if record.exists), band=band)
         style = figure_style(experiment)
+        if style == "depth" and not any(curve.final["test_error"] for curve in curves):
+            style = None  # there are no last errors yet
         target = output or folder / figure_name(style)
         title = f"{experiment}, recipe {experiments[0].recipe.name}"
         with aside(form):
@@ -199,7 +201,7 @@ def reproduce(
         if measured:
             after = "probe gradients" if experiments[0].checkpoint.snapshots else "plot"
             print(f"next:    degrade {after} {folder} --output figure.pdf")
-    return exit_code(record.status for record in records)
+    return exit_code(record.status if record.exists else "lost" for record in records)
 
 
 def sweep(

@@ -34,7 +34,11 @@ OPEN = {
 }
 
 #: Paths of what PyTorch has for these settings: names right below its modules, since modules hold others too.
-_PYTORCH = r"torch\.(nn|nn\.functional|nn\.init|optim|optim\.lr_scheduler)\.[A-Za-z0-9]\w*"
+_PYTORCH = (
+    r"torch\.(tanh|sigmoid|relu|sin|cos)"
+    r"|torch\.(nn|nn\.functional|nn\.init|optim|optim\.lr_scheduler)\.[A-Za-z0-9]\w*"
+    r"|torch\.nn\.modules\.(activation|batchnorm|instancenorm|normalization)\.[A-Z]\w*"
+)
 
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
@@ -205,12 +209,12 @@ def is_known(key: str, name: str) -> bool:
 
     if name in settings()[key].choices or name in names(key):
         return True
-    path, arguments_ = name, {}
+    path, own = name, {}
     if name.startswith("{"):
         with contextlib.suppress(yaml.YAMLError, AttributeError):
-            arguments_ = yaml.safe_load(name)
-            path = str(arguments_.pop("_target_", ""))
-    if any(isinstance(value, dict | list) for value in arguments_.values()):
+            own = yaml.safe_load(name)
+            path = str(own.pop("_target_", ""))
+    if "_target_" in repr(own):
         return False
     given = path in names(key) or any(path.startswith(f"{file.stem}.") for file in _files)
     return given or re.fullmatch(_PYTORCH, path) is not None

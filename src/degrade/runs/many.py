@@ -41,6 +41,8 @@ class Cell:
     def outcome(self) -> str:
         """One of OUTCOMES, by its record."""
         written, status = self.record.summary.get("status"), self.record.status
+        if status.finished and not self.record.exists:  # its settings are gone, so that nothing reads it
+            return "lost"
         if status in OUTCOMES and status in (written, Status.RUNNING):
             return status
         # A killed run counts as interrupted for its record; here the two are told apart. A run that was stopped while

@@ -197,10 +197,8 @@ class Run:
             return False
         try:  # shared, so that it works where nothing may be written, and two that look don't see each other
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
         finally:
             os.close(descriptor)
         return False

@@ -338,8 +338,10 @@ class _Session:
     def _warn_of_another_machine(self, here: Mapping[str, Any]) -> None:
         """Warn if this is another machine, or number of threads, with which resuming is not exact."""
         for before in self.record.sessions[-1:]:
+            # Where more threads were offered, that was said.
+            told = self.training.engine.device.type != "cpu" or self.offered() >= here["threads"]
             for key in ("device", "precision", "threads"):
-                if before.get(key) not in (None, here[key]):
+                if before.get(key) not in (None, here[key]) and not (told and key == "threads"):
                     log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
             for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
                 path = entry.rpartition("#")[0]

@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from degrade.config import Experiment, registry
+from degrade.config.schema import settings
 from degrade.data import ImageSet
 from degrade.errors import ConfigError, RunConflictError, RunError
 from degrade.files import read_bytes, replacing
@@ -42,12 +43,14 @@ class Trained:
         tensors: its tensors by the names of the network's modules, on the CPU.
         mean: float32 3 x S x S, the mean training image in units of 1 (pixel / 255), to be subtracted from images.
         facts: what must be known of it, as text: family, depth, recipe, iteration, errors (fractions), data_hash ...
+        trusted: whether it may call whatever its settings name, since they are the user's own.
     """
 
     name: str
     tensors: dict[str, Tensor]
     mean: Tensor
     facts: dict[str, str]
+    trusted: bool = False
 
     @property
     def experiment(self) -> Experiment:
@@ -64,8 +67,9 @@ class Trained:
                 "write it anew by `degrade export --weights RUN`"
             ) from error
         for key in registry.OPEN:  # such files are passed on, so what they name is not called unasked
-            if not registry.is_known(key, named := str(found.flat()[key])):
-                raise RunError(f"{self.name}: {key}={named} is code that the file doesn't hold; --with FILE gives it")
+            if not self.trusted and not registry.is_known(key, named := str(found.flat()[key])):
+                mend = "give its file by --with, or say trusted=True in Python"
+                raise RunError(f"{self.name}: {key}={named} is code that the file doesn't hold; {mend}")
         return found
 
     @property
@@ -177,7 +181,7 @@ def _sorted(content: bytes) -> bytes:
 def settings_to_keep(experiment: Experiment) -> str:
     """The settings of `Trained.experiment`, as JSON; no folder of the machine it was trained on is among them."""
     kept: dict[str, Any] = {key: own for key, own in asdict(experiment).items() if key in _SECTIONS}
-    kept["data"] |= {"root": None, "url": None}
+    kept["data"] |= {key: settings()[f"data.{key}"].default for key in ("root", "url", "sources")}
     return json.dumps(kept)
 
 
@@ -212,7 +216,7 @@ def trained(source: str | Path, *, folder: Path | None = None) -> Trained:
     return Trained.parse(content, str(source))
 
 
-def load(source: str | Path) -> nn.Module:
+def load(source: str | Path, *, trusted: bool = False) -> nn.Module:
     """A trained network in eval mode, on the CPU.
 
     Its input is float32 N x 3 x S x S, the mean training image already subtracted (`classifier` does that); S is 32,
@@ -222,22 +226,25 @@ def load(source: str | Path) -> nn.Module:
         source: the name of a network that comes with degrade, such as `plain-56-short`, or the path of a file that
             `degrade export --weights` wrote. Hashes are checked. `plain-56` is the network of the paper's recipe;
             while there is none, that of the recipe with the most updates, and a warning is logged that says so.
+        trusted: whether code that the file names may be called: norms, activations and families of one's own, which
+            are not in it. Otherwise only PyTorch's and what was registered here may.
 
     Raises:
         ConfigError: there is neither; the message lists the names that there are.
-        RunError: the file is damaged.
+        RunError: the file is damaged, or names other code.
         RunFileError: it cannot be read just now.
     """
-    return trained(source).network()
+    return replace(trained(source), trusted=trusted).network()
 
 
-def classifier(source: str | Path) -> Classifier:
+def classifier(source: str | Path, *, trusted: bool = False) -> Classifier:
     """A trained network together with its mean image, in eval mode, on the CPU: from pixels to logits.
 
     Args:
-        source: as `load` takes it.
+        source: as `load` takes it, and so `trusted`.
+        trusted: see `load`.
 
     Raises:
         ConfigError, RunError, RunFileError: as `load` does.
     """
-    return trained(source).classifier()
+    return replace(trained(source), trusted=trusted).classifier()

@@ -24,8 +24,6 @@ log = logging.getLogger("degrade.run")
 
 NAME = "weights.safetensors"
 
-#: Errors of a row of metrics that stay with the network.
-
 
 def of_record(record: RunRecord) -> Trained:
     """The network of a run's newest checkpoint.
@@ -41,7 +39,8 @@ def of_record(record: RunRecord) -> Trained:
     tensors, iteration = _newest(record)
     images = load_images(experiment.data, say=log.info)
     record.check_images(images.content_hash)
-    return Trained(str(record.path), tensors, images.mean, _facts(record, experiment, images, iteration))
+    facts = _facts(record, experiment, images, iteration)
+    return Trained(str(record.path), tensors, images.mean, facts, trusted=True)
 
 
 def keep(record: RunRecord, folder: Path) -> Entry:
