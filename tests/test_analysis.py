@@ -97,6 +97,17 @@ def test_two_records_of_one_seed_are_no_two_seeds(tmp_path: Path) -> None:
     shutil.copytree(record.path, record.path.with_name("seed-0-backup"))
     with pytest.raises(RunError, match="seed-0-backup: both are of seed 0; move one of them away"):
         error_curves(find_records([tmp_path]))
+    shutil.rmtree(record.path.with_name("seed-0-backup"))
+    shutil.copytree(record.path.parent, record.path.parent.with_name("plain-20 (copy)"))
+    with pytest.raises(RunError, match="both are of seed 0; move one of them away"):
+        error_curves(find_records([tmp_path]))
+
+
+def test_a_record_without_its_settings_is_named(tmp_path: Path) -> None:
+    record = finished(tmp_path, "plain-20", 0, 0.1, 0.2)
+    (record.path / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        error_curves(find_records([tmp_path]))
 
 
 def test_seeds_of_other_settings_in_one_folder_are_curves_of_their_own(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def raise_stopped(*_: object) -> None:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest of `known`, or lists them when none is near."""
-    candidates = sorted(known)
+    candidates = sorted(set(known))
     if near := difflib.get_close_matches(word, candidates, n=3, cutoff=0.5):
         return f"did you mean {' or '.join(near)}?"
     if len(candidates) > 12:

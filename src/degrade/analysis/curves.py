@@ -1,6 +1,5 @@
 """Curves of networks, from run records: what the seeds measured at each iteration, their mean, and a band."""
 
-import itertools
 import os
 import re
 import warnings
@@ -9,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -145,11 +145,14 @@ def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
     if band not in BANDS:
         raise ConfigError(f"band {band}: {did_you_mean(band, BANDS)}")
     groups: dict[Path, dict[str, list[tuple[Experiment, Run]]]] = {}  # by variant, then by settings
+    known: dict[tuple[Path, str, int], Run] = {}
     for record in records:
-        own = record.experiment
-        settled = repr({key: value for key, value in result_settings(own).items() if key != "seed"})
-        alike = groups.setdefault(record.path.resolve().parent, {})
-        alike.setdefault(settled, []).append((own, record))
+        own, variant = record.experiment, record.path.resolve().parent
+        settled = repr({"recipe": own.recipe.name, **result_settings(own), "seed": None})
+        other = known.setdefault((variant.parent, settled, own.seed), record)
+        if other is not record:
+            raise RunError(f"{other.path} and {record.path}: both are of seed {own.seed}; move one of them away")
+        groups.setdefault(variant, {}).setdefault(settled, []).append((own, record))
     # A variant's name is split at its commas, but for those inside [a,b].
     settings = {variant: re.split(r",(?![^\[]*\])", variant.name)[1:] for variant in groups}
     shared = set.intersection(*map(set, settings.values())) if settings else set()
@@ -185,16 +188,18 @@ def legible(text: str) -> str:
 
 def _curve(found: list[tuple[Experiment, Run]], extra: str, folder: str, band: str) -> Curve:
     runs = sorted(found, key=lambda run: run[0].seed)
-    for (one, path), (other, further) in itertools.pairwise((each, record.path) for each, record in runs):
-        if one.seed == other.seed:
-            raise RunError(f"{path} and {further}: both are of seed {one.seed}; move one of them away")
     own, first = runs[0]
     statuses = [record.status for _, record in runs]
     rows = [record.metrics() for _, record in runs]
     finished = zip(rows, statuses, strict=True)
     last = [measured[-1] for measured, status in finished if measured and status is Status.COMPLETE]
     environments = [record.environment for _, record in runs]
-    model, chance = own.model, environments[0].get("chance_error")
+
+    def told(key: str, otherwise: Any = None) -> Any:
+        """What the first record says that says it."""
+        return next((each[key] for each in environments if each.get(key) is not None), otherwise)
+
+    model, chance = own.model, told("chance_error")
     name = f"{model.family}-{model.depth}"
     if model.start and "model.start=" not in extra:
         before = re.split("[,.]", model.start)[0]
@@ -213,8 +218,8 @@ def _curve(found: list[tuple[Experiment, Run]], extra: str, folder: str, band: s
         folder=first.path.resolve().parents[1],
         extra=extra,
         paths={each.seed: record.path for each, record in runs},
-        parameters=environments[0].get("parameters"),
-        shortcuts=environments[0].get("shortcuts", model.family in _WITH_SHORTCUTS),
+        parameters=told("parameters"),
+        shortcuts=told("shortcuts", model.family in _WITH_SHORTCUTS),
         # An old record does not say; its classes were of one size.
         chance=chance if chance is not None and 0 < chance < 1 else 1 - 1 / max(2, model.classes),
         data_hashes=frozenset(str(each["data_hash"]) for each in environments if each.get("data_hash")),

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from degrade.analysis.curves import legible
+from degrade.analysis.curves import legible, told_apart
 from degrade.extras import require
 from degrade.runs.record import Run
 
@@ -58,10 +58,12 @@ def measurements(records: Iterable[Run]) -> Iterator[tuple[Any, ...]]:
     Raises:
         RunError: a record's config cannot be read.
     """
-    for record in records:
-        own, variant = record.experiment, record.path.resolve().parent
+    found = [(record, record.path.resolve().parent) for record in records]
+    names = told_apart({variant.parent for _, variant in found})
+    for record, variant in found:
+        own = record.experiment
         model, synthetic = own.model, own.data.name == "synthetic"
-        folders = legible(variant.parent.name), legible(variant.name)
+        folders = names[variant.parent] or legible(variant.parent.name), legible(variant.name)
         network = f"{model.family}-{model.depth}", model.family, model.depth
         shared = *folders, *network, own.seed, own.recipe.name, str(record.status), synthetic
         for row in record.metrics():

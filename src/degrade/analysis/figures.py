@@ -29,6 +29,9 @@ LEGEND = 46
 #: A legend of more lines stands below its panel.
 ROOM = 8
 
+#: Marks of curves whose colour another one has already.
+_FURTHER = ("s", "^", "v", "P")
+
 _CLEAN_MARK = f"{facts.CLEAN}, last iterate"
 
 
@@ -68,14 +71,17 @@ def draw_figure6(curves: Sequence[Curve], *, title: str | None = None) -> Figure
     training error of the last iterate.
     """
     families = sorted({curve.family for curve in curves})
-    shades = {curve.label: shade for curve, (shade, _) in zip(curves, facts.signs(curves), strict=True)}
-    figure, panels = new_figure(1, len(families), (7.2 if len(families) > 1 else 4.2, 3.5))
+    signs = {curve.label: sign for curve, sign in zip(curves, facts.signs(curves), strict=True)}
+    figure, panels = new_figure(1, len(families), (3.6 * len(families) if len(families) > 1 else 4.2, 3.5))
     cleans, marks = [], []
     for axes, family in zip(panels, families, strict=True):
         for curve in (own for own in curves if own.family == family):
-            shade = shades[curve.label]
-            _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0)
-            _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0)
+            shade, sign = signs[curve.label]
+            style: dict[str, Any] = {}
+            if again := sign // len(families):  # colours have run out
+                style = {"marker": _FURTHER[(again - 1) % len(_FURTHER)], "markevery": 0.1}
+            _line(axes, curve.train, shade, curve, linestyle="--", linewidth=1.0, **style)
+            _line(axes, curve.test, shade, curve, numbered=True, label=_label(curve), linewidth=2.0, **style)
             marks.append(_paper_mark(axes, curve, "test", shade))
             cleans.append(_clean_mark(axes, curve, shade))
         axes.set_title(f"{family} networks", fontsize=9)
@@ -208,7 +214,7 @@ def _label(curve: Curve) -> str:
 def _line(axes: Axes, series: Series, shade: str, curve: Curve, *, numbered: bool = False, **style: Any) -> None:
     """Draw a curve, its band, n/N where it goes on with fewer seeds, and a mark at its end if no seed finished."""
     x, y = series.iteration, 100 * series.mean
-    axes.plot(x, y, color=shade, marker="." if len(x) < 8 else None, markersize=4, **style)
+    axes.plot(x, y, **{"color": shade, "marker": "." if len(x) < 8 else None, "markersize": 4, **style})
     if (series.seeds > 1).any():
         fill_band(axes, x, 100 * series.low, 100 * series.high, shade)
     for k, (now, earlier) in enumerate(zip(series.seeds, [len(curve.seeds), *series.seeds], strict=False)):

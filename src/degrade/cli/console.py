@@ -44,6 +44,9 @@ def entry_point() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has jobs in the background ignore it
             signal.signal(number, raise_stopped)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open to the end
     if not sys.stdout.isatty() and "FORCE_COLOR" not in os.environ:
         os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")  # Typer takes a job on GitHub for a terminal
     if isinstance(sys.stdout, io.TextIOWrapper):

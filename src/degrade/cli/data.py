@@ -227,6 +227,9 @@ def _export_network(runs: list[Path], form: str | None, output: Path | None, *, 
     if onnx:
         require_onnx()  # before images are loaded
     network = record if isinstance(record, Trained) else of_record(record)
+    suffix = ".onnx" if onnx else ".safetensors"
+    if output is not None and output.suffix.lower() != suffix:
+        raise ConfigError(f"--output {output}: {option} writes a file of the suffix {suffix}; use that")
     target = output or _network_file(record, onnx=onnx)
     if onnx:
         export_onnx(network, target)
@@ -263,7 +266,10 @@ def _data(overrides: list[str] | None, root: Path | None) -> "DataConfig":
     if root is not None and (other := [word for word in own if word.startswith("data.root=")]):
         raise ConfigError(f"--root {root} {other[0]}: they are one setting; leave one of them out")
     data = compose(own).data
-    return replace(data, root=str(root)) if root else data
+    data = replace(data, root=str(root)) if root else data
+    if data.root is not None and Path(data.root).is_file():
+        raise ConfigError(f"{data.root}: a file, and images are kept in a folder; name one")
+    return data
 
 
 @data_app.command("fetch")

@@ -237,7 +237,7 @@ def sweep(
         for cell in cells:
             begun = "skip" if cell.finished else "resume"
             print(f"{begun if cell.record.exists and not fresh else 'train':7} {cell.record.path}")
-        print(f"{len(cells)} cells, launcher {launcher.name}")
+        print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, launcher {launcher.name}")
         return DONE
     try:
         train_all(cells, launcher, fresh=fresh)

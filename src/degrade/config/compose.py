@@ -494,6 +494,10 @@ def _useful_line(error: BaseException) -> str:
     message = (str(cause).strip() or type(cause).__name__).replace("to Integer", "to a whole number").splitlines()
     if "is not a ListConfig" in message[0]:
         message = ["a list is needed; write it in brackets, as in [X,Y]"]
+    elif wrong := re.match(
+        r"Value '(.*)' of type '.*' could not be converted to (Float|a whole number)$", message[0]
+    ):
+        message = [f"{wrong[1]} is no {'number' if wrong[2] == 'Float' else 'whole number'}"]
     elif re.match(r"Key '.*' not in '", message[0]):
         message = ["no such setting; `degrade settings` lists them all"]
     key = getattr(cause, "full_key", None)

@@ -173,11 +173,11 @@ class ModelConfig(Section):
     bn_momentum: float = setting(
         0.1, "batch norm momentum", kind=Kind.OPEN, check=within(0, 1), needs=(_norm("is a setting of"),)
     )
-    """Share of the newest batch in batch norm's running statistics. The paper leaves it open."""
+    """Share of the newest batch in batch norm's running statistics."""
     bn_epsilon: float = setting(
         1e-5, "batch norm epsilon", kind=Kind.OPEN, check=must.POSITIVE, needs=(_norm("is a setting of"),)
     )
-    """Number that is added to batch norm's variance. The paper leaves it open."""
+    """Number that is added to batch norm's variance."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -302,7 +302,7 @@ class OptimConfig(Section):
     nesterov: bool = setting(False, "Nesterov", needs=(_MOMENTUM,))
     """Whether momentum is Nesterov's instead of the paper's classical one."""
     decay_norm: bool = setting(True, "decay of batch norm", kind=Kind.OPEN, needs=(_norm("is a setting of"),))
-    """Whether batch norm's scale and shift decay too. The paper leaves it open."""
+    """Whether batch norm's scale and shift decay too."""
     clip: float | None = setting(None, "greatest norm of the gradient", check=must.POSITIVE)
     """Greatest Euclidean norm of the gradient of all weights together; a longer gradient is scaled down. None: every
     gradient stays as it is."""

@@ -47,8 +47,14 @@ def look(
     form: str = "text",
     complain: Callable[[str], object] = print,
 ) -> Shown:
-    """The table and the figure of networks and their remedies; `complain` as in `treated`."""
+    """The table and the figure of networks and their remedies; `complain` as in `treated`.
+
+    Raises:
+        RunError: none of them has snapshots, or numbers that were measured of them.
+    """
     networks = treated(refuse_unmeasured(curves), complain=complain)
+    if not any(own.along for own in networks):
+        raise RunError("none of these runs kept snapshots of its weights, which remedies are judged by; see above")
     return Shown(remedy_table(networks, form=form), draw_remedies(networks, title=title), "remedies.png")
 
 

@@ -433,21 +433,21 @@ def find_records(paths: Iterable[Path]) -> list[Run]:
             raise RunError(
                 f"{path}: no such directory; `degrade train` makes runs, below outputs unless told otherwise"
             )
-        below = sorted(folder for folder in _folders_with_config(path) if _is_record(folder))
+        below = sorted(folder for folder in _folders_of_runs(path) if _is_record(folder))
         if not below:
             raise RunError(f"{path}: holds no run; `degrade train` makes one")
         found.update({folder.resolve(): Run(folder) for folder in below})
     return list(found.values())
 
 
-def _folders_with_config(path: Path) -> Iterator[Path]:
+def _folders_of_runs(path: Path) -> Iterator[Path]:
     def trouble(error: OSError) -> None:
         # A folder that nobody may look into holds no run of ours, but a failing disk must not make runs vanish.
         if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
             raise RunFileError(f"{error.filename} cannot be read just now ({reason(error)})") from error
 
     for folder, _, names in os.walk(path, onerror=trouble):
-        if "config.yaml" in names:
+        if "config.yaml" in names or {"environment.json", "metrics.jsonl"} <= set(names):  # whoever reads it says so
             yield Path(folder)
 
 
