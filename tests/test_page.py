@@ -553,6 +553,8 @@ def records_in_browser(tmp_path_factory: pytest.TempPathFactory) -> list[RunReco
     records = story(root, ERRORS | RESIDUAL, rows=40)
     hostile = records[0].path.parents[1] / "plain-20,<img src=x onerror=document.title=1>&lt;b>" / "seed-0"
     shutil.copytree(records[0].path, hostile)
+    config = hostile / "config.yaml"
+    config.write_text(config.read_text().replace("bn_momentum: 0.1", "bn_momentum: 0.2"))
     save_page(error_curves(find_records([root])), root / "report.html")
     return records
 
