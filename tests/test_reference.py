@@ -23,6 +23,7 @@ DEEP = (f"{QUICK}/plain-56/seed-1", f"{QUICK}/residual-56/seed-1")
 FIGURES = {
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
     "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
+    "paper/figure.png": ["plot", str(REFERENCE / "paper"), "--title", "story, recipe paper"],
     "paper/kinds.png": ["probe", "kinds", str(REFERENCE / "paper" / "plain-20")],
     "paths/trajectory.png": ["probe", "landscape", str(REFERENCE / "paths"), "--trajectory"],
     "quick/responses.png": ["probe", "responses", QUICK],
