@@ -122,6 +122,7 @@ BAD_INPUTS = [
     ["story", "name=mine"],
     ["bench", "--batch-sizes", "many"],
     ["inspect", "--channels", "128"],
+    ["export", "--weights", "plain-20-short", "--output", "network.csv"],
     ["watch", "--terminal", "--open"],
     ["probe", "construct", "nowhere", "--depth", "56", "--fresh"],
     # paths and files

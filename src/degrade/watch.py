@@ -96,7 +96,7 @@ class _Shown:
         runs = self._read()
         if (stamp := _stamp(runs)) != self._stamp:
             live = {"seconds": self._every, "stamp": stamp}
-            self._page, self._stamp = page(error_curves(legible(runs)), live=live), stamp
+            self._page, self._stamp = page(error_curves(undamaged(runs)), live=live), stamp
         return self._page
 
 
@@ -130,7 +130,7 @@ def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -
     return "\n".join([drawn if colour else plotext.uncolorize(drawn), *lines])
 
 
-def legible(runs: Sequence[Run]) -> list[Run]:
+def undamaged(runs: Sequence[Run]) -> list[Run]:
     """Those whose settings are not damaged.
 
     Raises:

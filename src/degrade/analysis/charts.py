@@ -23,10 +23,10 @@ from degrade.analysis.layers import (
     SIGNALS,
     WEIGHTS,
     Along,
-    capped,
     looked_at,
     norm_words,
     over_seeds,
+    plane,
     stages,
     summaries,
 )
@@ -295,10 +295,9 @@ def _is_whole(rows: Sequence[Row]) -> bool:
 
 
 def _plane(title: str, rows: Sequence[Row]) -> Data:
-    a, b = (sorted({float(row[key]) for row in rows}) for key in ("a", "b"))
-    shown = capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b)).T
+    a, b, loss = plane(rows)
     x, y = ([float(f"{place:.6g}") for place in places] for places in (a, b))
-    return _panel(title, map={"x": x, "y": y, "z": [[_drawable(v) for v in line] for line in shown]})
+    return _panel(title, map={"x": x, "y": y, "z": [[_drawable(v) for v in line] for line in loss.T]})
 
 
 def _way(stem: str, among: Iterable[str]) -> str:

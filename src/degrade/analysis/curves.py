@@ -162,7 +162,8 @@ def error_curves(records: Iterable[Run], *, band: str = "std") -> list[Curve]:
         named = [setting for setting in settings[variant] if setting not in shared]
         firsts = [group[0][0] for group in alike.values()]
         # A recipe may have been redefined between two seeds.
-        keys = {key: 0 for first in firsts[1:] for key in differing(firsts[0], first) if key != "seed"}
+        pairs = (differing(firsts[0], first) for first in firsts[1:])
+        keys = dict.fromkeys(key for pair in pairs for key in pair if key != "seed")
         for group in alike.values():
             apart = [f"{key}={legible(str(group[0][0].flat()[key]))}" for key in keys]
             curves.append(_curve(group, ", ".join([*named, *apart]), folders[variant.parent], band))

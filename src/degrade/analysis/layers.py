@@ -1,4 +1,4 @@
-"""What the rows of probes say of a network's layers: the columns, their names, and what each snapshot comes to."""
+"""What the rows of probes say of a network's layers, their columns, names and snapshots, and of losses on a plane."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -34,6 +34,12 @@ def capped(losses: Sequence[float]) -> npt.NDArray[np.float64]:
     """Losses of at most CEILING, also where they are not finite."""
     known = np.nan_to_num(np.array(losses, np.float64), nan=CEILING, posinf=CEILING)
     return np.minimum(known, CEILING)
+
+
+def plane(rows: Sequence[Row]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
+    a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
+    return a, b, capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
 
 
 def norm_words(pairs: Iterable[tuple[str, str]]) -> str:

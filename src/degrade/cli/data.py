@@ -218,6 +218,9 @@ def _export_network(runs: list[Path], form: str | None, output: Path | None, *, 
         raise ConfigError(f"--format {form}: is for tables, and {option} writes a network; leave it out")
     if len(runs) != 1:
         raise ConfigError(f"{option}: takes one run's directory or one network's name, not {len(runs) or 'none'}")
+    suffix = ".onnx" if onnx else ".safetensors"
+    if output is not None and output.suffix.lower() != suffix:
+        raise ConfigError(f"--output {output}: {option} writes a file of the suffix {suffix}; use that")
     record = one_trained(runs[0])
     from degrade.runs.evaluation import heading
     from degrade.runs.onnx import export_onnx, require_onnx
@@ -227,9 +230,6 @@ def _export_network(runs: list[Path], form: str | None, output: Path | None, *, 
     if onnx:
         require_onnx()  # before images are loaded
     network = record if isinstance(record, Trained) else of_record(record)
-    suffix = ".onnx" if onnx else ".safetensors"
-    if output is not None and output.suffix.lower() != suffix:
-        raise ConfigError(f"--output {output}: {option} writes a file of the suffix {suffix}; use that")
     target = output or _network_file(record, onnx=onnx)
     if onnx:
         export_onnx(network, target)

@@ -256,11 +256,7 @@ def watch(
             raise ConfigError("--terminal: there is no page then; leave --open and --port out")
         require("plotext", extra="terminal", what="--terminal")
     read = watching.find(partial(records_of, runs))
-    for record in read():  # where there is nothing to watch, that is said before anything is served
-        try:
-            _ = record.experiment
-        except RunError as error:
-            tell(f"left out: {error}")
+    readable(runs)  # where there is nothing to watch, or damage, that is said before anything is served
     with contextlib.suppress(KeyboardInterrupt):
         if terminal:
             _watch_in_terminal(read, every)
@@ -277,11 +273,11 @@ def watch(
 def _watch_in_terminal(read: "Read", every: float) -> None:
     """Draw again and again; where the output is no terminal, once."""
     from degrade.analysis import error_curves
-    from degrade.watch import in_terminal, legible, running
+    from degrade.watch import in_terminal, running, undamaged
 
     shown, idle = sys.stdout.isatty(), 0
     while True:
-        found = legible(read())
+        found = undamaged(read())
         drawn = in_terminal(error_curves(found), found, colour=shown and "NO_COLOR" not in os.environ)
         print(f"\033[H\033[2J{drawn}" if shown else drawn, flush=True)
         idle = 0 if running(found) else idle + 1

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from degrade.analysis.curves import Array, Curve, first_seed, seed_of
 from degrade.analysis.facts import footer
 from degrade.analysis.figures import finished
-from degrade.analysis.layers import CEILING, capped
+from degrade.analysis.layers import CEILING, plane
 from degrade.analysis.table import aligned
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError
@@ -244,12 +244,6 @@ def draw_landscape(
         f"un-augmented; directions by filter, drawn with seed {seed}; batch norm's statistics: {used}"
     )
     return finished(figure, f"{text}\n{footer(curves, banded=False)}", title)
-
-
-def plane(rows: Sequence[Row]) -> tuple[Array, Array, Array]:
-    """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
-    a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
-    return a, b, capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
 
 
 def levels_of(planes: Sequence[tuple[Array, Array, Array]]) -> Array:

@@ -24,7 +24,7 @@ from torch import Tensor
 from degrade.analysis.curves import Array, Curve, first_seed, seed_of
 from degrade.analysis.facts import footer, signs
 from degrade.analysis.figures import finished
-from degrade.analysis.layers import capped
+from degrade.analysis.layers import capped, plane
 from degrade.analysis.table import aligned
 from degrade.errors import RunError
 from degrade.probes.landscape import (
@@ -33,7 +33,6 @@ from degrade.probes.landscape import (
     contours,
     levels_of,
     loss_of_weights,
-    plane,
 )
 from degrade.probes.probe import MOST, Row, Shown, kept_or_measured, looked_at, networks, numbers_path, read, within
 from degrade.progress import through
