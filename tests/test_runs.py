@@ -273,6 +273,17 @@ def interrupted_copy(small: Make, *overrides: str, at: int = 13) -> RunRecord:
     return RunRecord(run_directory(experiment))
 
 
+def test_a_run_says_once_which_milestones_it_ends_before(small: Make, caplog: pytest.LogCaptureFixture) -> None:
+    settings = ("recipe.iterations=4", "recipe.milestones=[3,4,5000]", "name=missed")
+    interrupted_copy(small, *settings, at=2)
+    run(small(*settings))
+    run(small("recipe.iterations=4", "recipe.milestones=[3]", "name=met"))
+    said = [message for message in caplog.messages if "milestones" in message]
+    assert said == [
+        "plain-8: it ends at update 4, so its rate does not fall at 4 or 5,000; recipe.milestones sets when it falls"
+    ]
+
+
 def test_a_new_run_takes_idle_cores_and_a_resumed_one_as_many_threads_as_before(
     small: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

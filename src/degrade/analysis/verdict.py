@@ -340,15 +340,8 @@ def at_chance(curve: Curve, kind: str) -> int:
 def is_trained(curve: Curve, kind: str) -> bool:
     """Whether every finished seed passed its last milestone and ends below half of chance level."""
     errors = curve.final[kind]
-    return bool(errors) and _passed(curve) and all(error < TRAINED * curve.chance for error in errors)
-
-
-def _passed(curve: Curve) -> bool:
-    """Whether updates were made at the last rate: a milestone names the last update at the rate before it."""
-    recipe = curve.experiment.recipe
-    if recipe.schedule != "steps":  # the rate falls to the last update
-        return True
-    return all(recipe.iterations > milestone for milestone in recipe.milestones)
+    passed = not curve.experiment.recipe.missed
+    return bool(errors) and passed and all(error < TRAINED * curve.chance for error in errors)
 
 
 def _mean_error(curve: Curve, kind: str) -> float:
@@ -364,7 +357,7 @@ def _standing(curve: Curve, kind: str) -> str:
         return f"{told}: it has hardly begun to learn"
     if stuck:
         return f"{told}, {stuck} of {seeds} seeds at chance"
-    if not _passed(curve):
+    if curve.experiment.recipe.missed:
         return f"{told}: it ended before its last milestone"
     return f"{told}: not trained, which would be below {100 * TRAINED * curve.chance:.0f}%"
 

@@ -363,6 +363,11 @@ class RecipeConfig(Section):
         rises = self.warmup in powers and self.schedule != "one_cycle"
         return (self.warmup_iterations, powers[self.warmup]) if rises else (0, 1)
 
+    @property
+    def missed(self) -> list[int]:
+        """Milestones after which no update is left, since they name the last update at the rate before them."""
+        return [last for last in self.milestones if last >= self.iterations and self.schedule == "steps"]
+
 
 @dataclass
 class EvalConfig(Section):

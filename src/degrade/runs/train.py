@@ -230,6 +230,7 @@ class _Session:
         log.info("%s: %s parameters, %s", self.name, f"{count_parameters(engine.model):,}", how)
         self.loggers.begin(self.record.metrics())
         if self.training.iteration == 0:
+            self._warn_of_missed_milestones()
             self._keep_snapshot()
         try:
             for row in fit(self.training, after_step=self._stepped):
@@ -255,6 +256,14 @@ class _Session:
         if self.training.diverged:
             at = self.training.iteration
             log.warning("%s diverged at iteration %d: loss is not finite; try a smaller optim.lr", self.name, at)
+
+    def _warn_of_missed_milestones(self) -> None:
+        recipe = self.experiment.recipe
+        if recipe.missed:
+            log.warning(
+                "%s: it ends at update %s, so its rate does not fall at %s; recipe.milestones sets when it falls",
+                *(self.name, f"{recipe.iterations:,}", " or ".join(f"{milestone:,}" for milestone in recipe.missed)),
+            )
 
     def failed(self, error: Exception, mend: str) -> None:
         """Note a failure and what helps in the record, if it can be written at all."""
