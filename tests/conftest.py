@@ -4,7 +4,9 @@ import math
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +39,18 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let all cores seem idle, whatever runs beside the tests, other tests above all."""
+    """Let all cores seem idle, whatever runs beside the tests, other tests above all; each test begins alike."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     monkeypatch.setattr(cores, "look", lambda: cores.Cores(count, math.inf, 0.0))
     cores.at_first.cache_clear()
     cores.usable.cache_clear()
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
     yield
     cores.at_first.cache_clear()
     cores.usable.cache_clear()
+    if torch:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -64,20 +70,21 @@ def trained(small: Callable[..., Experiment], tmp_path_factory: pytest.TempPathF
     def make(*overrides: str) -> RunRecord:
         experiment = small(*overrides)
         record = RunRecord(run_directory(experiment))
-        if overrides not in _trained:
+        key = repr(replace(experiment, output="anywhere"))
+        if key not in _trained:
             from degrade.runs import run  # here, since it imports torch
 
-            _trained[overrides] = tmp_path_factory.mktemp("trained") / "run"
-            shutil.copytree(run(experiment).path, _trained[overrides])
+            _trained[key] = tmp_path_factory.mktemp("trained") / "run"
+            shutil.copytree(run(experiment).path, _trained[key])
         elif not record.exists:
-            shutil.copytree(_trained[overrides], record.path)
+            shutil.copytree(_trained[key], record.path)
         return record
 
     return make
 
 
 #: Where the runs of `trained` are kept, by their settings.
-_trained: dict[tuple[str, ...], Path] = {}
+_trained: dict[str, Path] = {}
 
 
 class Outcome(NamedTuple):

@@ -10,10 +10,8 @@ import torch
 from degrade.analysis.intervals import median_interval
 from degrade.analysis.speed import Contender, Report, Result, reference, settled
 from degrade.bench import _Runner, bench, contenders, traffic
-from degrade.config import Experiment, ModelConfig
-from degrade.data import load_images
+from degrade.config import ModelConfig
 from degrade.models import CifarNet, VggNet, build_model, multiply_adds
-from degrade.training import Training, fit
 from tests.conftest import Outcome
 
 
@@ -29,22 +27,6 @@ def test_traffic_counts_every_pass_over_every_activation() -> None:
     activations = 7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2
     assert traffic(CifarNet(ModelConfig()), "fp32") == 14 * 4 * activations
     assert traffic(CifarNet(ModelConfig()), "bf16") == 14 * 2 * activations
-
-
-@pytest.mark.parametrize("family", ["plain", "residual"])
-def test_recomputing_changes_nothing_but_memory(family: str, small: Callable[..., Experiment]) -> None:
-    runs = []
-    images = load_images(small().data)
-    for recompute in ("false", "true"):
-        # Depth 20 has nine blocks, which are two segments.
-        settings = ["model.depth=20", "recipe.iterations=4", "eval.every=2", f"runtime.recompute={recompute}"]
-        training = Training(small(f"model.family={family}", *settings), images)
-        rows = [(row.train_loss, row.test_loss, row.train_error_clean) for row in fit(training)]
-        runs.append((rows, training.engine.model.state_dict()))
-    assert runs[0][0] == runs[1][0]
-    assert {row[1] for row in runs[0][0]} - {None}
-    for name, value in runs[0][1].items():
-        assert torch.equal(value, runs[1][1][name]), name
 
 
 def saved_bytes(model: CifarNet | VggNet) -> int:

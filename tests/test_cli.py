@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from degrade.cli import look, options
 from degrade.config import schema
 from degrade.runs import RunRecord
 from tests.conftest import SMALL, Outcome
@@ -514,12 +513,6 @@ def test_odd_but_valid_input_is_no_error(cli: Cli, tmp_path: Path) -> None:
     assert cli("data", "info", "--root", "~nosuch-user/x").code == 0
     finished(tmp_path / "outputs", "plain-20", 0, 0.1, 0.2)
     assert cli("plot", "--title", "$x^$", "--output", "f.png").code == 0
-
-
-def test_exit_codes_are_the_contracts() -> None:
-    assert look.VERDICTS == {"reproduced": 0, "not reproduced": 3, "inconclusive": 4, "too early": 4}
-    codes = (options.DONE, options.RUN_FAILED, options.BAD_INPUT, options.INTERRUPTED)
-    assert codes == (0, 1, 2, 130)
 
 
 def test_settings_are_listed_with_meaning_default_and_choices(cli: Cli) -> None:

@@ -249,9 +249,17 @@ def test_what_cannot_be_timed_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert estimate.tell([Plan("paper", [(Experiment(), 5.0)], False, 0, None)]) == [float("inf")]
 
 
-@pytest.mark.parametrize("pixels", [32, 16])
+@pytest.mark.parametrize(
+    ("settings", "evaluated"),
+    [
+        ("data.pixels=32", 2 * 40 + 2 * 90),
+        ("data.pixels=16", 2 * 40 + 2 * 90),
+        ("data.pixels=8 eval.clean_every=12", 2 * 40 + 2 * 2 * 90),
+        ("data.pixels=8 eval.clean_every=12 model.norm=none", 2 * 40 + 2 * 90),  # no second pass
+    ],
+)
 def test_work_goes_with_pixels_and_a_run_does_what_is_planned(
-    pixels: int, small: Make, monkeypatch: pytest.MonkeyPatch
+    settings: str, evaluated: int, small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = []
 
@@ -260,9 +268,8 @@ def test_work_goes_with_pixels_and_a_run_does_what_is_planned(
             done.append(work)
             super().advance(work)
 
-    experiment = small(f"data.pixels={pixels}")
-    evaluated = 2 * 40 + 2 * 90
-    planned = 8 * (pixels / 32) ** 2 * (24 * 16 + EVALUATION_COST * evaluated)
+    experiment = small(*settings.split())
+    planned = 8 * (experiment.data.pixels / 32) ** 2 * (24 * 16 + EVALUATION_COST * evaluated)
     assert planned_work(experiment) == pytest.approx(planned)
     monkeypatch.setattr(train, "Progress", Counted)
     run(experiment)

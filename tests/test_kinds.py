@@ -1,5 +1,6 @@
 """`degrade probe kinds` against the record's own errors, and against networks evaluated by hand."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +109,11 @@ def test_a_network_without_batch_norm_has_one_error_for_both_statistics(trained:
     (row,) = kinds(record)
     assert row["train_error_clean"] == row["train_error_batch"]
     assert not any(isinstance(own, nn.BatchNorm2d) for own in subject(record).engine.model.modules())
+
+
+def test_a_network_that_diverged_is_drawn(trained: Trained, cli: Cli) -> None:
+    record = trained("model.norm=none", "optim.lr=1e12")
+    assert record.status == "diverged"
+    done = cli("probe", "kinds", str(record.path))
+    assert done.code == 0, done.err
+    assert not math.isfinite(float(kinds(record)[-1]["growth"]))

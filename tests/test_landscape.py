@@ -5,17 +5,19 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from degrade.analysis import error_curves
+from degrade.analysis.layers import CEILING, FLOOR, plane
 from degrade.config import Experiment
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.probes import landscape as probe
-from degrade.probes.landscape import direction, draw_landscape, landscape, measure_statistics
-from degrade.probes.probe import read, subject, write
+from degrade.probes.landscape import direction, draw_landscape, landscape, levels_of, measure_statistics
+from degrade.probes.probe import Row, read, subject, write
 from degrade.runs import RunRecord
 from tests.conftest import Outcome
 
@@ -184,3 +186,11 @@ def test_the_command_draws_all_networks(cli: Cli, trained: Trained, tmp_path: Pa
     assert outcome.code == 0, outcome.err
     assert [line[:18].strip() for line in outcome.out.splitlines()[1:3]] == ["plain-8, seed 0", "residual-8, seed 0"]
     assert (tmp_path / "outputs/smoke/landscape.png").stat().st_size > 10_000
+
+
+def test_a_loss_of_zero_or_none_is_drawn_within_bounds() -> None:
+    losses = {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 1e9, (1, 1): math.nan}
+    rows: list[Row] = [{"a": a, "b": b, "loss": loss} for (a, b), loss in losses.items()]
+    *_, loss = plane(rows)
+    assert loss.ravel().tolist() == [FLOOR, 1.0, CEILING, CEILING]
+    assert np.isfinite(levels_of([plane(rows)])).all()

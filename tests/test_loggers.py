@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,10 +35,15 @@ Cli = Callable[..., Outcome]
 History = list[tuple[int, dict[str, float]]]
 
 
-def _tensorboard(record: RunRecord) -> list[History]:
+def _events(record: RunRecord) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(record.path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    found = EventAccumulator(str(record.path / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    return found.Reload()
+
+
+def _tensorboard(record: RunRecord) -> list[History]:
+    found = _events(record)
     points = [(point.step, tag, point.value) for tag in found.Tags()["scalars"] for point in found.Scalars(tag)]
     return [_by_step(points)]
 
@@ -348,13 +354,33 @@ def test_what_a_tool_warns_of_is_said_once(
     assert [found.getMessage() for found in caplog.records] == [f"{record.path}: log.to=trackio: the store"]
 
 
-@pytest.mark.parametrize("tool", KINDS)
+@pytest.mark.skipif(not installed("tensorboard"), reason="no extra [tensorboard]")
+def test_the_final_figure_is_in_tensorboard_once(cli: Cli, tmp_path: Path) -> None:
+    for _ in range(2):
+        outcome = cli("train", *SMALL, "log.tensorboard=true")
+        assert outcome.code == 0, outcome.err
+    record = RunRecord(next((tmp_path / "outputs").rglob("seed-0")))
+    assert [image.step for image in _events(record).Images("curves")] == [record.summary["iteration"]]
+    assert "tensorboard" not in record.path.parent.name  # it is the same run with and without
+    assert cli("train", *SMALL, "--fresh").code == 0
+    assert not (record.path / "tensorboard").exists()
+    assert cli("train", *SMALL, "log.tensorboard=true").code == 0  # trained without, so from the record alone
+    found = _events(record)
+    assert [event.step for event in found.Scalars("loss/train")] == [row["iteration"] for row in record.rows()]
+    assert "_hparams_/session_start_info" in found.summary_metadata
+    assert len(found.Images("curves")) == 1
+    assert [path for path in (record.path / "tensorboard").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "tool"), [*((f"log.to=[{tool}]", tool) for tool in KINDS), ("log.tensorboard=true", "tensorboard")]
+)
 def test_a_missing_package_is_named_before_anything_is_trained(
-    tool: str, small: Make, monkeypatch: pytest.MonkeyPatch
+    setting: str, tool: str, small: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("degrade.extras.installed", lambda _: False)
-    experiment = small(f"log.to=[{tool}]")
-    with pytest.raises(ConfigError, match=rf"log.to=\[{tool}\] needs {tool}.*pip install '\.\[{tool}\]'"):
+    experiment = small(setting)
+    with pytest.raises(ConfigError, match=rf"{re.escape(setting)} needs {tool}.*pip install '\.\[{tool}\]'"):
         run(experiment)
     assert not run_directory(experiment).exists()
 

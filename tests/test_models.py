@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,13 +109,22 @@ def test_weights_of_the_widespread_pytorch_form_load() -> None:
     assert found == expected
 
 
-def test_he_initialisation_has_the_papers_variance() -> None:
-    model = seeded(ModelConfig(depth=56))
-    for module in model.modules():
+@pytest.mark.parametrize(
+    ("init", "deviation"),
+    [
+        ("he", lambda fan_in, _: (2 / fan_in) ** 0.5),  # the paper's
+        ("xavier", lambda fan_in, fan_out: (2 / (fan_in + fan_out)) ** 0.5),
+        ("gaussian", lambda *_: 0.01),
+    ],
+)
+def test_weights_are_drawn_with_the_deviation_of_their_initialisation(
+    init: str, deviation: Callable[[int, int], float]
+) -> None:
+    for module in seeded(ModelConfig(depth=56, init=init)).modules():
         if isinstance(module, nn.Conv2d):
-            fan_in = module.in_channels * 9
+            expected = deviation(9 * module.in_channels, 9 * module.out_channels)
             tolerance = 5 / (2 * module.weight.numel()) ** 0.5
-            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=tolerance)
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=tolerance)
 
 
 @pytest.mark.parametrize("init", ["he", "xavier", "gaussian", "dirac"])
@@ -128,6 +139,10 @@ def test_every_combination_gives_ten_finite_logits(init: str, norm: str) -> None
 def test_batch_norm_begins_with_its_scale_and_a_zeroed_block_as_its_shortcut() -> None:
     scales = [m.weight for m in seeded(ModelConfig(bn_scale=0.5)).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(torch.equal(scale, torch.full_like(scale, 0.5)) for scale in scales)
+    norms = [
+        m for m in seeded(ModelConfig(bn_momentum=0.3, bn_epsilon=0.01)).modules() if isinstance(m, nn.BatchNorm2d)
+    ]
+    assert {(norm.momentum, norm.eps) for norm in norms} == {(0.3, 0.01)}
     zeroed = seeded(ModelConfig(family="residual", depth=8, zero_init=True))
     x = torch.rand(2, 16, 8, 8)  # as after a ReLU
     assert torch.equal(zeroed.layer1(x), x)

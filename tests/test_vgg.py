@@ -16,10 +16,7 @@ from degrade.errors import ConfigError
 from degrade.models import VggNet, build_model
 from degrade.models.vgg import convolutions_by_stage
 from degrade.runs import find_records, run, run_directory
-from tests.conftest import Outcome, small_but
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
 
 
 def vgg(depth: int, **settings: str | int) -> VggNet:
@@ -100,19 +97,8 @@ def test_the_wall_is_drawn_by_depth(tmp_path: Path) -> None:
         for depth in (11, 13):
             finished(tmp_path, f"vgg-{depth}", seed, 0.1 + depth / 100, 0.3, "model.width=16", parameters=1)
         finished(tmp_path, "residual-20", seed, 0.1, 0.2)
-    from degrade.runs import find_records
-
     left, right = draw_depth(error_curves(find_records([tmp_path]))).axes
     labels = [text.get_text() for text in left.get_legend().get_texts()]  # type: ignore[union-attr]
     assert labels == ["residual", "vgg, model.width=16"]
     assert left.containers[1].lines[0].get_ydata().tolist() == pytest.approx([21, 23])  # type: ignore[attr-defined]
     assert right.containers[0].lines[0].get_xdata().tolist() == [20]  # type: ignore[attr-defined]
-
-
-def test_verify_says_what_the_wall_lacks(cli: Cli) -> None:
-    words = ["model.depth=11", "model.width=2", "recipe.iterations=2"]
-    assert cli("train", "model=vgg", *small_but(*words)).code == 0
-    outcome = cli("verify")
-    assert outcome.code == 4
-    assert "a verdict needs VGGs of two depths" in outcome.out
-    assert cli("plot", "--style", "depth").code == 0

@@ -19,9 +19,11 @@ from degrade.runs import RunRecord, find_records
 from tests.conftest import Outcome
 from tests.records import finished
 
+Cli = Callable[..., Outcome]
+
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Iterator[RunRecord]:
+def training(tmp_path: Path) -> Iterator[RunRecord]:
     """A run that is being trained: its lock is held."""
     record = finished(tmp_path, "plain-20", 0, 0.02, 0.1, status="running", rows=4)
     with record.lock():
@@ -29,7 +31,7 @@ def trained(tmp_path: Path) -> Iterator[RunRecord]:
 
 
 @pytest.fixture
-def address(trained: RunRecord, tmp_path: Path) -> Iterator[str]:
+def address(training: RunRecord, tmp_path: Path) -> Iterator[str]:
     """Where a page of the records below tmp_path is served."""
     with watch.server(watch.find(partial(find_records, [tmp_path])), 0, every=2.0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -45,7 +47,7 @@ def asked(address: str, **headers: str) -> str:
         return text
 
 
-def test_the_page_follows_the_records(trained: RunRecord, address: str, tmp_path: Path) -> None:
+def test_the_page_follows_the_records(training: RunRecord, address: str, tmp_path: Path) -> None:
     first = json.loads(asked(f"{address}/now"))
     assert first["running"] == ["plain-20 seed 0: 100%  training error 3.00% running, 2.00% clean  test error 10.00%"]
     text = asked(f"{address}/")
@@ -53,7 +55,7 @@ def test_the_page_follows_the_records(trained: RunRecord, address: str, tmp_path
     assert '"seconds": 2.0' in text
     assert "connect-src 'self'" in text
     assert json.loads(asked(f"{address}/now"))["stamp"] == first["stamp"]
-    rows = trained.path / "metrics.jsonl"
+    rows = training.path / "metrics.jsonl"
     rows.write_text(rows.read_text() + rows.read_text().splitlines()[-1] + "\n")
     finished(tmp_path, "plain-56", 0, 0.05, 0.2)
     second = json.loads(asked(f"{address}/now"))
@@ -68,14 +70,31 @@ def test_only_this_machine_may_ask_and_only_for_what_there_is(address: str) -> N
         asked(f"{address}/../pyproject.toml")
 
 
-def test_a_page_that_is_not_live_asks_nobody(cli: Callable[..., Outcome], trained: RunRecord, tmp_path: Path) -> None:
+def test_a_page_that_is_not_live_asks_nobody(cli: Cli, training: RunRecord, tmp_path: Path) -> None:
     assert cli("report", str(tmp_path), "-o", "page.html").code == 0
     text = (tmp_path / "page.html").read_text()
     assert "connect-src" not in text
     assert 'fetch("/now")' not in text
 
 
-def test_what_cannot_be_watched_is_one_line(cli: Callable[..., Outcome], trained: RunRecord) -> None:
+def test_the_page_is_opened_and_served_until_ctrl_c(
+    cli: Cli, training: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", interrupted)
+    done = cli("watch", "--port", "0", "--open", str(tmp_path))
+    assert done.code == 0
+    (address,) = opened
+    assert done.out == f"{address} shows the runs as they grow; Ctrl-C ends it\n"
+    assert cli("watch", "--port", "0", str(tmp_path)).code == 0
+    assert opened == [address]
+
+
+def test_what_cannot_be_watched_is_one_line(cli: Cli, training: RunRecord) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -86,38 +105,38 @@ def test_what_cannot_be_watched_is_one_line(cli: Callable[..., Outcome], trained
     assert (missing.code, missing.err.count("\n")) == (2, 1)
 
 
-def test_a_damaged_record_keeps_no_other_from_being_shown(trained: RunRecord, address: str, tmp_path: Path) -> None:
+def test_a_damaged_record_keeps_no_other_from_being_shown(training: RunRecord, address: str, tmp_path: Path) -> None:
     other = finished(tmp_path, "plain-56", 0, 0.02, 0.1)
     (other.path / "config.yaml").write_text("model: [")
     assert "plain-20" in asked(f"{address}/")
-    (trained.path / "config.yaml").write_text("model: [")
-    (trained.path / "metrics.jsonl").write_text("")
+    (training.path / "config.yaml").write_text("model: [")
+    (training.path / "metrics.jsonl").write_text("")
     with pytest.raises(urllib.error.HTTPError, match="503"):
         asked(f"{address}/")
 
 
-def test_a_moment_in_which_records_cannot_be_read_shows_them_as_they_were(trained: RunRecord) -> None:
-    answers: list[object] = [[trained], ConfigError("gone")]
+def test_a_moment_in_which_records_cannot_be_read_shows_them_as_they_were(training: RunRecord) -> None:
+    answers: list[object] = [[training], ConfigError("gone")]
 
     def known() -> Sequence[RunRecord]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return [trained]
+        return [training]
 
     read = watch.find(known)
-    assert read() == read() == [trained]
+    assert read() == read() == [training]
     answers.append(ConfigError("never there"))
     with pytest.raises(ConfigError):
         watch.find(known)()
 
 
 def test_the_terminal_shows_curves_and_what_is_trained(
-    cli: Callable[..., Outcome], trained: RunRecord, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, training: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotext")
     monkeypatch.setenv("COLUMNS", "80")
-    done = cli("watch", "--terminal", str(trained.path))
+    done = cli("watch", "--terminal", str(training.path))
     assert done.code == 0
     assert "running training error (%)" in done.out
     assert "plain-20" in done.out
@@ -127,7 +146,7 @@ def test_the_terminal_shows_curves_and_what_is_trained(
 
 
 def test_the_terminal_stays_while_nothing_is_trained_for_a_moment_between_two_runs(
-    trained: RunRecord, monkeypatch: pytest.MonkeyPatch
+    training: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotext")
     trains = iter([["a"], [], ["b"], [], []])
@@ -136,6 +155,6 @@ def test_the_terminal_stays_while_nothing_is_trained_for_a_moment_between_two_ru
     monkeypatch.setattr(watch, "running", lambda _: next(trains))
     monkeypatch.setattr(watch, "in_terminal", lambda *_, **__: "")
     monkeypatch.setattr("time.sleep", looks.append)
-    look._watch_in_terminal(lambda: [trained], 5.0)
+    look._watch_in_terminal(lambda: [training], 5.0)
     assert looks == [5.0] * 4
     assert next(trains, None) is None

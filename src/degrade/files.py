@@ -8,11 +8,14 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from degrade.errors import RunFileError
+
+T = TypeVar("T")
 
 #: Errors of a path that leads to no file, whatever state the disk is in.
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -24,14 +27,7 @@ def present(path: Path) -> bool:
     Raises:
         RunFileError: the system cannot tell just now.
     """
-    with _trouble_named(path):
-        try:
-            path.stat()
-        except OSError as error:
-            if error.errno in NO_SUCH_FILE:
-                return False
-            raise
-    return True
+    return _unless_missing(path, path.stat) is not None
 
 
 def regular(path: Path) -> Path:
@@ -51,34 +47,39 @@ def read_bytes(path: Path) -> bytes | None:
     Raises:
         RunFileError: the file cannot be read just now.
     """
-    with _trouble_named(path):
-        try:
-            return regular(path).read_bytes()
-        except OSError as error:
-            if error.errno in NO_SUCH_FILE:
-                return None
-            raise
+    return _unless_missing(path, lambda: regular(path).read_bytes())
 
 
-@contextmanager
-def _trouble_named(path: Path) -> Iterator[None]:
+def _unless_missing(path: Path, look: Callable[[], T]) -> T | None:
     try:
-        yield
+        return look()
     except OSError as error:
+        if error.errno in NO_SUCH_FILE:
+            return None
         raise RunFileError(
             f"{path} cannot be read just now ({reason(error)}); nothing was changed, try the same command again"
         ) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what replaces a file, atomically and durably; where that fails, the file stays as it was."""
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """Where to write what replaces a file, atomically and durably; where that fails, the file stays as it was.
+
+    The one before is renamed to `keep`, if that is given.
+    """
     fresh = regular(path.with_name(path.name + ".tmp"))
     with gone_on_failure(fresh):
         yield fresh
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # a rename is on disk once its folder is
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,10 +152,11 @@ def _pictures(
     places |= {path / "probes": curve.folder for curve in curves for path in curve.paths.values()}
     shown: dict[str, list[dict[str, str]]] = {}
     left_out = []
-    for path, experiment in _files(places):
+    files = [(path, experiment) for folder, experiment in places.items() for path in sorted(folder.glob("*"))]
+    for path, experiment in files:
         kind = {".png": "png", ".svg": "svg+xml"}.get(path.suffix.lower())
         key = next(start for start in CHAPTERS if path.stem.startswith(start))
-        if kind is None or path.stem.startswith("figure") or (key, experiment) in told:
+        if kind is None or not path.is_file() or path.stem.startswith("figure") or (key, experiment) in told:
             continue
         name = os.path.relpath(path)
         # The picture becomes an image's address, since scripts in an SVG don't run there.
@@ -168,12 +169,6 @@ def _pictures(
         picture = {"name": name, "address": address, "alt": f"{CHAPTERS[key].alt} ({path.name})."}
         shown.setdefault(key, []).append(picture)
     return shown, left_out
-
-
-def _files(places: dict[Path, Path]) -> Iterator[tuple[Path, Path]]:
-    """The files in each folder, and the folder of the experiment that they belong to."""
-    for folder, experiment in places.items():
-        yield from ((path, experiment) for path in sorted(folder.glob("*")) if path.is_file())
 
 
 def _small(path: Path) -> bytes:

@@ -178,7 +178,7 @@ def under_remedies(curves: Sequence[Curve]) -> Data | None:
         for own in networks:
             line = _of_series(own.remedy, colours[own.remedy], own.curve.train)
             if quantity != "error":
-                line = _over_seeds(own.remedy, colours[own.remedy], list(own.along.values()), quantity)
+                line = _line(own.remedy, colours[own.remedy], *over_seeds(list(own.along.values()), quantity))
             if line["y"]:
                 panels.setdefault(own.network, []).append(line)
         if panels:
@@ -391,12 +391,6 @@ def _of_series(name: str, shade: str, series: Series, after: int = 0) -> Data:
     """A line of errors in percent, which begins after so many iterations."""
     band = list(zip(100 * series.low, 100 * series.high, strict=True)) if (series.seeds > 1).any() else None
     return _line(name, shade, [after + int(k) for k in series.iteration], (100 * series.mean).tolist(), band)
-
-
-def _over_seeds(name: str, shade: str, runs: Sequence[Along], quantity: str) -> Data:
-    """The median over seeds at each snapshot, and their range."""
-    iterations, middle, band = over_seeds(runs, quantity)
-    return _line(name, shade, iterations, middle, band)
 
 
 def _found_along(curve: Curve) -> dict[int, Along]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -22,7 +21,8 @@ from degrade.errors import ConfigError, RunError
 
 log = logging.getLogger("degrade.run")
 
-SUFFIXES = (".png", ".svg", ".pdf")
+#: Suffixes of figures, and the metadata without which one that is drawn again is the same file.
+SUFFIXES: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 #: The most characters in a line of a panel's legend; a longer name, which tells many settings, takes several.
 LEGEND = 46
@@ -156,12 +156,10 @@ def save(figure: Figure, path: Path) -> None:
         raise ConfigError(
             f"{path}: figures are written as {', '.join(SUFFIXES)}; give the file one of these suffixes"
         )
-    # Without its date, a figure that is drawn again is the same file.
-    undated = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix.lower()]
     salted = rc_context({"svg.hashsalt": "degrade"})
     with facts.writable(path), salted, warnings.catch_warnings(record=True) as told:
         warnings.filterwarnings("always", message="Glyph")
-        figure.savefig(path, dpi=200, metadata=undated)
+        figure.savefig(path, dpi=200, metadata=SUFFIXES[path.suffix.lower()])
     if any("missing from font" in str(warning.message) for warning in told):
         log.warning("%s: its font lacks some letters of the names, and boxes stand for them", path)
 
@@ -171,7 +169,6 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of a size in inches and its panels, row by row, with a faint grid, or with a box around each."""
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(box)

@@ -25,19 +25,21 @@ NAMES = {
 
 #: Losses are drawn no higher than this: ten times the loss of guessing among ten classes, five times among 100.
 CEILING = 10 * math.log(10)
+#: And no lower than this: on few images, of which a network is sure, the loss may be 0.
+FLOOR = 1e-12
 
 #: What the table of networks before their first update is called; it lies beside the runs.
 INITIAL = "gradients-initial.csv"
 
 
 def capped(losses: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Losses of at most CEILING, also where they are not finite."""
+    """Losses from FLOOR to CEILING, which also stands for those that are not finite."""
     known = np.nan_to_num(np.array(losses, np.float64), nan=CEILING, posinf=CEILING)
-    return np.minimum(known, CEILING)
+    return np.clip(known, FLOOR, CEILING)
 
 
 def plane(rows: Sequence[Row]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite."""
+    """Places along both directions, and the loss there, G x G, as `capped` gives it."""
     a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
     return a, b, capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
 

@@ -273,7 +273,7 @@ def _error_cells(curve: Curve) -> dict[str, str]:
     """The table's cells under their long names, parameters, and the range of other reproductions."""
     errors = curve.final["test_error"]
     others = facts.inside(facts.reproductions(curve), float(np.mean(errors)) if errors else None)
-    cells = {name: error_cells(curve)[key] for key, name in ERROR_HEAD.items()}
+    cells = dict(zip(ERROR_HEAD.values(), error_cells(curve).values(), strict=True))
     cells["parameters"] = "-" if curve.parameters is None else f"{curve.parameters:,}"
     return {**cells, "others' test": others.removeprefix("-")}
 
@@ -287,8 +287,8 @@ def _run_cells(run: Run, below: Path) -> dict[str, str]:
 
 
 def _without_empty(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """A table without the columns that are empty in all rows."""
-    kept = [key for key in rows[0] if any(row[key] for row in rows)]
+    """A table without the columns that hold nothing in any row."""
+    kept = [key for key in rows[0] if any(row[key] not in ("", "-") for row in rows)]
     return {"head": kept, "rows": [[row[key] for key in kept] for row in rows]}
 
 

@@ -102,20 +102,13 @@ def _apart(curves: Sequence[Curve]) -> list[str]:
     differing = differing_settings([curve.experiment for curve in curves])
     told = []
     for name, curve, own in zip(names, curves, differing, strict=True):
-        settings = ", ".join(
-            f"{key}={value}" for key, value in own.items() if key not in ("model.family", "model.depth")
-        )
+        settings = ", ".join(f"{key}={own[key]}" for key in own if key not in ("model.family", "model.depth"))
         if curve.built:
-            settings = f"model.start={curve.experiment.model.start}"
-        told.append(
-            settings
-            if curve.built
-            else ""
-            if names.count(name) == 1
-            else settings
-            if "~" in curve.extra
-            else curve.extra
-        )
+            told.append(f"model.start={curve.experiment.model.start}")
+        elif names.count(name) == 1:
+            told.append("")
+        else:
+            told.append(settings if "~" in curve.extra else curve.extra)
     return told
 
 
@@ -184,11 +177,10 @@ def differing_settings(experiments: Sequence[Experiment], *, every: bool = False
 
     They are those that change the result, or `every` one.
     """
-    known = settings()
     flat = [own.flat() for own in experiments]
     keys = [
         key
-        for key, about in known.items()
+        for key, about in settings().items()
         if key != "seed"
         and (every or any(about.changes_result(own) for own in experiments))
         and len({str(own.get(key)) for own in flat}) > 1

@@ -526,12 +526,12 @@ def _hindrance(statement: _Statement, curves: Sequence[Curve]) -> str:
             "decides nothing in a recipe shorter than the paper's: early in training depth costs both families, "
             "and only the difference between what it costs them says something"
         )
-    for pair in combinations([curve for curve in curves if curve.family != "vgg"], 2):
-        one, other = pair
+    for one, other in combinations([curve for curve in curves if curve.family != "vgg"], 2):
         unequal = one.parameters is None or one.parameters != other.parameters
         if unequal and one.depth == other.depth and one.family != other.family:
             counts = [
-                f"{c.network} has {f'{c.parameters:,}' if c.parameters else 'no count on record'}" for c in pair
+                f"{c.network} has {f'{c.parameters:,}' if c.parameters else 'no count on record'}"
+                for c in (one, other)
             ]
             return f"decides nothing: parameters differ, {' and '.join(counts)}"
     return ""

@@ -13,7 +13,6 @@ arXiv 1702.08591). And no gradient passes through a ReLU that is zero on every i
 """
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -59,14 +58,13 @@ from degrade.probes.probe import (
     looked_at,
     of_first_seed,
     read,
+    snapshots,
     write,
 )
 from degrade.probes.responses import deviations, moments, watched
 from degrade.progress import through
 from degrade.runs.record import RunRecord
-from degrade.training import Training, checkpoint
-
-log = logging.getLogger("degrade.run")
+from degrade.training import Training
 
 #: Number of training images that are looked at, unless told otherwise.
 IMAGES = 256
@@ -195,19 +193,9 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
 
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:
         images, labels = _images(training, limit)
-        kept, rows = checkpoint.snapshots(record.path), []
-        iterations = sorted({*kept, training.iteration})
-        for iteration in through(iterations, str(record.path), total=len(iterations)):
-            model = training.engine.model
-            if iteration != training.iteration:
-                try:
-                    state = checkpoint.load(kept[iteration], training.engine.device)
-                except ValueError as error:
-                    log.warning("%s: left out, %s", record.path, error)
-                    continue
-                model = copy.deepcopy(model)
-                model.load_state_dict(state["engine"]["model"])
-            found = layer_gradients(model, images, labels)
+        rows: list[Row] = []
+        for iteration in snapshots(record, training):
+            found = layer_gradients(training.engine.model, images, labels)
             rows += [{"snapshot": iteration, **row, "count": len(labels)} for row in found]
         yield rows
 

@@ -6,7 +6,6 @@ those of each batch, images augmented or not. Batch statistics on augmented imag
 only in that the weights stand still.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,12 +24,9 @@ from degrade.analysis.table import table
 from degrade.data import Batches
 from degrade.models import build_model
 from degrade.probes.gradients import weighted_layers
-from degrade.probes.probe import Row, Shown, kept_or_measured, of_first_seed
-from degrade.progress import through
+from degrade.probes.probe import Row, Shown, kept_or_measured, of_first_seed, snapshots
 from degrade.runs.record import RunRecord
-from degrade.training import Training, checkpoint
-
-log = logging.getLogger("degrade.run")
+from degrade.training import Training
 
 #: Columns of training error with fixed weights: their words in the figure, in the table, and how they are drawn.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -94,26 +90,10 @@ def kinds(record: RunRecord, *, limit: int | None = None, device: str = "auto") 
         batches = training.batches
         if limit:
             few = {key: getattr(training.images, key)[:limit] for key in ("train_images", "train_labels")}
-            size, augment = own.recipe.batch_size, own.data.augment
-            batches = Batches(
-                replace(training.images, **few),
-                batch_size=size,
-                augment=augment,
-                seed=own.seed,
-                device=batches.device,
-            )
-        kept, rows = checkpoint.snapshots(record.path), []
-        last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        iterations = sorted({*kept, training.iteration})
-        for iteration in through(iterations, str(record.path), total=len(iterations)):
-            state = last
-            if iteration != training.iteration:
-                try:
-                    state = checkpoint.load(kept[iteration], training.engine.device)["engine"]["model"]
-                except ValueError as error:
-                    log.warning("%s: left out, %s", record.path, error)
-                    continue
-            model.load_state_dict(state)
+            images, size, augment = replace(training.images, **few), own.recipe.batch_size, own.data.augment
+            batches = Batches(images, batch_size=size, augment=augment, seed=own.seed, device=batches.device)
+        rows: list[Row] = []
+        for iteration in snapshots(record, training):
             ways = [(statistics, augmented) for statistics in (False, True) for augmented in (False, True)]
             errors = [
                 training.evaluate_batches(batches, batch_statistics=statistics, augmented=augmented).error
@@ -152,7 +132,8 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
         lowest, highest = min(lowest, float(shown[shown > 0].min())), max(highest, float(shown.max()))
         upper.set_title(seed_of(curve), fontsize=9)
     last = max(float(row["snapshot"]) for rows in found for row in rows)
-    growths = [float(row["growth"]) for rows in found for row in rows]
+    # A run that diverged may have lost its weights.
+    growths = [g for rows in found for row in rows if np.isfinite(g := float(row["growth"]))] or [1.0]
     for k, each in enumerate(axes):
         iterations_axis(each, last)
         errors = k < len(curves)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from degrade.analysis.curves import Array, Curve, first_seed, seed_of
 from degrade.analysis.facts import footer
@@ -113,26 +113,18 @@ def landscape(
     places = [(a, b) for a in steps for b in steps]
 
     def measure(training: Training, kept: list[Row]) -> Iterator[list[Row]]:
-        loss, count = _loss_around(training, seed, limit, recalibrate=recalibrate)
+        centre = [parameter.detach().clone() for parameter in training.engine.model.parameters()]
+        generator = torch.Generator().manual_seed(seed)
+        directions = [direction(centre, generator) for _ in range(2)]
+        loss, count = loss_of_weights(training, limit, recalibrate=recalibrate)
         rows: list[Row] = [{**row, "count": count} for row in kept]
         done = len(rows)
         for a, b in through(places[done:], str(record.path), total=grid**2, done=done):
-            found, error = loss(a, b)
+            found, error = loss(centre, [*zip((a, b), directions, strict=True)])
             rows.append({"a": a, "b": b, "loss": found, "error": error, "count": count})
             yield rows  # all rows are written after each point, which costs little beside the point
 
     return kept_or_measured(record, name, {"images": limit}, measure, device, whole=grid**2)
-
-
-def _loss_around(
-    training: Training, seed: int, limit: int, *, recalibrate: bool
-) -> tuple[Callable[[float, float], tuple[float, float]], int]:
-    """Loss and error as a function of the place on the plane of two random directions; and the number of images."""
-    centre = [parameter.detach().clone() for parameter in training.engine.model.parameters()]
-    generator = torch.Generator().manual_seed(seed)
-    first, second = (direction(centre, generator) for _ in range(2))
-    loss, count = loss_of_weights(training, limit, recalibrate=recalibrate)
-    return lambda a, b: loss(centre, [(a, first), (b, second)]), count
 
 
 def loss_of_weights(
@@ -168,24 +160,13 @@ def loss_of_weights(
     return loss, len(labels)
 
 
-@torch.no_grad()
 def measure_statistics(model: nn.Module, pixels: Tensor, mean: Tensor) -> None:
     """Give batch norm the mean and variance that its input has over some images, as the network's weights now are.
 
-    Up to 512 images, uint8 N x 3 x 32 x 32, pass at once; the statistics of equal parts of more are averaged. The
-    network is left in eval mode.
+    Up to 512 images, uint8 N x 3 x 32 x 32, pass at once; the statistics of equal parts of more are averaged.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all that passes
-    model.train()
-    for part in pixels.tensor_split(-(-len(pixels) // TOGETHER)):
-        model(single_view(part, mean))
-    model.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    parts = pixels.tensor_split(-(-len(pixels) // TOGETHER))
+    update_bn((single_view(part, mean) for part in parts), model)
 
 
 def direction(weights: Weights, generator: torch.Generator) -> Weights:
@@ -216,7 +197,6 @@ def draw_landscape(
     Each network is of one seed, and `found` has for each the rows that `landscape` gave with the other arguments.
     """
     figure = Figure(figsize=(max(4.0, 3.4 * len(curves)), 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
     planes = [plane(rows) for rows in found]
     levels = levels_of(planes)
     above = []

@@ -132,6 +132,26 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
     return restored(record, experiment, load_images(experiment.data, say=log.info))
 
 
+def snapshots(record: RunRecord, training: Training) -> Iterator[int]:
+    """Iterations of a run's snapshots and of its checkpoint; meanwhile the run's network has the weights of each.
+
+    Snapshots that are damaged are left out, and named.
+    """
+    model, kept = training.engine.model, checkpoint.snapshots(record.path)
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    iterations = sorted({*kept, training.iteration})
+    for iteration in through(iterations, str(record.path), total=len(iterations)):
+        state = last
+        if iteration != training.iteration:
+            try:
+                state = checkpoint.load(kept[iteration], training.engine.device)["engine"]["model"]
+            except (ValueError, KeyError) as error:
+                log.warning("%s: left out, %s", record.path, error)
+                continue
+        model.load_state_dict(state)
+        yield iteration
+
+
 def batches(
     training: Training, pixels: Tensor, labels: Tensor, bar: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -22,9 +22,6 @@ from degrade.probes.probe import Row, Shown, batches, kept_or_measured, looked_a
 from degrade.runs.record import RunRecord
 from degrade.training import Training
 
-#: The number of images that stands for all test images in the kept numbers.
-ALL = 0
-
 
 def look(
     records: Sequence[RunRecord],
@@ -84,7 +81,7 @@ def responses(record: RunRecord, *, limit: int | None = None, device: str = "aut
             for k, ((name, _, _), std) in enumerate(stds, start=1)
         ]
 
-    return kept_or_measured(record, "responses", {"images": limit or ALL}, measure, device)
+    return kept_or_measured(record, "responses", {"images": limit or 0}, measure, device)
 
 
 @contextmanager

@@ -9,14 +9,12 @@ scale, so growth of weights that changes nothing is seen as movement, and may be
 are measured anew at each point, since the running ones belong to one end of the path.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
@@ -34,12 +32,21 @@ from degrade.probes.landscape import (
     levels_of,
     loss_of_weights,
 )
-from degrade.probes.probe import MOST, Row, Shown, kept_or_measured, looked_at, networks, numbers_path, read, within
+from degrade.probes.probe import (
+    MOST,
+    Row,
+    Shown,
+    kept_or_measured,
+    looked_at,
+    networks,
+    numbers_path,
+    read,
+    snapshots,
+    within,
+)
 from degrade.progress import through
 from degrade.runs.record import RunRecord
 from degrade.training import Training, checkpoint
-
-log = logging.getLogger("degrade.run")
 
 #: How far the grid reaches beyond the path, as a share of the path's extent.
 MARGIN = 0.2
@@ -201,16 +208,11 @@ def _path_of(record: RunRecord, training: Training) -> Trajectory:
     Raises:
         RunError: there are fewer than three.
     """
-    names = [name for name, _ in training.engine.model.named_parameters()]
-    found: dict[int, Weights] = {}
-    for iteration, file in checkpoint.snapshots(record.path).items():
-        if iteration < training.iteration:
-            try:
-                state = checkpoint.load(file, training.engine.device)["engine"]["model"]
-                found[iteration] = [state[name] for name in names]
-            except (ValueError, KeyError) as error:
-                log.warning("%s: left out, %s", record.path, error)
-    found[training.iteration] = [parameter.detach().clone() for parameter in training.engine.model.parameters()]
+    found = {
+        iteration: [parameter.detach().clone() for parameter in training.engine.model.parameters()]
+        for iteration in snapshots(record, training)
+        if iteration <= training.iteration
+    }
     if len(found) < 3:
         raise RunError(
             f"{record.path}: has {len(found) - 1} snapshots before its last weights, and a path needs 2; train it "
@@ -269,7 +271,6 @@ def draw_trajectory(
     Each network is of one seed; `paths` and `grids` have for each what `path` and `surface` gave.
     """
     figure = Figure(figsize=(max(4.6, 3.6 * len(curves)), 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
     planes = [plane(rows) for rows in grids]
     levels = levels_of(planes)
     axes = figure.subplots(2, len(curves), squeeze=False, height_ratios=[1.8, 1])

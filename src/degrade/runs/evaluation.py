@@ -46,8 +46,8 @@ def evaluate(
         progress.tell("evaluating")
 
     restore = record.restored if isinstance(record, Trained) else partial(restored, record)
-    training = restore(experiment, images, tick=tick)
     with contextlib.closing(progress):
+        training = restore(experiment, images, tick=tick)
         batch_statistics = batch_statistics and experiment.model.batch_norm
         if batch_statistics or augmented:
             train = training.evaluate_batches(batch_statistics=batch_statistics, augmented=augmented)

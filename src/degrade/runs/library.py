@@ -130,9 +130,9 @@ def there_are(known: dict[str, Entry]) -> str:
 def add(entry: Entry, folder: Path) -> None:
     """Write an entry into the index of a folder, in which an earlier one of its name is replaced."""
     entries = {**networks(folder), entry.name: entry}
-    listed = {}
-    for name in sorted(entries):
-        listed[name] = asdict(entries[name])
-        del listed[name]["name"]  # it is the key
+    listed = {
+        name: {key: value for key, value in asdict(own).items() if key != "name"}
+        for name, own in sorted(entries.items())
+    }
     text = json.dumps({"schema_version": SCHEMA_VERSION, "networks": listed}, indent=1)
     replace_text(folder / INDEX, text + "\n")

@@ -43,7 +43,7 @@ class Cell:
         written, status = self.record.summary.get("status"), self.record.status
         if status.finished and not self.record.exists:  # its settings are gone, so that nothing reads it
             return "lost"
-        if status in OUTCOMES and status in (written, Status.RUNNING):
+        if status in (written, Status.RUNNING):
             return status
         # A killed run counts as interrupted for its record; here the two are told apart. A run that was stopped while
         # it went on with more threads has a session that ended.

@@ -405,8 +405,7 @@ RunRecord = Run
 
 def sessions_of(environment: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Session]:
     """The sessions of a run, by files that were read already, as `Run.sessions` gives them."""
-    found = environment.get("sessions")
-    sessions: list[Any] = [dict(own) for own in found if isinstance(own, dict)] if isinstance(found, list) else []
+    sessions: list[Any] = [dict(own) for own in environment.get("sessions") or []]
     if environment.get("schema_version") == 1:
         sessions = sessions or [{}]
         firsts = [session.pop("iteration", None) for session in sessions]
@@ -433,11 +432,19 @@ def find_records(paths: Iterable[Path]) -> list[Run]:
             raise RunError(
                 f"{path}: no such directory; `degrade train` makes runs, below outputs unless told otherwise"
             )
-        below = sorted(folder for folder in _folders_of_runs(path) if _is_record(folder))
+        below = sorted(_folders_of_runs(path))
         if not below:
             raise RunError(f"{path}: holds no run; `degrade train` makes one")
         found.update({folder.resolve(): Run(folder) for folder in below})
     return list(found.values())
+
+
+#: Files of which a folder holds both if it is a run's, and perhaps a damaged one's.
+_OF_A_RUN = (
+    {"config.yaml", "summary.json"},
+    {"config.yaml", "environment.json"},
+    {"environment.json", "metrics.jsonl"},
+)
 
 
 def _folders_of_runs(path: Path) -> Iterator[Path]:
@@ -447,12 +454,8 @@ def _folders_of_runs(path: Path) -> Iterator[Path]:
             raise RunFileError(f"{error.filename} cannot be read just now ({reason(error)})") from error
 
     for folder, _, names in os.walk(path, onerror=trouble):
-        if "config.yaml" in names or {"environment.json", "metrics.jsonl"} <= set(names):  # whoever reads it says so
+        if any(pair <= set(names) for pair in _OF_A_RUN):  # whoever reads it says what is missing
             yield Path(folder)
-
-
-def _is_record(folder: Path) -> bool:
-    return present(folder / "summary.json") or present(folder / "environment.json")
 
 
 def now() -> str:

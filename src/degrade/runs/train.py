@@ -112,7 +112,6 @@ def run(
     except MoreThreads:
         if session is None or not session.signals.received:
             raise
-        record.summarise(**{**record.summary, "status": Status.INTERRUPTED})
     except DegradeError:
         raise
     except Exception as error:  # the record says what it was, and a matrix goes on
@@ -197,8 +196,8 @@ class _Session:
         self.training = self._new_training()
         self.name = f"{experiment.model.family}-{experiment.model.depth}"
         sizes = {"train": len(self.images.train_labels), "test": len(self.images.test_labels)}
-        self.work_left = planned_work(experiment, **sizes)
-        bar.expect(self.work_left - planned_work(experiment))
+        self.planned = planned_work(experiment, **sizes)
+        bar.expect(self.planned - planned_work(experiment))
         self.checkpoint_every = self._checkpoint_interval(experiment)
         self.snapshots = frozenset(experiment.checkpoint.snapshot_iterations(experiment.recipe.iterations))
         self.latest: dict[str, Any] = dict.fromkeys((*ERRORS, "images_per_second", "seconds"))
@@ -240,7 +239,8 @@ class _Session:
                 self.loggers.add([row])
         except MoreThreads:
             self._save()
-            self._end(Status.RUNNING)  # to whoever looks on, it never stopped
+            # Unless a signal came, it never stopped to whoever looks on.
+            self._end(Status.INTERRUPTED if self.signals.received else Status.RUNNING)
             raise
         except RunInterrupted:
             self._save()
@@ -249,7 +249,6 @@ class _Session:
                 f"stopped at iteration {self.training.iteration:,}, checkpoint written; "
                 "the same command goes on from there"
             ) from None
-        self.bar.skip(max(0.0, self.work_left))
         self._save()
         self._end(Status.DIVERGED if self.training.diverged else Status.COMPLETE)
         self.loggers.finish(self.latest)  # after the record is whole: a tool may take long to send what it has
@@ -300,7 +299,7 @@ class _Session:
         self._keep_rows()
         log.info("%s: going on from iteration %s", self.name, f"{self.training.iteration:,}")
         share = self.training.iteration / self.experiment.recipe.iterations
-        self._count(share * self.work_left, self.bar.skip)
+        self.bar.skip(share * self.planned)
         return True
 
     def _check_that_nothing_is_lost(self) -> None:
@@ -346,15 +345,15 @@ class _Session:
 
     def _warn_of_another_machine(self, here: Mapping[str, Any]) -> None:
         """Warn if this is another machine, or number of threads, with which resuming is not exact."""
-        for before in self.record.sessions[-1:]:
-            # Where more threads were offered, that was said.
-            told = self.training.engine.device.type != "cpu" or self.offered() >= here["threads"]
-            for key in ("device", "precision", "threads"):
-                if before.get(key) not in (None, here[key]) and not (told and key == "threads"):
-                    log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
-            for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
-                path = entry.rpartition("#")[0]
-                log.warning("%s: begun with another content of %s, goes on with this one", self.name, path)
+        before: Mapping[str, Any] = self.before
+        # Where more threads were offered, that was said.
+        told = self.training.engine.device.type != "cpu" or self.offered() >= here["threads"]
+        for key in ("device", "precision", "threads"):
+            if before.get(key) not in (None, here[key]) and not (told and key == "threads"):
+                log.warning("%s: begun with %s %s, goes on with %s", self.name, key, before[key], here[key])
+        for entry in set(before.get("modules", [])) - set(here.get("modules", [])):
+            path = entry.rpartition("#")[0]
+            log.warning("%s: begun with another content of %s, goes on with this one", self.name, path)
 
     def _stepped(self, training: Training) -> None:
         self._work(self.experiment.recipe.batch_size)
@@ -383,16 +382,12 @@ class _Session:
     def _work(self, images: float) -> None:
         """Count images trained on, or what costs as much, and warn once it has become far slower than it was."""
         work = images * image_work(self.experiment)
-        self._count(work, self.bar.advance)
+        self.bar.advance(work)
         if (share := self.pace.add(work)) is None:
             return
         mend = look().shortage(torch.get_num_threads()) if self.training.engine.device.type == "cpu" else ""
         mend = mend or "see what else uses the machine; the same command goes on after a stop"
         log.warning("%s: it has run at %.0f%% of its best speed for a minute: %s", self.name, 100 * share, mend)
-
-    def _count(self, work: float, count: Callable[[float], None]) -> None:
-        self.work_left -= work
-        count(work)
 
     def _show_numbers(self) -> None:
         """Show numbers beside the progress once a second: formatting costs more than a small step on a GPU."""

@@ -89,10 +89,8 @@ def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
 
     if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.error) is None:
         raise no_checkpoint(record)
-    contiguous = {
-        key: own.contiguous().clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()
-    }
-    return contiguous, found["iteration"]
+    weights = {key: own.clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()}
+    return weights, found["iteration"]
 
 
 def _facts(record: RunRecord, experiment: Experiment, images: ImageSet, iteration: int) -> dict[str, str]:

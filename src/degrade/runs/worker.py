@@ -148,10 +148,7 @@ class Worker:
 
 def hear(workers: Sequence[Worker], seconds: float) -> None:
     """Wait for some seconds at most until a worker says something, and hear it."""
-    busy = [worker for worker in workers if worker.busy]
-    if not busy:
-        time.sleep(seconds)
-    for worker in select.select(busy, [], [], seconds)[0] if busy else []:
+    for worker in select.select([worker for worker in workers if worker.busy], [], [], seconds)[0]:
         worker.hear()
 
 

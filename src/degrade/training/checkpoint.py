@@ -6,7 +6,6 @@ some iterations, for looking back; training never reads them.
 """
 
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from degrade.files import gone_on_failure, present, read_bytes
+from degrade.files import present, read_bytes, replacing
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.prev.pt"
@@ -28,38 +27,22 @@ NO_DAMAGE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint in `folder`; the one before stays as a fallback."""
-    _replace(folder / NAME, state, keep=folder / PREVIOUS)
+    with replacing(folder / NAME, keep=folder / PREVIOUS) as fresh, fresh.open("wb") as file:
+        torch.save(state, file)
 
 
 def save_snapshot(folder: Path, iteration: int, model: nn.Module) -> None:
     """Write a network's weights and running statistics after an iteration; an earlier snapshot of it is replaced."""
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
     state = {"iteration": iteration, "engine": {"model": model.state_dict()}}
-    _replace(folder / SNAPSHOTS / f"{iteration}.pt", state)
+    with replacing(folder / SNAPSHOTS / f"{iteration}.pt") as fresh, fresh.open("wb") as file:
+        torch.save(state, file)
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
     """Snapshots in `folder` by iteration, the earliest first."""
     found = {int(path.stem): path for path in (folder / SNAPSHOTS).glob("*.pt") if path.stem.isdecimal()}
     return dict(sorted(found.items()))
-
-
-def _replace(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
-    """Write a file durably; the one before is renamed to `keep`."""
-    fresh = path.with_name(f"{path.name}.tmp")
-    with gone_on_failure(fresh):
-        with fresh.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        fresh.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)  # a rename is on disk once its folder is
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def candidates(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ sums are.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,27 +69,18 @@ class GraphEngine(Engine):
         size = places.stop - places.start
         self._start.fill_(places.start)
         self._lr.fill_(lr)
-        self._replay(("train", size), partial(self._train_here, batches, size))
+        self._replay(("train", size), lambda: self.step(*batches.at(self._places(size)), self._lr))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         super().load_state_dict(state)
         self._recorded.clear()  # the optimizer has new tensors now
 
-    def _train_here(self, batches: Batches, size: int) -> None:
-        self.step(*batches.at(self._places(size)), self._lr)
-
-    def _evaluate_places(self, pixels: Tensor, labels: Tensor, mean: Tensor, places: slice | Tensor) -> None:
-        if isinstance(places, Tensor):
-            super()._evaluate_places(pixels, labels, mean, places)
-            return
-        size = places.stop - places.start
+    def _evaluate_places(self, pixels: Tensor, labels: Tensor, mean: Tensor, places: Any) -> None:
+        evaluate, size = super()._evaluate_places, places.stop - places.start
         self._start.fill_(places.start)
-
-        def evaluate_here() -> None:
-            self._evaluate_places(pixels, labels, mean, self._places(size))
-
-        self._replay(("evaluate", pixels.data_ptr(), size), evaluate_here)
+        key = "evaluate", pixels.data_ptr(), size
+        self._replay(key, lambda: evaluate(pixels, labels, mean, self._places(size)))
 
     def _places(self, size: int) -> Tensor:
         return self._start + torch.arange(size, device=self.device)
