@@ -149,6 +149,9 @@ def test_the_verdict_names_what_another_family_lacks(tmp_path: Path) -> None:
     assert [want.what for want in preact.lacking] == ["preact-56"]
     assert wide.lacking == ()  # no wide network has 20 or 56 layers
     assert not verdict(error_curves(records[2:3])).judged
+    alone = [*others[1:], finished(tmp_path, "wide-16", 0, 0.01, 0.02, parameters=7)]
+    (found,) = verdicts(error_curves(alone))
+    assert found.lacking == ()  # nor has a plain network 16 or 22
 
 
 # What networks are made of

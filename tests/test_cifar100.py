@@ -115,9 +115,9 @@ def test_both_kinds_of_labels_are_read_and_kept(root: Path, form: str) -> None:
         for name, held in files().items():
             (root / "cifar-100-python" / name).write_bytes(held)
     said: list[str] = []
-    found = sources.fetch_cifar100(DataConfig(name="cifar100"), say=said.append)
+    found = sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=said.append)
     (root / "cifar-100-python.tar.gz").unlink(missing_ok=True)  # it is kept from here on
-    again = sources.fetch_cifar100(DataConfig(name="cifar100", sources=["original"]), say=said.append)
+    again = sources.fetch(sources.CIFAR100, DataConfig(name="cifar100", sources=["original"]), say=said.append)
     assert len(said) == 1
     assert "kept in" in said[0]
     for one in (found, again):
@@ -135,7 +135,7 @@ def test_torchvision_reads_the_same_from_what_the_tests_make(root: Path) -> None
     """The archive of these tests has the form that torchvision's own reader takes, and both agree on its content."""
     with tarfile.open(root / "cifar-100-python.tar.gz") as tar:
         tar.extractall(root, filter="data")
-    raw = sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None).labelled("fine")
+    raw = sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None).labelled("fine")
     theirs = CIFAR100(str(root), train=False)
     np.testing.assert_array_equal(theirs.data.transpose(0, 3, 1, 2), raw.test_images)
     assert theirs.targets == raw.test_labels.tolist()
@@ -178,7 +178,7 @@ def lose_all(folder: Path) -> str:
 def test_what_is_damaged_is_refused_with_how_to_place_files_by_hand(root: Path, fault: Callable[[Path], str]) -> None:
     words = fault(root)
     with pytest.raises(DatasetError, match=words) as raised:
-        sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None)
+        sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None)
     assert "put cifar-100-python.tar.gz (or its unpacked cifar-100-python) into" in str(raised.value)
     assert "npm" not in str(raised.value)
     assert not (root / "cifar100-prepared").exists()
@@ -193,18 +193,18 @@ def test_an_archive_without_a_member_or_with_other_keys_is_refused(
     ):
         (root / "cifar-100-python.tar.gz").write_bytes(pretend(monkeypatch, content))
         with pytest.raises(DatasetError, match=words):
-            sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None)
+            sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None)
     lacking = {name: held for name, held in files().items() if name != "meta"}
     pretend(monkeypatch, files())
     (root / "cifar-100-python.tar.gz").write_bytes(archive(lacking))
     monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(archive(lacking)).hexdigest())
     with pytest.raises(DatasetError, match="cifar-100-python/meta is no file"):
-        sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None)
+        sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None)
 
 
 @pytest.mark.parametrize("spoil", ["pixels", "names", "json", "file"])
 def test_a_kept_copy_that_is_damaged_is_named(root: Path, spoil: str) -> None:
-    sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None)
+    sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None)
     kept = root / "cifar100-prepared"
     if spoil == "pixels":
         images = np.load(kept / "train_images.npy")
@@ -217,7 +217,7 @@ def test_a_kept_copy_that_is_damaged_is_named(root: Path, spoil: str) -> None:
     with pytest.raises(
         DatasetError, match=r"cifar100-prepared is damaged \(.+\): delete it, then `degrade data fetch data="
     ):
-        sources.fetch_cifar100(DataConfig(name="cifar100"), say=lambda _: None)
+        sources.fetch(sources.CIFAR100, DataConfig(name="cifar100"), say=lambda _: None)
 
 
 # Settings
@@ -339,7 +339,7 @@ def test_it_is_fetched_from_the_site_or_a_mirror(
     root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     archive_ = (root / "cifar-100-python.tar.gz").rename(tmp_path / "cifar-100-python.tar.gz")
-    for name in (".prepare-of-another-set", ".prepare100-left-over"):
+    for name in (".cifar10-prepared-of-another-set", ".cifar100-prepared-left-over"):
         (root / name).mkdir()
     for server in serve(content=archive_.read_bytes()):
         address: str = server.address  # type: ignore[attr-defined]
@@ -351,7 +351,7 @@ def test_it_is_fetched_from_the_site_or_a_mirror(
         asked = [] if kind == "folder" else ["/cifar-100-python.tar.gz"]
         assert server.asked == asked
     left = sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
-    assert left == [".prepare-of-another-set", "cifar100-prepared"]
+    assert left == [".cifar10-prepared-of-another-set", "cifar100-prepared"]
 
 
 @pytest.mark.parametrize("kind", ["fine", "coarse"])

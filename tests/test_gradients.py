@@ -361,7 +361,7 @@ def test_runs_without_snapshots_and_networks_without_runs_are_profiles(
         (["experiment=figure1"], "checkpoint.snapshots=16"),
         (["experiment=gradients", "model.depth=8"], "the experiment sets it"),
         (["model.dpth=8"], "no such setting"),
-        (["model.depth=9"], "depth is 6n + 2"),
+        (["model.depth=9"], "has depth 8, 14, 20 ...; nearest: 8 or 14"),
         (["--output", "x.gif"], "use one of these suffixes"),
     ],
 )

@@ -194,7 +194,7 @@ def check(images: RawImages) -> None:
 
 def fetch(root: Path, **settings: Any) -> tuple[RawImages, list[str]]:
     said: list[str] = []
-    return sources.fetch_cifar10(DataConfig(root=str(root), **settings), say=said.append), said
+    return sources.fetch(sources.CIFAR10, DataConfig(root=str(root), **settings), say=said.append), said
 
 
 def leftovers(root: Path) -> list[str]:
@@ -466,7 +466,7 @@ def test_threads_fetching_at_once_all_get_it_and_fetch_once(stand_in: Path, site
     results: list[RawImages] = []
 
     def work() -> None:
-        results.append(sources.fetch_cifar10(DataConfig(root=str(stand_in)), say=said.append))
+        results.append(sources.fetch(sources.CIFAR10, DataConfig(root=str(stand_in)), say=said.append))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -499,7 +499,7 @@ def test_a_damaged_unpacked_folder_does_not_hide_a_good_archive(stand_in: Path) 
 
 
 def test_leftovers_of_a_killed_process_are_removed(stand_in: Path) -> None:
-    (stand_in / ".prepare-killed").mkdir(parents=True)
+    (stand_in / ".cifar10-prepared-killed").mkdir(parents=True)
     (stand_in / "cifar-10-python.tar.gz").write_bytes(archive())
     fetch(stand_in)
     assert leftovers(stand_in) == []

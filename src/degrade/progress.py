@@ -17,6 +17,11 @@ TOLD = 20
 BESIDE, ELSEWHERE = 28, 150
 
 
+def quiet() -> bool:
+    """Whether only errors are logged, as `--quiet` asks."""
+    return any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers)
+
+
 class Progress:
     """Shows how far the work is: by a bar on a terminal, elsewhere by a line every TOLD seconds.
 
@@ -31,7 +36,7 @@ class Progress:
         self._told = time.monotonic()
         self._bar = tqdm(
             total=total,
-            disable=None,
+            disable=quiet() or None,
             bar_format="{desc} |{bar}| {percentage:.0f}%{postfix}",
             dynamic_ncols=True,
             leave=False,

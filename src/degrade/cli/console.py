@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
 
 import typer
 
@@ -68,12 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         return completion.answer(lambda: app(args=[], prog_name="degrade", standalone_mode=False))
     manners, words = _manners(arguments)
     _configure_logging(manners)
-    with (
-        contextlib.redirect_stderr(cast("TextIO", _NoTerminal(sys.stderr)))
-        if "--quiet" in manners
-        else contextlib.nullcontext()
-    ):
-        return _run(words, manners)
+    return _run(words, manners)
 
 
 def _manners(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -101,20 +95,6 @@ def _files(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             others.append(word)
     return files, others
-
-
-class _NoTerminal:
-    """A stream that claims not to be a terminal, so that progress bars hide themselves."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal: it never is."""
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def _run(words: list[str], manners: list[str]) -> int:

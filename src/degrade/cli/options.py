@@ -1,7 +1,6 @@
 """What the commands have in common: declarations and checks of their options, and the choice of runs."""
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -302,6 +301,8 @@ def table_width() -> int | None:
 
 def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
     """The records asked for and the folder they lie in; without a choice, those of the user's newest experiment."""
+    from degrade.progress import quiet
+
     records = readable(runs)
     experiments = {record: Path(os.path.relpath(record.path.resolve().parents[1])) for record in records}
     if runs:
@@ -309,7 +310,7 @@ def chosen(runs: list[Path] | None) -> "tuple[list[RunRecord], Path]":
         return records, folders.pop() if len(folders) == 1 else Path()
     newest = experiments[max(records, key=lambda record: str(record.summary.get("updated", "")))]
     others = sorted(map(str, set(experiments.values()) - {newest}))
-    if others and not any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers):
+    if others and not quiet():
         rest = f" and {len(others) - 4} more" if len(others) > 4 else ""
         tell(f"taking the newest experiment, {newest}; there are also {', '.join(others[:4])}{rest}")
     return [record for record in records if experiments[record] == newest], newest

@@ -71,7 +71,7 @@ def usage_line(error: Any, command: Any, words: Sequence[str]) -> str:
     """The message for a UsageError, by which Typer says what is wrong with a command line."""
     kind = type(error).__name__
     help_text = f"`{_path(command, words)} --help`"
-    message = " ".join((error.format_message() if hasattr(error, "format_message") else str(error)).split())
+    message = " ".join(error.format_message().split())
     parameter = getattr(error, "param", None)
     if kind == "NoSuchOption":
         mend = f"did you mean {error.possibilities[0]}?" if error.possibilities else f"{help_text} lists the options"

@@ -12,7 +12,7 @@ import itertools
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -28,9 +28,14 @@ IMAGES = {"full": (50_000, 10_000), "45k/5k": (45_000, 5_000)}
 #: Classes of CIFAR-100 by `data.labels`.
 LABELS = {"fine": 100, "coarse": 20}
 
-#: Families of networks, and those depths that a `range` lists; plain, residual and vgg have rules of their own.
-FAMILIES = ("plain", "residual", "vgg", "preact", "bottleneck", "wide")
-DEPTHS = {"preact": range(8, 10_001, 6), "bottleneck": range(11, 10_001, 9), "wide": range(10, 10_001, 6)}
+#: Families of networks, and the depths of each.
+DEPTHS: dict[str, Sequence[int]] = {
+    **dict.fromkeys(("plain", "residual"), range(8, 10_001, 6)),
+    "vgg": (11, *range(13, 10_001, 3)),
+    "preact": range(8, 10_001, 6),
+    "bottleneck": range(11, 10_001, 9),
+    "wide": range(10, 10_001, 6),
+}
 
 # When settings take effect
 
@@ -44,15 +49,13 @@ def _norm(does: str) -> Need:
     return Need(lambda e: e.model.norm == "batch", why)
 
 
-def _width(experiment: "Experiment") -> bool:
-    return experiment.model.family not in _NARROW
-
-
 #: Families whose first stage has 16 channels.
 _NARROW = ("plain", "residual", "preact", "bottleneck")
 
 _VGG = Need(
-    _width, "a {family} network begins with 16 channels; vgg and wide have a width", ("vgg", "wide", "your own")
+    lambda e: e.model.family not in _NARROW,
+    "a {family} network begins with 16 channels; vgg and wide have a width",
+    ("vgg", "wide", "your own"),
 )
 _SHORTCUT = _families(
     "residual", why="a {family} network has no shortcuts to choose; write model=residual, or leave it out"
@@ -140,7 +143,7 @@ class ModelConfig(Section):
 
     section = "model."
 
-    family: str = setting("plain", kind=Kind.COMPARED, choices=FAMILIES, says=_family)
+    family: str = setting("plain", kind=Kind.COMPARED, choices=tuple(DEPTHS), says=_family)
     """`plain`, or `residual`: the same network plus a shortcut around each pair of 3x3 convolutions; `vgg`; `preact`,
     `bottleneck` or `wide`: residual networks whose norm and activation stand before each convolution; or your own."""
     depth: int = setting(20, kind=Kind.COMPARED)
@@ -183,8 +186,7 @@ class ModelConfig(Section):
         super().__post_init__()
         if self.depth > 10_000:
             raise ConfigError(f"model.depth={self.depth}: the deepest that is built is 10000; the paper's is 1202")
-        rules = {"vgg": _vgg_depth, "plain": _resnet_depth, "residual": _resnet_depth}
-        rules.get(self.family, self._depth)(self.depth)
+        self._check_depth()
         if self.norm in ("group", "weight_standardised") and self.family not in _NARROW and self.width % 8:
             raise ConfigError(f"model.width={self.width}: model.norm={self.norm} has groups of 8 channels; take 8k")
 
@@ -193,14 +195,17 @@ class ModelConfig(Section):
         """Whether the network has batch norm, as a norm of one's own may."""
         return self.norm not in ("group", "layer", "weight_standardised", "none")
 
-    def _depth(self, depth: int) -> None:
-        """Refuse a depth that is none of the family's, which a `range` lists, its own or its network's `depths`."""
+    def _check_depth(self) -> None:
+        """Refuse a depth that is none of the family's, by DEPTHS or its network's own `depths`."""
         found = registry.find("model.family", self.family)
         depths = DEPTHS.get(self.family) or getattr(getattr(found, "func", found), "depths", None)
-        if depths is not None and depth not in depths:
-            near = [*[own for own in depths if own < depth][-1:], *[own for own in depths if own > depth][:1]]
+        if depths is not None and self.depth not in depths:
+            near = [
+                *[own for own in depths if own < self.depth][-1:],
+                *[own for own in depths if own > self.depth][:1],
+            ]
             raise ConfigError(
-                f"model.depth={depth}: a {self.family} network has depth {', '.join(map(str, depths[:3]))} ...; "
+                f"model.depth={self.depth}: a {self.family} network has depth {', '.join(map(str, depths[:3]))} ...; "
                 f"nearest: {' or '.join(map(str, near))}"
             )
 
@@ -573,23 +578,3 @@ def _settings_of(section: type[Section], **more: Any) -> Iterator[Setting]:
             kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             about: Setting = own.metadata["setting"]
             yield dataclasses.replace(about, key=f"{section.section}{own.name}", types=kinds, **more)
-
-
-def _resnet_depth(depth: int) -> None:
-    if depth < 8 or depth % 6 != 2:
-        n = (depth - 2) // 6
-        near = sorted({max(8, 6 * n + 2), max(8, 6 * n + 8)})
-        raise ConfigError(
-            f"model.depth={depth}: depth is 6n + 2 (each of three stages has 2n layers); "
-            f"nearest: {' or '.join(map(str, near))}"
-        )
-
-
-def _vgg_depth(depth: int) -> None:
-    if depth != 11 and (depth < 13 or depth % 3 != 1):
-        below = depth - (depth - 1) % 3
-        near = [11] if depth < 11 else [11, 13] if depth == 12 else [below, below + 3]
-        raise ConfigError(
-            f"model.depth={depth}: a VGG has 11, 13, 16, 19 layers, or deeper by the same rule, 7 + 3k: 22, 25, 28 "
-            f"...; nearest: {' or '.join(map(str, near))}"
-        )

@@ -1,15 +1,10 @@
-"""CIFAR-100's own archive, and what is kept of it: the images once, with the fine and the coarse labels of each.
+"""CIFAR-100, and what is kept of it: the images once, with the fine and the coarse labels of each.
 
-The members are taken straight from the archive, and each must have the MD5 that torchvision knows. SHA-256 of the
-real pixels is not known here, so it is computed when a set is kept, and guards what is kept from then on.
+SHA-256 of the real pixels is not known here, so it is computed when a set is kept, and guards what is kept from then
+on. Before that, the MD5 of its archive and of each file in it must be the one that torchvision knows.
 """
 
-import hashlib
 import json
-import pickle
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,68 +46,19 @@ class Cifar100:
         return RawImages(*train, *test, self.classes[kind], self.source)
 
 
-def read_archive(path: Path, source: str) -> Cifar100:
-    """Read cifar-100-python.tar.gz, or the folder that it unpacks to.
+def of_files(held: list[dict[str, Any]], source: str) -> Cifar100:
+    """Make the set of what the files of its archive hold: train, test, meta.
 
     Args:
-        path: the archive, whose MD5 must be the known one, or the folder.
-        source: where it came from, in words.
-
-    Raises:
-        SourceFailed: it is damaged, or not CIFAR-100.
+        held: the dictionaries of the three files.
+        source: where they came from, in words.
     """
-    from torchvision.datasets import CIFAR100
-
-    expected = [*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])]
-    try:
-        with _members(path) as read:
-            train, test, meta = (_unpickled(read(name), name, md5) for name, md5 in expected)
-        arrays: dict[str, Any] = {}
-        for part, held in zip(_PARTS, (train, test), strict=True):
-            arrays[f"{part}_images"] = np.asarray(held["data"], np.uint8).reshape(-1, 3, 32, 32)
-            arrays |= {f"{part}_{kind}": np.asarray(held[f"{kind}_labels"], np.int64) for kind in _KINDS}
-        classes = {kind: tuple(map(str, meta[f"{kind}_label_names"])) for kind in _KINDS}
-    except (SourceFailed, OSError):
-        raise
-    except Exception as error:  # tarfile, zlib and pickle raise a great many things
-        raise SourceFailed(reason_of(error)) from error
-    return Cifar100(arrays, classes, source)
-
-
-@contextmanager
-def _members(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """A function that gives the content of a file of the archive, or of the folder."""
-    from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import check_integrity
-
-    if path.is_dir():
-        yield lambda name: _read_file(path / name)
-        return
-    if not check_integrity(str(path), CIFAR100.tgz_md5):
-        raise SourceFailed("damaged (MD5 differs)")
-    with tarfile.open(path) as tar:
-        yield lambda name: _read_member(tar, f"{CIFAR100.base_folder}/{name}")
-
-
-def _read_file(path: Path) -> bytes:
-    if not path.is_file():  # a named pipe would be waited for
-        raise SourceFailed(f"{path.name} is no regular file")
-    return path.read_bytes()
-
-
-def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
-    handle = tar.extractfile(name) if name in tar.getnames() else None
-    if handle is None:
-        raise SourceFailed(f"the archive's {name} is no file")
-    return handle.read()
-
-
-def _unpickled(content: bytes, name: str, md5: str) -> dict[str, Any]:
-    """A pickled file's dictionary; nothing is unpickled whose MD5 is not the known one."""
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise SourceFailed(f"{name} is damaged (MD5 differs)")
-    held: dict[str, Any] = pickle.loads(content, encoding="latin1")  # noqa: S301 - its MD5 is known
-    return held
+    *parts, meta = held
+    arrays: dict[str, Any] = {}
+    for name, part in zip(_PARTS, parts, strict=True):
+        arrays[f"{name}_images"] = np.asarray(part["data"], np.uint8).reshape(-1, 3, 32, 32)
+        arrays |= {f"{name}_{kind}": np.asarray(part[f"{kind}_labels"], np.int64) for kind in _KINDS}
+    return Cifar100(arrays, {kind: tuple(map(str, meta[f"{kind}_label_names"])) for kind in _KINDS}, source)
 
 
 def write(found: Cifar100, folder: Path) -> None:

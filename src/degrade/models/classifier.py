@@ -14,13 +14,8 @@ class Classifier(nn.Module):
 
     Args:
         network: maps N x 3 x S x S to logits, mean already subtracted.
-        mean: float32 3 x S x S, the mean training image in units of 1 (pixel / 255).
+        mean: float32 3 x S x S, the mean training image in units of 1 (pixel / 255); it moves with the module.
         classes: names of the classes, by label.
-
-    Attributes:
-        network: the network.
-        mean: the mean training image, which moves with the module to another device.
-        classes: names of the classes.
     """
 
     mean: Tensor

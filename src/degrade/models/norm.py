@@ -1,5 +1,6 @@
 """A convolution, and what stands between it and its nonlinearity."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,17 +62,10 @@ def _batch(channels: int, config: ModelConfig) -> nn.Module:
     return norm
 
 
-def _group(channels: int, _: ModelConfig) -> nn.Module:
-    return nn.GroupNorm(channels // GROUP, channels)
-
-
-def _layer(channels: int, _: ModelConfig) -> nn.Module:
-    return nn.GroupNorm(1, channels)
-
-
-def _none(_: int, __: ModelConfig) -> nn.Module:
-    return nn.Identity()
-
-
 #: Makes what `model.norm` names, from the number of channels and the network's settings.
-NORMS = {"batch": _batch, "group": _group, "layer": _layer, "weight_standardised": _group, "none": _none}
+NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
+    "batch": _batch,
+    "layer": lambda channels, _: nn.GroupNorm(1, channels),
+    **dict.fromkeys(("group", "weight_standardised"), lambda channels, _: nn.GroupNorm(channels // GROUP, channels)),
+    "none": lambda *_: nn.Identity(),
+}
