@@ -34,7 +34,7 @@ Make = Callable[..., Experiment]
 Cli = Callable[..., Outcome]
 
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt")
-SETTINGS = [*SMALL, "log.every=4", "checkpoint.every=4", "output=outputs"]
+SETTINGS = [*SMALL, "data.pixels=8", "log.every=4", "checkpoint.every=4", "output=outputs"]
 MUTATIONS = int(os.environ.get("DEGRADE_TEST_MUTATIONS", "3"))  # of each file
 
 
