@@ -198,6 +198,12 @@ def typed_into(command: list[str], turns: list[tuple[str, str]], folder: Path, e
     return seen
 
 
+def test_quiet_shows_no_bar_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "plain-8" in cli("train", *SMALL, "name=shown").err
+    assert cli("train", *SMALL, "--quiet").err == ""
+
+
 def test_quiet_and_verbose_stand_anywhere(cli: Cli) -> None:
     quiet = cli("train", *SMALL, "--quiet")
     assert quiet.code == 0

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from degrade.cli import main
-from degrade.config import Experiment, compose
+from degrade.config import compose
 from degrade.errors import RunFileError
 from degrade.files import append_line, copy_aside, replace_text, set_aside
 from degrade.probes.probe import read, write
@@ -30,7 +30,6 @@ from tests.conftest import SMALL, Outcome
 from tests.records import finished
 from tests.test_runs import equal, interrupted_copy, rows, weights
 
-Make = Callable[..., Experiment]
 Cli = Callable[..., Outcome]
 
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt")
@@ -176,8 +175,13 @@ def test_a_folder_that_cannot_be_listed_is_no_folder_without_runs(
 # Writing
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
-@pytest.mark.parametrize("after", [3, 7, 11])
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        *(("os.fsync", after) for after in (3, 6, 11, 16)),  # settings, then a checkpoint, then later ones
+        *(("pathlib.Path.replace", after) for after in (3, 7, 11)),
+    ],
+)
 def test_a_full_disk_ends_with_1_and_the_last_checkpoint_stays(
     call: str, after: int, here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

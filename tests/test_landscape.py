@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from degrade.analysis import error_curves
-from degrade.analysis.layers import CEILING, FLOOR, plane
-from degrade.config import Experiment
+from degrade.analysis.layers import CEILING, plane
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.probes import landscape as probe
@@ -21,7 +20,6 @@ from degrade.probes.probe import Row, read, subject, write
 from degrade.runs import RunRecord
 from tests.conftest import Outcome
 
-Small = Callable[..., Experiment]
 Trained = Callable[..., RunRecord]
 Cli = Callable[..., Outcome]
 
@@ -189,8 +187,8 @@ def test_the_command_draws_all_networks(cli: Cli, trained: Trained, tmp_path: Pa
 
 
 def test_a_loss_of_zero_or_none_is_drawn_within_bounds() -> None:
-    losses = {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 1e9, (1, 1): math.nan}
+    losses = {(0, 0): 0.0, (0, 1): 0.5, (1, 0): 1e9, (1, 1): math.nan}
     rows: list[Row] = [{"a": a, "b": b, "loss": loss} for (a, b), loss in losses.items()]
     *_, loss = plane(rows)
-    assert loss.ravel().tolist() == [FLOOR, 1.0, CEILING, CEILING]
+    assert loss.ravel().tolist() == [0.5, 0.5, CEILING, CEILING]
     assert np.isfinite(levels_of([plane(rows)])).all()

@@ -349,6 +349,7 @@ def test_what_a_tool_warns_of_is_said_once(
     logger = fake(monkeypatch, "trackio")
     monkeypatch.setattr(logger, "add", lambda _: warnings.warn("the store\nis odd", UserWarning, stacklevel=1))
     record = trained("recipe.iterations=2")
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "degrade.run"):
         log_finished(record.path, compose(["log.to=[trackio]"]), record.metrics())
     assert [found.getMessage() for found in caplog.records] == [f"{record.path}: log.to=trackio: the store"]

@@ -669,6 +669,7 @@ def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
 def test_a_second_ctrl_c_stops_at_once_unless_a_wrapper_repeated_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(train, "REPEAT_SECONDS", math.inf)
     with train.StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: Errors of a path that leads to no file, whatever state the disk is in.
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+#: Errors of a folder that may be written but not read, or on a file system that flushes no folders.
+NO_FOLDER_TO_FLUSH = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP)
 
 
 def present(path: Path) -> bool:
@@ -63,7 +65,7 @@ def _unless_missing(path: Path, look: Callable[[], T]) -> T | None:
 
 @contextmanager
 def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
-    """Where to write what replaces a file, atomically and durably; where that fails, the file stays as it was.
+    """Where to write what replaces a file, atomically and durably; if writing fails, the file stays as it was.
 
     The one before is renamed to `keep`, if that is given.
     """
@@ -75,11 +77,15 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         if keep is not None and path.exists():
             path.replace(keep)
         fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # a rename is on disk once its folder is
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        folder = os.open(path.parent, os.O_RDONLY)  # a rename is on disk once its folder is
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_TO_FLUSH:
+            raise
 
 
 def replace_text(path: Path, text: str) -> None:

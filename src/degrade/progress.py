@@ -19,7 +19,8 @@ BESIDE, ELSEWHERE = 28, 150
 
 def quiet() -> bool:
     """Whether only errors are logged, as `--quiet` asks."""
-    return any(handler.level >= logging.ERROR for handler in logging.getLogger("degrade").handlers)
+    handlers = logging.getLogger("degrade").handlers
+    return bool(handlers) and all(handler.level >= logging.ERROR for handler in handlers)
 
 
 class Progress:

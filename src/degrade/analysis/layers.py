@@ -25,23 +25,25 @@ NAMES = {
 
 #: Losses are drawn no higher than this: ten times the loss of guessing among ten classes, five times among 100.
 CEILING = 10 * math.log(10)
-#: And no lower than this: on few images, of which a network is sure, the loss may be 0.
-FLOOR = 1e-12
 
 #: What the table of networks before their first update is called; it lies beside the runs.
 INITIAL = "gradients-initial.csv"
 
 
 def capped(losses: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Losses from FLOOR to CEILING, which also stands for those that are not finite."""
+    """Losses of at most CEILING, also where they are not finite."""
     known = np.nan_to_num(np.array(losses, np.float64), nan=CEILING, posinf=CEILING)
-    return np.clip(known, FLOOR, CEILING)
+    return np.minimum(known, CEILING)
 
 
 def plane(rows: Sequence[Row]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Places along both directions, and the loss there, G x G, as `capped` gives it."""
+    """Places along both directions, and the loss there, G x G, of at most CEILING, also where it is not finite.
+
+    A loss of 0, which few images may have, counts as the least one above it, since the logarithm is drawn.
+    """
     a, b = (np.array(sorted({float(row[key]) for row in rows})) for key in ("a", "b"))
-    return a, b, capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
+    loss = capped([float(row["loss"]) for row in rows]).reshape(len(a), len(b))
+    return a, b, np.maximum(loss, loss[loss > 0].min(initial=CEILING))
 
 
 def norm_words(pairs: Iterable[tuple[str, str]]) -> str:

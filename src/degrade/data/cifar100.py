@@ -1,7 +1,7 @@
 """CIFAR-100, and what is kept of it: the images once, with the fine and the coarse labels of each.
 
 SHA-256 of the real pixels is not known here, so it is computed when a set is kept, and guards what is kept from then
-on. Before that, the MD5 of its archive and of each file in it must be the one that torchvision knows.
+on. Before that, the MD5 of its archive, if it comes in one, and of each file must be the one that torchvision knows.
 """
 
 import json

@@ -43,7 +43,7 @@ Got = TypeVar("Got")
 
 
 class SourceFailed(Exception):  # noqa: N818 - no error of degrade's: the next source is tried
-    """A source did not deliver; the message says why in one line."""
+    """A source, or each of several, did not deliver; the message has a line for each."""
 
 
 class Transfer:

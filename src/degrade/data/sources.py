@@ -227,7 +227,7 @@ def _read(which: Fetched[Got], path: Path, source: str) -> Got:
     known = dict([*facts.train_list, *facts.test_list, (facts.meta["filename"], facts.meta["md5"])])
     try:
         files = _of_folder(path, known) if path.is_dir() else _of_archive(path, known, facts)
-        return which.read([_unpickled(files[name], name, md5) for name, md5 in known.items()], source)
+        return which.read([_unpickled(files.pop(name), name, md5) for name, md5 in known.items()], source)
     except (SourceFailed, OSError):
         raise
     except Exception as error:  # tarfile, zlib and pickle raise a great many things

@@ -19,6 +19,7 @@ from degrade.config import load_config
 from degrade.data import load_images
 from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
+from degrade.files import reason
 from degrade.progress import through
 from degrade.runs.evaluation import restored
 from degrade.runs.numbers import Row as Row
@@ -135,21 +136,23 @@ def subject(record: RunRecord, device: str = "auto") -> Training:
 def snapshots(record: RunRecord, training: Training) -> Iterator[int]:
     """Iterations of a run's snapshots and of its checkpoint; meanwhile the run's network has the weights of each.
 
-    Snapshots that are damaged are left out, and named.
+    Snapshots that are damaged, or not of this network, are left out, and named.
     """
     model, kept = training.engine.model, checkpoint.snapshots(record.path)
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     iterations = sorted({*kept, training.iteration})
     for iteration in through(iterations, str(record.path), total=len(iterations)):
-        state = last
-        if iteration != training.iteration:
-            try:
-                state = checkpoint.load(kept[iteration], training.engine.device)["engine"]["model"]
-            except (ValueError, KeyError) as error:
-                log.warning("%s: left out, %s", record.path, error)
-                continue
-        model.load_state_dict(state)
+        try:
+            own = iteration == training.iteration
+            state = last if own else checkpoint.load(kept[iteration], training.engine.device)["engine"]["model"]
+            model.load_state_dict(state)
+        except checkpoint.NO_DAMAGE:
+            raise
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            log.warning("%s: left out, %s", record.path, reason(error))
+            continue
         yield iteration
+    model.load_state_dict(last)
 
 
 def batches(

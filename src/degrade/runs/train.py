@@ -239,8 +239,9 @@ class _Session:
                 self.loggers.add([row])
         except MoreThreads:
             self._save()
-            # Unless a signal came, it never stopped to whoever looks on.
-            self._end(Status.INTERRUPTED if self.signals.received else Status.RUNNING)
+            self._end(Status.RUNNING)  # to whoever looks on, it never stopped
+            if self.signals.received:
+                self._summarise(Status.INTERRUPTED)
             raise
         except RunInterrupted:
             self._save()
