@@ -180,6 +180,25 @@ def test_weights_score_the_same_logits_in_a_plain_script(
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), ours, rtol=1e-4, atol=1e-5)
 
 
+def test_where_no_checkpoint_is_left_exported_weights_stand_for_it(
+    trained: Callable[..., RunRecord], cli: Cli, tmp_path: Path
+) -> None:
+    record = trained("recipe.iterations=4")
+    commands = (["evaluate"], ["evaluate", "--statistics", "batch"], ["export", "--weights"])
+    assert cli("export", "--weights", str(record.path)).code == 0
+    file = record.path / "weights.safetensors"
+    content = file.read_bytes()
+    before = [cli(*command, str(record.path)).out for command in commands]
+    for path in record.path.glob("checkpoint*"):
+        path.unlink()
+    assert [cli(*command, str(record.path)).out for command in commands] == before
+    assert file.read_bytes() == content
+    file.write_bytes(content[:-1])
+    damaged = cli("evaluate", str(record.path))
+    assert (damaged.code, damaged.err.count("\n")) == (2, 1)
+    assert f"{file}: is no whole file" in damaged.err
+
+
 def test_weights_without_a_checkpoint_are_refused(
     trained: Callable[..., RunRecord], cli: Cli, tmp_path: Path
 ) -> None:
@@ -205,6 +224,8 @@ def test_weights_of_a_diverged_run_say_so(cli: Cli, tmp_path: Path) -> None:
         assert file.metadata()["remark"] == "diverged at iteration 12"
     for path in record.path.glob("checkpoint*"):
         path.unlink()
+    assert "iteration 12 (diverged at iteration 12, synthetic data)\n" in cli("evaluate", str(record.path)).out
+    (record.path / "weights.safetensors").unlink()
     for arguments in (["export", "--weights"], ["evaluate"]):
         refused = cli(*arguments, str(record.path))
         assert refused.code == 2

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from degrade.analysis import error_curves
 from degrade.config import Experiment
 from degrade.errors import RunError
+from degrade.probes.construct import compare, continuations
 from degrade.probes.gradients import gradients
+from degrade.probes.kinds import kinds
 from degrade.probes.landscape import landscape
-from degrade.probes.probe import read, subject, write
+from degrade.probes.probe import Row, read, subject, write
 from degrade.probes.responses import draw_responses, responses
 from degrade.runs import RunRecord, run
 from degrade.training import Training
@@ -81,6 +83,26 @@ def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_mu
         responses(record)
     run(small("recipe.iterations=2"), fresh=True)
     assert responses(record) == all_images
+
+
+def test_exported_weights_are_measured_where_neither_checkpoint_nor_numbers_are_left(
+    cli: Cli, trained: Trained
+) -> None:
+    record = trained("recipe.iterations=6", "recipe.milestones=[4]")
+
+    def measured() -> list[list[Row]]:
+        grid = landscape(record, grid=3, limit=10)
+        return [responses(record), gradients(record, limit=10), kinds(record), compare(record, 14, limit=10), grid]
+
+    settings = [own.flat() for own in continuations(record, 14, 5)]
+    before = measured()
+    assert cli("export", "--weights", str(record.path)).code == 0
+    for path in (*record.path.glob("checkpoint*.pt"), *record.path.glob("probes/*.csv")):
+        path.unlink()
+    assert measured() == before
+    assert [own.flat() for own in continuations(record, 14, 5)] == settings
+    assert responses(record, limit=5) == before[0]  # numbers may be of snapshots too: those that are there stay
+    assert cli("probe", "construct", str(record.path), "--depth", "14", "--continue", "3").code == 0
 
 
 def test_after_a_kill_numbers_are_filed_under_the_weights_own_iteration(small: Small) -> None:

@@ -245,7 +245,7 @@ def _network_file(record: "RunRecord | Trained", *, onnx: bool) -> Path:
     """Where a network is written unless --output says so: beside its run, or here if it comes with degrade."""
     from degrade.runs import RunRecord
     from degrade.runs.onnx import NAME as ONNX_NAME
-    from degrade.runs.weights import NAME
+    from degrade.runs.trained import NAME
 
     if isinstance(record, RunRecord):
         return record.path / (ONNX_NAME if onnx else NAME)

@@ -254,7 +254,7 @@ def continuations(
     # Where the weights are gone, the kept numbers name the iteration of those that the network was built from.
     kept = read(numbers_path(record, f"construct-{depth}"))
     weights = standing(record)
-    if weights.lr is None and kept:
+    if weights.lr is None and not weights.exported and kept:
         weights = Standing(int(kept[0]["iteration"]), None)
     # Without a checkpoint the schedule gives the rate of the last update; only a warm-up is not in it.
     recipe = replace(held.recipe, warmup="off")

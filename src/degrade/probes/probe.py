@@ -1,7 +1,8 @@
 """What all probes share: they choose runs, load weights, measure with progress, keep numbers and draw them.
 
 A probe's numbers are kept beside the run that they are about, as `RUN/probes/<probe>.csv`. A probe that finds its
-numbers there does not measure again; where the checkpoint is gone, they are what is drawn.
+numbers there does not measure again; where the checkpoint is gone, they are what is drawn. Where there are none and
+weights were exported from the run, those are measured.
 """
 
 import logging
@@ -21,13 +22,14 @@ from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.files import reason
 from degrade.progress import through
-from degrade.runs.evaluation import restored
+from degrade.runs.evaluation import exported, restored
 from degrade.runs.numbers import Row as Row
 from degrade.runs.numbers import Value as Value
 from degrade.runs.numbers import numbers_path as numbers_path
 from degrade.runs.numbers import read as read
 from degrade.runs.numbers import write as write
 from degrade.runs.record import RunRecord
+from degrade.runs.trained import NAME as EXPORTED
 from degrade.training import Training, checkpoint
 
 log = logging.getLogger("degrade.run")
@@ -58,7 +60,7 @@ class Shown:
 
 
 def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[str], object] = print) -> list[Curve]:
-    """The networks of those runs that have a checkpoint, or numbers that the probe found before.
+    """The networks of those runs that have weights to look into, or numbers that the probe found before.
 
     `complain` is told of each run that is left out.
 
@@ -68,7 +70,10 @@ def networks(records: Sequence[RunRecord], probe: str, *, complain: Callable[[st
     found: list[RunRecord] = []
     closed: list[RunRecord] = []
     for record in records:
-        seen = checkpoint.candidates(record.path) or [*record.path.glob(f"probes/{probe}*.csv")]
+        seen = checkpoint.candidates(record.path) or [
+            *record.path.glob(EXPORTED),
+            *record.path.glob(f"probes/{probe}*.csv"),
+        ]
         (found if seen and record.summary.get("iteration") else closed).append(record)
     if not found:
         raise RunError(f"{records[0].path}: has no checkpoint to look into; train it, or again with --fresh")
@@ -101,12 +106,14 @@ class Standing(NamedTuple):
     iteration: int
     lr: float | None
     """The rate of the last update, which the checkpoint holds; None where no checkpoint is left."""
+    exported: bool = False
+    """Whether the weights are those that were exported from the run, since no checkpoint is left."""
 
 
 def standing(record: RunRecord) -> Standing:
-    """How far the weights of the newest whole checkpoint got; without one, how far the run got by its summary.
+    """How far a run's weights got: its newest whole checkpoint's, else those that were exported from it.
 
-    The summary may be ahead of the checkpoint, where the run was killed between two checkpoints.
+    Without either, it is how far the run got by its summary, which is ahead of a checkpoint where the run was killed.
     """
     found: list[Standing] = []
 
@@ -115,15 +122,17 @@ def standing(record: RunRecord) -> Standing:
 
     if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.debug) is not None:
         return found[-1]
+    if (network := exported(record)) is not None:
+        return Standing(network.iteration, None, exported=True)
     iteration = record.summary.get("iteration")
     return Standing(iteration if isinstance(iteration, int) else 0, None)
 
 
 def subject(record: RunRecord, device: str = "auto") -> Training:
-    """A run as it stands in its checkpoint, on its own images, in fp32, uncompiled.
+    """A run as it stands in its checkpoint or exported weights, on its own images, in fp32, uncompiled.
 
     Raises:
-        RunError: the record has no checkpoint that can be used.
+        RunError: the record has neither that can be used.
         ConfigError: the device is not there.
     """
     if device == "mps":
@@ -201,10 +210,11 @@ def kept_or_measured(
     if fitting and len(fitting) == (whole or len(kept)):
         return fitting
     if weights.lr is None:
-        if not kept or whole:
+        if kept and not whole:  # they may be of snapshots too, which exported weights could not replace
+            log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
+            return kept
+        if not weights.exported:
             raise RunError(f"{record.path}: has no checkpoint to look into; train it again with --fresh")
-        log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
-        return kept
     training = subject(record, device)
     rows: list[Row] = []
     for found in measure(training, fitting if whole else []):

@@ -9,10 +9,11 @@ from functools import partial
 from degrade.config import Experiment
 from degrade.data import Batches, ImageSet, load_images
 from degrade.errors import RunError
+from degrade.files import read_bytes
 from degrade.progress import Progress
 from degrade.runs.checked import Status
 from degrade.runs.record import RunRecord
-from degrade.runs.trained import Trained
+from degrade.runs.trained import NAME, Trained
 from degrade.training import Evaluation, Training, checkpoint
 
 log = logging.getLogger("degrade.run")
@@ -24,7 +25,8 @@ def evaluate(
     """Evaluate a trained network on all training images and on the test images.
 
     Args:
-        record: the record whose newest checkpoint is evaluated, or a network outside its record.
+        record: the record whose newest checkpoint is evaluated, or what was exported from it where none is left, or a
+            network outside its record.
         experiment: its settings.
         batch_statistics: whether batch norm takes each batch's own statistics, in both sets and in shuffled batches
             of training's size, instead of its running statistics.
@@ -87,6 +89,20 @@ def heading(record: RunRecord | Trained, iteration: int, *, synthetic: bool) -> 
     return f"{name}, iteration {iteration:,}" + (f" ({remarks})" if remarks else "")
 
 
+def exported(record: RunRecord) -> Trained | None:
+    """The network that was exported from a run, where no checkpoint of it is left; None if there is no such file.
+
+    Raises:
+        RunError: the file is damaged.
+        RunFileError: it cannot be read just now.
+    """
+    if checkpoint.candidates(record.path):
+        return None
+    path = record.path / NAME
+    content = read_bytes(path)
+    return replace(Trained.parse(content, str(path)), trusted=True) if content is not None else None
+
+
 def no_checkpoint(record: RunRecord) -> RunError:
     """The error of a record without a checkpoint that can be used."""
     ended = divergence(record)
@@ -98,7 +114,7 @@ def no_checkpoint(record: RunRecord) -> RunError:
 def restored(
     record: RunRecord, experiment: Experiment, images: ImageSet, *, tick: Callable[[int], object] | None = None
 ) -> Training:
-    """A training as it stands in the newest checkpoint of its record.
+    """A training as it stands in the newest checkpoint of its record; without one, in what was exported from it.
 
     Args:
         record: the record whose checkpoint is taken.
@@ -107,9 +123,11 @@ def restored(
         tick: see `Training`.
 
     Raises:
-        RunError: the record has no checkpoint that can be used.
+        RunError: the record has neither a checkpoint nor an exported network that can be used.
         RunConflictError: the images are not those it was trained on.
     """
+    if (network := exported(record)) is not None:
+        return network.restored(experiment, images, tick=tick)
     record.check_images(images.content_hash)
     training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device

@@ -31,7 +31,7 @@ from degrade.runs.many import finished
 from degrade.runs.observers import EVALUATION_COST, Pace, errors_in_words, image_work, planned_work
 from degrade.runs.onnx import NAME as ONNX
 from degrade.runs.record import RunRecord, Session, run_directory
-from degrade.runs.weights import NAME as WEIGHTS
+from degrade.runs.trained import NAME as WEIGHTS
 from degrade.training import Metrics, Training, checkpoint, fit
 from degrade.training.choice import choose_runtime
 from degrade.training.device import choose_device, device_name

@@ -21,6 +21,9 @@ from degrade.training import Training
 
 log = logging.getLogger("degrade.run")
 
+#: The file of a run's folder that holds the network which was exported from it.
+NAME = "weights.safetensors"
+
 #: The tensor, beside the network's own, that is to be subtracted from images: float32 3 x S x S, S 32 in the paper.
 MEAN = "input_mean"
 

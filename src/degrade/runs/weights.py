@@ -14,7 +14,7 @@ from degrade.data import ImageSet, load_images
 from degrade.errors import RunError
 from degrade.metrics import ERRORS
 from degrade.runs.checked import Status
-from degrade.runs.evaluation import divergence, no_checkpoint
+from degrade.runs.evaluation import divergence, exported, no_checkpoint
 from degrade.runs.library import Entry, add
 from degrade.runs.record import RunRecord
 from degrade.runs.trained import CONFIG, MEAN, Trained, settings_to_keep
@@ -22,19 +22,19 @@ from degrade.training import checkpoint
 
 log = logging.getLogger("degrade.run")
 
-NAME = "weights.safetensors"
-
 
 def of_record(record: RunRecord) -> Trained:
-    """The network of a run's newest checkpoint.
+    """The network of a run's newest checkpoint; where none is left, the one that was exported from it.
 
-    Its mean image is computed from the training images, which must be at hand.
+    The mean image of a checkpoint's network is computed from the training images, which must be at hand.
 
     Raises:
-        RunError: the record has no checkpoint that can be used.
+        RunError: the record has neither a checkpoint nor an exported network that can be used.
         RunFileError: a checkpoint cannot be read just now.
         RunConflictError: the images are not those it was trained on.
     """
+    if (kept := exported(record)) is not None:
+        return kept
     experiment = load_config(record.path / "config.yaml")
     tensors, iteration = _newest(record)
     images = load_images(experiment.data, say=log.info)
