@@ -298,7 +298,7 @@ def remedy_table(networks: Sequence[Treated], *, form: str = "text") -> str:
         return f"{written}\n\n{_NOTE.format(gradient='gradient', corr='correlation')}"
     cells = [[row["remedy"], *(cell(row) for cell in _TEXT.values())] for row in rows]
     head, *lines = table(["remedy", *_TEXT], cells, form).splitlines()
-    blocks = [f"mean of the seeds ± standard deviation; of growth and what follows the median\n{head}"]
+    blocks = [f"errors: mean of the seeds ± standard deviation; growth to dead%: their median\n{head}"]
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [(row, line) for row, line in zip(rows, lines, strict=True) if row["network"] == network]
         seeds = "/".join(dict.fromkeys(_finished(row) for row, _ in own))
