@@ -9,6 +9,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -69,7 +70,8 @@ def server(read: Read, port: int, every: float) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the page was closed meanwhile
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing of requests."""
@@ -104,10 +106,18 @@ def _stamp(runs: Sequence[Run]) -> str:
     """Another text whenever a run has another number of rows, or ended, or began, or has other settings."""
     parts = []
     for run in runs:
-        rows, settings = (run.path / name for name in ("metrics.jsonl", "config.yaml"))
-        size = rows.stat().st_size if rows.exists() else 0
-        parts.append(f"{run.path}:{size}:{settings.stat().st_mtime_ns if settings.exists() else 0}:{run.status}")
+        rows, settings = (_seen(run.path / name) for name in ("metrics.jsonl", "config.yaml"))
+        parts.append(f"{run.path}:{rows}:{settings}:{run.status}")
     return " ".join(parts)
+
+
+def _seen(path: Path) -> tuple[int, int]:
+    """A file's size and time of change; zeros if it is not there."""
+    try:
+        own = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return own.st_size, own.st_mtime_ns
 
 
 def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -> str:

@@ -120,7 +120,7 @@ def before_training(folder: Path) -> Data | None:
         panels: dict[str, list[Data]] = {}
         for (panel, kind, depth), rows in sorted(networks.items()):
             values = [_drawable(row[quantity]) for row in rows]
-            stroke = {"dash": _DASHES[depths.index(depth) % len(_DASHES)], "at": [row["name"] for row in rows]}
+            stroke = {"dash": _DASHES[depths.index(depth) % len(_DASHES)], "at": [str(row["name"]) for row in rows]}
             line = _line(f"{kind}, {depth}", facts.colour(kinds.index(kind)), _layers(rows), values) | stroke
             panels.setdefault(panel, []).append(line)
         views.append(_view(_flat(NAMES[quantity]), "layer", _flat(NAMES[quantity]), _panels(panels), log=True))

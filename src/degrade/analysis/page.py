@@ -90,7 +90,7 @@ def _content(curves: Sequence[Curve]) -> dict[str, Any]:
             named[k] = {"name": name, "group": g, "colour": shade, "sign": sign}
     networks = [_network(curve, runs[k], lines) | named[k] for k, curve in enumerate(curves)]
     axis = facts.has_paper_axis(curves)
-    commands = (_command(curve, own, curves) for curve, own in zip(curves, settings, strict=True))
+    commands = [own for curve, told in zip(curves, settings, strict=True) for own in _commands(curve, told, curves)]
     return {
         "version": __version__,
         "folders": folders,
@@ -375,19 +375,19 @@ def _text(value: Any) -> str:
 # Commands
 
 
-def _command(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> str:
-    """The command that trains all seeds of a network again; by its record where the shell cannot take a setting."""
+def _commands(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> list[str]:
+    """The command that trains all seeds of a network again; one for each record where the shell cannot take a setting."""
     first, *others = curve.paths
     # Seeds may differ in settings that don't change the result, such as threads; those are left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
     words = _overrides(shared)
     if curve.built:
         alike = [own for own in curves if own.experiment.model.start == curve.experiment.model.start]
-        return _building_command(curve, words or [], max(own.depth for own in alike))
+        return [_building_command(curve, words or [], max(own.depth for own in alike))]
     if words is None:
-        return shlex.join(["degrade", "train", "--config", str(curve.paths[first] / "config.yaml")])
+        return [shlex.join(["degrade", "train", "--config", str(path / "config.yaml")]) for path in curve.paths.values()]
     verb = "sweep" if others else "train"
-    return shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])
+    return [shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])]
 
 
 def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
@@ -412,6 +412,8 @@ def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
     """The recipe and the settings that differ from it, as the shell takes them; None where it cannot take a value."""
+    if settings.get("modules"):  # --with alone sets them, and --config loads what they name
+        return None
     recipe = f"recipe={settings['recipe.name']}"
     try:
         usual = compose([recipe]).flat()

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -43,8 +43,15 @@ _PYTORCH = (
 #: Installed packages name families of networks under this group of entry points.
 GROUP = "degrade.families"
 
+
+class _File(NamedTuple):
+    digest: str
+    given: bool
+    """Whether the user named it, so that it stands for a recorded file of its name."""
+
+
 _added: dict[str, dict[str, Any]] = {key: {} for key in OPEN}
-_files: dict[Path, str] = {}
+_files: dict[Path, _File] = {}
 
 
 def register(key: str, name: str) -> Callable[[Built], Built]:
@@ -252,14 +259,14 @@ def load(file: Path, *, expected: str | None = None) -> None:
         ConfigError: the file cannot be read or imported, adds nothing, or is not the one that the record names.
     """
     path = file.expanduser().absolute()
-    if path in _files:
-        return
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _files[path].digest if path in _files else hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"--with {file}: {error.strerror or error}; name a Python file") from error
     if expected not in (None, digest):
         raise ConfigError(f"{path}: changed since the run was made; --with {path} takes it as it is")
+    if path in _files:
+        return
     before = {key: dict(own) for key, own in _added.items()}
     try:
         name = f"degrade_with_{path.stem}_{digest[:8]}"
@@ -270,7 +277,7 @@ def load(file: Path, *, expected: str | None = None) -> None:
         _added.update(before)
         find.cache_clear()
         raise ConfigError(f"--with {file}: {_first_line(error)}") from error
-    _files[path] = digest
+    _files[path] = _File(digest, given=expected is None)
 
 
 def load_recorded(entries: list[str]) -> None:
@@ -283,7 +290,7 @@ def load_recorded(entries: list[str]) -> None:
     """
     for entry in entries:
         path, _, digest = entry.rpartition("#")
-        given = any(Path(path).name == other.name for other in _files)
+        given = any(own.given and Path(path).name == other.name for other, own in _files.items())
         if not given and not Path(path).is_file():
             raise ConfigError(f"{path}: the run was made with this file, which is gone; --with FILE names it anew")
         if not given:
@@ -292,7 +299,7 @@ def load_recorded(entries: list[str]) -> None:
 
 def recorded() -> list[str]:
     """The files that were imported, each as `PATH#SHA-256`."""
-    return [f"{path}#{digest}" for path, digest in _files.items()]
+    return [f"{path}#{own.digest}" for path, own in _files.items()]
 
 
 def _import(path: Path, name: str) -> None:

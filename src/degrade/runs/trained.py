@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,8 @@ class Trained:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of its classes, by label."""
-        return tuple(self.facts["class_names"].split(", "))
+        text = self.facts["class_names"]
+        return tuple(json.loads(text) if text.startswith('["') else text.split(", "))
 
     def network(self) -> nn.Module:
         """The network in eval mode, on the CPU.
@@ -179,6 +180,11 @@ def _sorted(content: bytes) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(_header(content), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     return content[:8] + header.ljust(length) + content[8 + length :]
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names of classes as one text: with commas between them, or as JSON where a name has one itself."""
+    return json.dumps(names) if any(", " in name for name in names) else ", ".join(names)
 
 
 def settings_to_keep(experiment: Experiment) -> str:

@@ -17,7 +17,7 @@ from degrade.runs.checked import Status
 from degrade.runs.evaluation import divergence, exported, no_checkpoint
 from degrade.runs.library import Entry, add
 from degrade.runs.record import RunRecord
-from degrade.runs.trained import CONFIG, MEAN, Trained, settings_to_keep
+from degrade.runs.trained import CONFIG, MEAN, Trained, joined, settings_to_keep
 from degrade.training import checkpoint
 
 log = logging.getLogger("degrade.run")
@@ -108,7 +108,7 @@ def _facts(record: RunRecord, experiment: Experiment, images: ImageSet, iteratio
         "init": model.init,
         "width": model.width if not settings()["model.width"].unmet(experiment) else None,
         "classes": model.classes,
-        "class_names": ", ".join(images.classes),
+        "class_names": joined(images.classes),
         "input": f"float32 N x 3 x {side} x {side}: (pixel / 255) - {MEAN}",
         "input_mean_kind": experiment.data.mean,
         "recipe": experiment.recipe.name,
