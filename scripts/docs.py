@@ -73,7 +73,7 @@ def _about(own: Setting, description: str) -> str:
         lines.append(f"- Choices: {', '.join(f'`{choice}`' for choice in own.choices)}")
     if own.families:
         lines.append(f"- Families: {', '.join(own.families)}")
-    return "\n".join([*lines, f"- {own.kind.means}\n"])
+    return "\n".join([*lines, f"- {own.kind}\n"])
 
 
 def _yaml(value: Any) -> str:

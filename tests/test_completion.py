@@ -6,10 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from degrade.analysis.curves import BANDS
 from degrade.cli import completion
+from degrade.cli.options import Band
 from degrade.config import Experiment
 from degrade.config.launcher import LAUNCHERS
 from degrade.config.schema import settings
@@ -47,8 +50,7 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 def test_what_is_completed_exists() -> None:
     assert settings().keys() == Experiment().flat().keys()
-    statistics = completion.words_of("degrade.cli.look:STATISTICS")
-    assert (statistics(""), statistics("b")) == (["running", "batch"], ["batch"])
+    assert get_args(get_args(Band)[0]) == tuple(BANDS)
     assert completion.values_of("recipe")("qu") == ["quick"]
 
 

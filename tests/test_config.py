@@ -312,7 +312,7 @@ def test_every_setting_says_all_about_itself() -> None:
     assert all(len(doc.split()) > 1 and doc.endswith(".") for doc in descriptions().values())
     own = found["model.shortcut"]
     assert (own.types, own.default, own.choices) == ((str,), "A", ("A", "B", "C"))
-    assert (own.kind, own.families) == ("fixed by the paper", ("residual",))
+    assert (own.kind, own.families) == (Kind.FIXED, ("residual",))
     assert descriptions()["model.shortcut"].startswith("Residual only. `A`: identity")
     kinds = {kind: [key for key, own in found.items() if own.kind == kind] for kind in Kind}
     assert kinds[Kind.COMPARED] == ["model.family", "model.depth", "seed"]

@@ -1,5 +1,6 @@
 """Choices from outside: the code of docs/howto/extend.md, and what goes wrong with such files."""
 
+import hashlib
 import re
 import shlex
 import sys
@@ -125,6 +126,9 @@ def test_a_network_of_ones_own_is_judged_and_looked_into(cli: Cli, tmp_path: Pat
     assert cli("report", "outputs/smoke", "--output", "page.html").code == 0
     page = (tmp_path / "page.html").read_text()
     assert all(name in page for name in names)
+    commands = page[page.index('id="commands"') :].partition("</section>")[0]
+    assert all(f"degrade train --config outputs/smoke/{name}" in commands for name in names)
+    assert "modules=" not in commands
     forget()
     refused = cli("probe", "construct", next(str(own.path) for own in find_records([tmp_path])), "--depth", "10")
     assert (refused.code, "only plain and residual networks are made deeper" in refused.err) == (2, True), refused
@@ -151,6 +155,21 @@ def test_a_changed_file_is_taken_only_by_name(cli: Cli, tmp_path: Path) -> None:
     assert (gone.code, "the run was made with this file, which is gone" in gone.err) == (2, True)
     forget()
     assert cli("plot", str(record.path)).code == 0  # what reads settings and numbers alone does without it
+
+
+def test_the_file_of_one_record_stands_for_no_other_record_s(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SCALE)
+    now = hashlib.sha256(file.read_bytes()).hexdigest()
+    before = f"{file}#{'0' * 64}"
+    registry.load_recorded([f"{file}#{now}"])
+    registry.load_recorded([f"{file}#{now}"])
+    with pytest.raises(ConfigError, match="changed since the run was made"):
+        registry.load_recorded([before])
+    forget()
+    registry.load(file)  # the user names it
+    registry.load_recorded([before])
+    assert registry.recorded() == [f"{file}#{now}"]
 
 
 def test_a_run_that_goes_on_with_a_changed_file_says_so(cli: Cli, tmp_path: Path) -> None:

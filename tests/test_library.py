@@ -29,7 +29,7 @@ from degrade.extras import installed
 from degrade.runs import RunRecord, library
 from degrade.runs.evaluation import restored
 from degrade.runs.library import networks
-from degrade.runs.trained import trained
+from degrade.runs.trained import Trained, joined, trained
 from degrade.runs.weights import keep, of_record
 from tests.conftest import SMALL, Outcome
 from tests.records import finished
@@ -82,6 +82,12 @@ def test_a_run_that_is_not_complete_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"seed-0: is interrupted; only a complete run's network is kept"):
         keep(record, tmp_path / "networks")
     assert not (tmp_path / "networks").exists()
+
+
+@pytest.mark.parametrize("classes", [("a hill", "the sea"), ("sea, calm", 'the "hill"'), ("one",)])
+def test_names_of_classes_are_kept_whole(classes: tuple[str, ...]) -> None:
+    facts = {"class_names": joined(classes)}
+    assert Trained("own", {}, torch.zeros(3, 32, 32), facts).classes == classes
 
 
 def test_a_loaded_network_gives_the_logits_of_the_run(kept: tuple[RunRecord, str, Path]) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from degrade.analysis import error_curves, facts
+from degrade.analysis.charts import before_training
+from degrade.analysis.layers import FORWARD, INITIAL, RELATIVE, SIGNALS
 from degrade.analysis.page import LIMIT, kept_points, page, save_page
 from degrade.config import compose
 from degrade.errors import ConfigError
@@ -403,6 +405,16 @@ def test_numbers_beside_the_runs_become_charts_instead_of_pictures() -> None:
         assert panel["map"]["z"][y][x] == pytest.approx(
             min(23.03, at[round(panel["map"]["x"][x], 4), round(panel["map"]["y"][y], 4)]), 1e-3
         )
+
+
+def test_layers_may_have_numbers_for_names(tmp_path: Path) -> None:
+    network: Row = {"family": "own", "norm": "batch", "network": "he", "depth": 8, "images": 4}
+    measured: Row = {SIGNALS: 1.0, RELATIVE: 1.0, FORWARD: 1.0}
+    rows: list[Row] = [{**network, **measured, "layer": k, "name": str(k)} for k in (1, 2)]
+    write(tmp_path / INITIAL, rows)
+    chart = before_training(tmp_path)
+    assert chart is not None
+    assert chart["views"][0]["panels"][0]["lines"][0]["at"] == ["1", "2"]
 
 
 def test_gradients_are_charts_of_layers_and_snapshots() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 from degrade.analysis import error_curves, facts
 from degrade.analysis.curves import Curve
 from degrade.analysis.page import page
-from degrade.errors import ConfigError, DegradeError, RunError, RunFileError
+from degrade.errors import ConfigError, DegradeError, RunError
 from degrade.runs import Run, Status
 from degrade.runs.observers import errors_in_words, share_done
+from degrade.runs.record import undamaged
 
 #: Who may ask: other names would be those of pages elsewhere that a browser was led to ask for.
 HERE = ("127.0.0.1", "localhost")
@@ -138,28 +139,6 @@ def in_terminal(curves: Sequence[Curve], runs: Sequence[Run], *, colour: bool) -
     plotext.xlabel("iterations")
     drawn = str(plotext.build()).rstrip("\n")
     return "\n".join([drawn if colour else plotext.uncolorize(drawn), *lines])
-
-
-def undamaged(runs: Sequence[Run]) -> list[Run]:
-    """Those whose settings are not damaged.
-
-    Raises:
-        RunError: all are.
-        RunFileError: some cannot be read just now.
-    """
-    found: list[Run] = []
-    error: RunError | None = None
-    for run in runs:
-        try:
-            _ = run.experiment
-            found.append(run)
-        except RunFileError:
-            raise
-        except RunError as trouble:
-            error = trouble
-    if error is not None and not found:
-        raise error
-    return found
 
 
 def find(known: Read) -> Read:

@@ -317,16 +317,12 @@ def constructed(curves: Sequence[Curve]) -> Data | None:
     network, _, rest = start.rpartition(".seed-")
     seed, _, begins = rest.partition(".")
     beside = own[0].folder.with_name(own[0].folder.name.removesuffix("-construct"))
-    lines: list[tuple[Curve, str, int]] = []
-    for curve in _records(beside / network / f"seed-{seed}"):
-        lines.append((curve, curve.network, 0))
+    base, comma, extra = network.partition(",")
+    lines = [(curve, curve.network, 0) for curve in _records(beside / network / f"seed-{seed}")]
     for depth in sorted({curve.depth for curve in own}):
-        extra = network.partition(",")[1:]
-        if f"{own[0].family}-{depth}" != network.split(",")[0]:
-            lines += [
-                (curve, f"{curve.network} from scratch", 0)
-                for curve in _records(beside / "".join((f"{own[0].family}-{depth}", *extra)))
-            ]
+        if (name := f"{own[0].family}-{depth}") != base:
+            scratch = _records(beside / f"{name}{comma}{extra}")
+            lines += [(curve, f"{curve.network} from scratch", 0) for curve in scratch]
     lines += [(curve, curve.label, int(begins or 0)) for curve in own]
     views = []
     for which, name in (("train", facts.RUNNING), ("test", facts.TEST)):

@@ -23,9 +23,6 @@ from degrade.runs.record import Run
 
 Array = npt.NDArray[np.float64]
 
-#: Layouts of figures. `remedies` shows what a probe measured in the runs, too, and so is drawn by that probe.
-STYLES = ("figure1", "figure6", "depth", "remedies")
-
 #: Families with shortcuts, for records that were made before they said so themselves.
 _WITH_SHORTCUTS = ("residual", "preact", "bottleneck", "wide")
 

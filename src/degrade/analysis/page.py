@@ -376,7 +376,7 @@ def _text(value: Any) -> str:
 
 
 def _commands(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: Sequence[Curve]) -> list[str]:
-    """The command that trains all seeds of a network again; one for each record where the shell cannot take a setting."""
+    """The command that trains all seeds of a network again; one for each seed where a shell cannot take a setting."""
     first, *others = curve.paths
     # Seeds may differ in settings that don't change the result, such as threads; those are left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
@@ -385,7 +385,9 @@ def _commands(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: S
         alike = [own for own in curves if own.experiment.model.start == curve.experiment.model.start]
         return [_building_command(curve, words or [], max(own.depth for own in alike))]
     if words is None:
-        return [shlex.join(["degrade", "train", "--config", str(path / "config.yaml")]) for path in curve.paths.values()]
+        return [
+            shlex.join(["degrade", "train", "--config", str(path / "config.yaml")]) for path in curve.paths.values()
+        ]
     verb = "sweep" if others else "train"
     return [shlex.join(["degrade", verb, *words, f"seed={','.join(map(str, curve.paths))}"])]
 

@@ -43,13 +43,8 @@ def treated(curves: Sequence[Curve], along: Callable[[Curve], dict[int, Along]])
         Treated(_network(curve, curves, keys), remedy(curve.experiment, known), curve, along(curve))
         for curve in curves
     ]
-    return sorted(found, key=lambda t: (t.curve.family, t.curve.depth, t.network, *place_of(t.remedy)))
-
-
-def place_of(name: str) -> tuple[int, str]:
-    """The key by which remedies are sorted: those of the experiment as it lists them, then all others."""
-    order = [variant.name for variant in variants(EXPERIMENT)]
-    return (order.index(name) if name in order else len(order), name)
+    order = list(shades(own.remedy for own in found))
+    return sorted(found, key=lambda t: (t.curve.family, t.curve.depth, t.network, order.index(t.remedy)))
 
 
 def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str:
@@ -77,7 +72,6 @@ def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
 
 
 def shades(remedies: Iterable[str]) -> dict[str, str]:
-    """The colour of each remedy, which for those of the experiment is the same whichever others there are."""
-    known = [variant.name for variant in variants(EXPERIMENT)]
-    named = [*known, *(name for name in sorted(remedies, key=place_of) if name not in known)]
+    """The colour of each remedy: those of the experiment first, as it lists them, then all others by name."""
+    named = dict.fromkeys([*(variant.name for variant in variants(EXPERIMENT)), *sorted(remedies)])
     return {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(named)}

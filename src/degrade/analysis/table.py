@@ -21,8 +21,6 @@ from degrade.runs.record import Run
 if TYPE_CHECKING:
     from degrade.models.anatomy import Layer, Stack
 
-FORMATS = ("text", "csv", "markdown")
-
 _WIDTH = 80
 
 #: Columns of a table of errors in percent, and their names where there is room; `batch%` is shown if any run has it.
@@ -52,7 +50,7 @@ def error_table(curves: Sequence[Curve], *, form: str = "text", width: int | Non
 
     Args:
         curves: the networks.
-        form: one of `FORMATS`.
+        form: `text`, `csv` or `markdown`.
         width: the most characters in a line of text, in which experiments and differing settings have lines of their
             own; None for as many as it takes, with one line per network.
     """
@@ -157,7 +155,7 @@ def runs_table(
     Args:
         records: the runs.
         below: the folder.
-        form: one of `FORMATS`.
+        form: `text`, `csv` or `markdown`.
         statuses: what became of each run, where the caller knows it better than the records.
         width: the most characters in a line of text; None for as many as it takes.
     """

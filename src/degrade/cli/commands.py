@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from degrade import __version__
-from degrade.cli import completion
 from degrade.cli.data import bench, data_app, export
 from degrade.cli.look import evaluate, list_runs, plot, report, verify, watch
 from degrade.cli.options import DONE
@@ -51,7 +50,6 @@ def _options(
             metavar="FILE",
             help="Import this Python file, which adds networks, norms, schedules, ... to choose from; it may also "
             "follow a command.",
-            autocompletion=completion.files,
         ),
     ] = None,
 ) -> None:

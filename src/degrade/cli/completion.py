@@ -7,7 +7,6 @@ shells put a space after an answer that is the only one: what can follow is answ
 import contextlib
 import io
 import os
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -65,15 +64,6 @@ def _join_words() -> str:
     return joined[-1].removesuffix(last) if last else joined[-1] * glued
 
 
-def words_of(where: str) -> Callable[[str], list[str]]:
-    """The completion by words that a module lists, such as `degrade.analysis.curves:BANDS`, imported when asked."""
-
-    def complete(incomplete: str) -> list[str]:
-        return _beginning(pkgutil.resolve_name(where), incomplete)
-
-    return complete
-
-
 def values_of(key: str) -> Callable[[str], list[str]]:
     """The completion by the values of a setting or config group."""
 
@@ -81,11 +71,6 @@ def values_of(key: str) -> Callable[[str], list[str]]:
         return _beginning(_values(key, {}), incomplete)
 
     return complete
-
-
-def files(incomplete: str) -> list[str]:  # noqa: ARG001 - Typer passes it
-    """No words, so that the shell completes the names of files."""
-    return []
 
 
 def settings(incomplete: str) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,6 @@ from degrade.cli.options import (
     one_trained,
     output_option,
     settings_of,
-    word_option,
 )
 from degrade.errors import ConfigError
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from degrade.config import DataConfig
     from degrade.data.images import RawImages
     from degrade.data.sources import Fetched
-    from degrade.runs import RunRecord
-    from degrade.runs.trained import Trained
 
 data_app = typer.Typer(help="Fetch CIFAR-10 or CIFAR-100, or print where they are.", no_args_is_help=True)
 
@@ -79,7 +76,6 @@ def bench(
         Path | None,
         typer.Option(
             "--profile",
-            autocompletion=completion.files,
             help="Write a torch.profiler trace of the engine at the first depth into this file.",
         ),
     ] = None,
@@ -137,11 +133,9 @@ def export(
         ),
     ] = None,
     form: Annotated[
-        str | None,
-        word_option(
-            "--format",
-            "degrade.analysis.export:FORMATS",
-            "The table is csv, json or parquet; by default as the suffix of --output says, else csv.",
+        Literal["csv", "json", "parquet"] | None,
+        typer.Option(
+            "--format", help="The table is written so; by default as the suffix of --output says, else as csv."
         ),
     ] = None,
     output: Annotated[
@@ -174,15 +168,15 @@ def export(
     """
     if weights or onnx:
         return _export_network(runs or [], form, output, weights=weights, onnx=onnx)
-    form = _export_format(form, output)
+    written = _export_format(form, output)
     from degrade.analysis.export import measurements, write_csv, write_json, write_parquet
 
-    rows, write = measurements(chosen(runs)[0]), write_json if form == "json" else write_csv
+    rows, write = measurements(chosen(runs)[0]), write_json if written == "json" else write_csv
     if output is None:
         write(rows, sys.stdout)
         return DONE
     output.parent.mkdir(parents=True, exist_ok=True)
-    if form == "parquet":
+    if written == "parquet":
         write_parquet(rows, output)
     else:
         with output.open("w", newline="") as file:
@@ -224,14 +218,19 @@ def _export_network(runs: list[Path], form: str | None, output: Path | None, *, 
         raise ConfigError(f"--output {output}: {option} writes a file of the suffix {suffix}; use that")
     record = one_trained(runs[0])
     from degrade.runs.evaluation import heading
+    from degrade.runs.onnx import NAME as ONNX
     from degrade.runs.onnx import export_onnx, require_onnx
+    from degrade.runs.trained import NAME as WEIGHTS
     from degrade.runs.trained import Trained
     from degrade.runs.weights import of_record
 
     if onnx:
         require_onnx()  # before images are loaded
-    network = record if isinstance(record, Trained) else of_record(record)
-    target = output or _network_file(record, onnx=onnx)
+    if isinstance(record, Trained):
+        network, beside = record, Path(Path(record.name).name.removesuffix(".safetensors") + suffix)
+    else:
+        network, beside = of_record(record), record.path / (ONNX if onnx else WEIGHTS)
+    target = output or beside
     if onnx:
         export_onnx(network, target)
     else:
@@ -241,21 +240,9 @@ def _export_network(runs: list[Path], form: str | None, output: Path | None, *, 
     return DONE
 
 
-def _network_file(record: "RunRecord | Trained", *, onnx: bool) -> Path:
-    """Where a network is written unless --output says so: beside its run, or here if it comes with degrade."""
-    from degrade.runs import RunRecord
-    from degrade.runs.onnx import NAME as ONNX_NAME
-    from degrade.runs.trained import NAME
-
-    if isinstance(record, RunRecord):
-        return record.path / (ONNX_NAME if onnx else NAME)
-    name = Path(record.name).name.removesuffix(".safetensors")
-    return Path(f"{name}.{'onnx' if onnx else 'safetensors'}")
-
-
 Root = Annotated[
     Path | None,
-    typer.Option(autocompletion=completion.files, help="The images are kept in this folder.", show_default=False),
+    typer.Option(help="The images are kept in this folder.", show_default=False),
 ]
 
 

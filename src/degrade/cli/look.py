@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,7 +32,6 @@ from degrade.cli.options import (
     show_figure,
     table_width,
     tell,
-    word_option,
 )
 from degrade.errors import ConfigError, RunError
 from degrade.extras import require
@@ -45,10 +44,6 @@ if TYPE_CHECKING:
     from degrade.watch import Read
 
 
-#: What `degrade evaluate` lets batch norm normalise by.
-STATISTICS = ("running", "batch")
-
-
 VERDICTS = {"reproduced": DONE, "not reproduced": 3, "inconclusive": 4, "too early": 4}
 
 
@@ -56,12 +51,11 @@ def plot(
     runs: Runs = None,
     output: FigureFile = None,
     style: Annotated[
-        str | None,
-        word_option(
-            "--style",
-            "degrade.analysis.curves:STYLES",
-            "The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
+        Literal["figure1", "figure6", "depth", "remedies"] | None,
+        typer.Option(
+            help="The style is figure1 (train | test), figure6 (a panel for each family), depth (last errors) or "
             "remedies (what each remedy does along training); by default the families decide.",
+            show_default=False,
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Write this text above the panels.")] = None,
@@ -143,12 +137,8 @@ def evaluate(
         ),
     ],
     statistics: Annotated[
-        str,
-        word_option(
-            "--statistics",
-            "degrade.cli.look:STATISTICS",
-            "Batch norm normalises by its running statistics or by those of each batch.",
-        ),
+        Literal["running", "batch"],
+        typer.Option(help="Batch norm normalises by its running statistics or by those of each batch."),
     ] = "running",
     augmented: Annotated[
         bool, typer.Option("--augmented", help="Crop and flip the training images as in training.")
@@ -273,7 +263,8 @@ def watch(
 def _watch_in_terminal(read: "Read", every: float) -> None:
     """Draw again and again; where the output is no terminal, once."""
     from degrade.analysis import error_curves
-    from degrade.watch import in_terminal, running, undamaged
+    from degrade.runs.record import undamaged
+    from degrade.watch import in_terminal, running
 
     shown, idle = sys.stdout.isatty(), 0
     while True:

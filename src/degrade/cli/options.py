@@ -7,12 +7,12 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from degrade.cli import completion
-from degrade.errors import ConfigError, RunError, RunFileError, did_you_mean
+from degrade.errors import ConfigError, RunError
 from degrade.files import present
 
 if TYPE_CHECKING:
@@ -92,18 +92,6 @@ DryRun = Annotated[
 ]
 
 
-def word_option(name: str, where: str, words: str) -> Any:
-    """An option that takes one of the words that `where` lists, such as `degrade.analysis.curves:BANDS`."""
-    offered = completion.words_of(where)
-
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in (known := offered("")):
-            raise ConfigError(f"{name} {value}: {did_you_mean(value, known)}")
-        return value
-
-    return typer.Option(name, autocompletion=offered, callback=check, help=words)
-
-
 def output_option(words: str, *, figure: bool = False) -> Any:
     """The option that names the file to be written; a figure's suffix is checked before any work is done."""
 
@@ -117,20 +105,14 @@ def output_option(words: str, *, figure: bool = False) -> Any:
                 )
         return output
 
-    return typer.Option("--output", "-o", autocompletion=completion.files, callback=check, help=words)
+    return typer.Option("--output", "-o", callback=check, help=words)
 
 
 Band = Annotated[
-    str,
-    word_option(
-        "--band",
-        "degrade.analysis.curves:BANDS",
-        "The band over seeds is std, minmax or ci95, the t interval of the mean.",
-    ),
+    Literal["std", "minmax", "ci95"],
+    typer.Option(help="The band over seeds shows this; ci95 is the t interval of the mean."),
 ]
-Format = Annotated[
-    str, word_option("--format", "degrade.analysis.table:FORMATS", "The table is written as text, csv or markdown.")
-]
+Format = Annotated[Literal["text", "csv", "markdown"], typer.Option("--format", help="The table is written so.")]
 FigureFile = Annotated[
     Path | None,
     output_option(
@@ -260,19 +242,11 @@ def readable(paths: Sequence[Path] | None) -> "list[RunRecord]":
     Raises:
         RunFileError: a record cannot be read just now, and the answer without it would be another one.
     """
-    records = []
-    for record in records_of(paths):
-        try:
-            _ = record.experiment
-        except RunFileError:
-            raise
-        except RunError as error:
-            tell(f"left out: {error}")
-        else:
-            records.append(record)
-            name_losses(record.path, record.losses())
-    if not records:
-        raise RunError(f"{paths[0] if paths else 'outputs'}: holds no run that can be read")
+    from degrade.runs.record import undamaged
+
+    records = undamaged(records_of(paths), lambda damage: tell(f"left out: {damage}"))
+    for record in records:
+        name_losses(record.path, record.losses())
     return records
 
 

@@ -30,20 +30,13 @@ if TYPE_CHECKING:
 probe_app = typer.Typer(help="Look inside networks: the diagnostics behind the story.", no_args_is_help=True)
 
 
-def _limit(words: str) -> Any:
-    """The option that says how many images are used."""
+#: Far more images than any data set here has.
+_MOST = 10_000_000
 
-    def check(limit: int | None) -> int | None:
-        from degrade.probes.probe import MOST, within
-
-        if limit is not None:
-            within("--limit", limit, 1, MOST)
-        return limit
-
-    return typer.Option(callback=check, help=words)
-
-
-Limit = Annotated[int | None, _limit("Use only this many images, the first ones. [default: all]")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, max=_MOST, help="Use only this many images, the first ones. [default: all]"),
+]
 
 
 @probe_app.command("responses")
@@ -100,7 +93,9 @@ def probe_gradients(
         ),
     ] = None,
     output: FigureFile = None,
-    limit: Annotated[int | None, _limit("Use this many training images. [default: 256]")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="Use this many training images. [default: 256]")
+    ] = None,
     device: Device = None,
 ) -> int:
     """Measure signals and gradients layer by layer, at initialisation and along training (paper, section 4.1).

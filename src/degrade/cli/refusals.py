@@ -113,12 +113,13 @@ def _must_be(message: str) -> str:
     if "valid number" in message or "valid float" in message:
         return "must be a number, such as 0.5"
     for theirs, ours in (
+        ("Value error, ", ""),
         ("Input should be", "must be"),
         ("greater than or equal to", "at least"),
         ("less than or equal to", "at most"),
     ):
         message = message.replace(theirs, ours)
-    return message
+    return message.rstrip(".")
 
 
 def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:

@@ -53,9 +53,7 @@ def train(
     precision: Precision = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            autocompletion=completion.files, help="Run the config.yaml of a run again.", rich_help_panel=FILES
-        ),
+        typer.Option(help="Run the config.yaml of a run again.", rich_help_panel=FILES),
     ] = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
@@ -150,7 +148,8 @@ def reproduce(
     - `degrade reproduce vgg_wall`
     - `degrade reproduce remedies --seeds 2 launcher.jobs=1`
     """
-    from degrade.config.compose import compose_launcher, figure_style
+    from degrade.config.compose import compose_launcher
+    from degrade.config.groups import experiment_file
 
     names = [word for word in arguments or [] if "=" not in word]
     if len(names) > 1:
@@ -185,7 +184,7 @@ def reproduce(
     measured = any(record.rows() for record in records)
     if measured:
         curves = error_curves((record for record in records if record.exists), band=band)
-        style = figure_style(experiment)
+        style = experiment_file(experiment).get("figure")  # if it names one
         if style == "depth" and not any(curve.final["test_error"] for curve in curves):
             style = None  # there are no last errors yet
         target = output or folder / figure_name(style)

@@ -91,14 +91,10 @@ def _compare(sizes: str, channels: int, target: Path, form: str) -> int:
 
 def _odd(text: str) -> int:
     """The size that `7x7` or `7` names."""
-    first, _, second = text.strip().partition("x")
-    if (
-        not re.fullmatch("[0-9]{1,2}", first)
-        or second not in ("", first)
-        or not (3 <= int(first) <= 31 and int(first) % 2)
-    ):
+    found = re.fullmatch(r"([0-9]{1,2})(x\1)?", text.strip())
+    if found is None or int(found[1]) not in range(3, 32, 2):
         raise ConfigError(f"--compare {text}: write odd sizes from 3x3 to 31x31, such as 3x3,5x5,7x7")
-    return int(first)
+    return int(found[1])
 
 
 def list_settings(

@@ -356,12 +356,6 @@ def untrained_matrix(experiment: str) -> list[list[str]]:
     return expand(swept) if swept else []
 
 
-def figure_style(experiment: str) -> str | None:
-    """The style in which a named experiment's figure is drawn, if its file names one."""
-    style: str | None = experiment_file(experiment).get("figure")
-    return style
-
-
 def experiment_of(config: "DictConfig") -> Experiment:
     """The experiment that a composed config describes, validated.
 
@@ -426,7 +420,8 @@ def _check_key(override: "Override") -> str:
         setting = _NAMED.get(key, "")
         if isinstance(value, dict) and "_target_" in value and setting:
             return setting
-        if isinstance(value, str) and value not in groups[key] and registry.is_added(setting, value):
+        dotted = isinstance(value, str) and "." in value and setting in registry.OPEN
+        if value not in groups[key] and (dotted or value in registry.names(setting)):
             return setting
         if not isinstance(value, str) or value not in groups[key]:
             known = (*groups[key], *registry.names(setting))

@@ -5,7 +5,6 @@ Each field is a setting of its launcher. Like `groups`, this module works withou
 
 import math
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from degrade.errors import ConfigError
@@ -21,19 +20,6 @@ class Launcher:
     """The package that it needs."""
     extra: ClassVar[str] = ""
     """degrade's extra that installs it."""
-
-    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
-        """How many cells it is given at a time, and the CPU threads of each; None: as many as cores are usable.
-
-        Wherever cells are trained side by side each is given its share of the cores; `degrade.cores` says why.
-
-        Args:
-            cells: how many there are in all.
-            device: their `runtime.device`.
-            cores: how many cores of this machine are usable.
-        """
-        threads = max(1, int(getattr(self, "cpus_per_task", 0) or getattr(self, "num_cpus", 0)))
-        return cells, threads  # a cluster queues them all
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -57,13 +43,6 @@ class Local(Launcher):
             raise ConfigError(f"launcher.jobs={self.jobs}: write a whole number, such as 2, or auto")
         super().__post_init__()
 
-    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:
-        """`jobs` cells at a time, each with its share of the cores."""
-        gpu = device.startswith(("cuda", "mps")) or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
-        most = self.jobs if isinstance(self.jobs, int) else 1 if gpu else cores
-        jobs = max(1, min(most, cells))
-        return jobs, None if jobs == 1 else max(1, cores // jobs)
-
 
 @dataclass
 class SubmititLocal(Launcher):
@@ -77,10 +56,6 @@ class SubmititLocal(Launcher):
     """Number of CPU threads of a cell; as many cells are trained at once as the cores allow."""
     gpus_per_node: int | None = None
     """Number of GPUs that a cell sees; null means none."""
-
-    def share(self, cells: int, device: str, cores: int) -> tuple[int, int | None]:  # noqa: ARG002
-        """As many cells as the cores allow."""
-        return max(1, cores // self.cpus_per_task), self.cpus_per_task
 
 
 @dataclass

@@ -201,11 +201,6 @@ def arguments(key: str, found: Any) -> int:
     return 2 if key in ("model.norm", "recipe.schedule") else 1  # of the others the first alone is sure to come so
 
 
-def is_added(key: str, name: str) -> bool:
-    """Whether a name may be given to a setting though degrade has no such choice: it is added, or it has dots."""
-    return key in OPEN and (name in names(key) or "." in name)
-
-
 def is_known(key: str, name: str) -> bool:
     """Whether what a setting names may be called whoever wrote it.
 

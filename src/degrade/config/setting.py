@@ -26,27 +26,17 @@ class Must(NamedTuple):
 
 
 class Kind(StrEnum):
-    """What a setting is to the experiment."""
+    """What a setting is to the experiment, as a sentence for readers of the settings' page."""
 
-    FIXED = "fixed by the paper"
-    """It changes the result, and its default is the paper's value: another one is a departure from the paper."""
-    OPEN = "left open by the paper"
-    """It changes the result, and the paper does not say: another value than the default is an open choice."""
-    COMPARED = "compared"
-    """It tells apart the runs that are set beside each other: family, depth and seed."""
-    INCIDENTAL = "incidental"
-    """It changes where a run is written, what is looked at on its way, or how it is computed, but not which
-    experiment it is. environment.json says how each session computed."""
-
-    @property
-    def means(self) -> str:
-        """A sentence for readers of the settings' page."""
-        return {
-            Kind.FIXED: "The paper fixes it: another value is named on figures as a departure.",
-            Kind.OPEN: "The paper leaves it open: another value is named on figures as an open choice.",
-            Kind.COMPARED: "It tells apart the runs that are set beside each other.",
-            Kind.INCIDENTAL: "It does not change which experiment a run is.",
-        }[self]
+    FIXED = "The paper fixes it: another value is named on figures as a departure."
+    """It changes the result, and its default is the paper's value."""
+    OPEN = "The paper leaves it open: another value is named on figures as an open choice."
+    """It changes the result, and the paper does not say."""
+    COMPARED = "It tells apart the runs that are set beside each other."
+    """Such are family, depth and seed."""
+    INCIDENTAL = "It does not change which experiment a run is."
+    """It changes where a run is written, what is looked at on its way, or how it is computed. environment.json says
+    how each session computed."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def settings_text(begin: str = "") -> str:
         more = [*names(key), "or your own by --with FILE"] if key in OPEN else []
         said += [f"Choices: {', '.join([*map(str, own.choices), *more])}."] * bool(own.choices)
         said += [f"Only {' and '.join(own.families)} networks have it."] * bool(own.families)
-        said += [own.kind.means] * (own.counts is None)
+        said += [own.kind] * (own.counts is None)
         blocks.append(_block(key, own.default, said))
     for name, key, default, meaning in launcher_settings():
         if key.startswith(begin):

@@ -23,7 +23,7 @@ from degrade.analysis.curves import BANDS, Curve
 from degrade.analysis.facts import RUNNING, footer, refuse_unmeasured
 from degrade.analysis.figures import fill_band, finished, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import CORRELATION, DEAD, GROWTH, RELATIVE, Along, over_seeds, summaries
-from degrade.analysis.remedies import EXPERIMENT, Treated, place_of, shades
+from degrade.analysis.remedies import EXPERIMENT, Treated, shades
 from degrade.analysis.remedies import remedy as remedy
 from degrade.analysis.table import as_csv, table
 from degrade.config import variants
@@ -86,8 +86,8 @@ def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> F
     """
     columns = list(dict.fromkeys(own.network for own in networks))
     known = [variant.name for variant in variants(EXPERIMENT)]
-    remedies = sorted({own.remedy for own in networks}, key=place_of)
-    colours = shades(remedies)
+    colours = shades(own.remedy for own in networks)
+    remedies = [name for name in colours if any(own.remedy == name for own in networks)]
     figure, axes = new_figure(len(_PANELS), len(columns), (max(4.2, 1.2 + 2.3 * len(columns)), 7.2))
     for row, (quantity, name) in enumerate(_PANELS.items()):
         panels = axes[row * len(columns) : (row + 1) * len(columns)]

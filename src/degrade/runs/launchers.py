@@ -32,13 +32,23 @@ AGAIN = "the same command goes on from there"
 
 
 def share(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> tuple[int, int | None]:
-    """How many of the experiments a launcher is given at a time, and the CPU threads of each."""
-    here = isinstance(launcher, settings.Local | settings.SubmititLocal)
-    cores = usable() if here else 1  # a cluster has cores of its own
-    if isinstance(launcher, settings.Local):  # the others say themselves how many cores a cell has
+    """How many of the experiments a launcher is given at a time, and the CPU threads of each.
+
+    No number of threads means as many as cores are usable. Wherever experiments are trained side by side, each is
+    given its share of the cores; `degrade.cores` says why.
+    """
+    if isinstance(launcher, settings.Local):
         threads = sorted((experiment.runtime.threads or 1 for experiment in experiments), reverse=True)
+        cores = usable()
         cores = max(1, sum(total <= cores for total in itertools.accumulate(threads * cores)))
-    return launcher.share(len(experiments), experiments[0].runtime.device, cores)
+        device = experiments[0].runtime.device
+        gpu = device.startswith(("cuda", "mps")) or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+        most = launcher.jobs if isinstance(launcher.jobs, int) else 1 if gpu else cores
+        jobs = max(1, min(most, len(experiments)))
+        return jobs, None if jobs == 1 else max(1, cores // jobs)
+    cpus = max(1, int(getattr(launcher, "cpus_per_task", 0) or getattr(launcher, "num_cpus", 0)))
+    here = isinstance(launcher, settings.SubmititLocal)  # a cluster queues them all
+    return max(1, usable() // cpus) if here else len(experiments), cpus
 
 
 def settle_threads(launcher: settings.Launcher, experiments: Sequence[Experiment]) -> int:

@@ -9,12 +9,12 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import yaml
 from filelock import FileLock, Timeout
@@ -40,6 +40,8 @@ _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errn
 
 #: The key of environment.json that holds the SHA-256 of config.yaml, which people read, copy and run again.
 _CONFIG_HASH = "config_sha256"
+
+Own = TypeVar("Own", bound="Run")
 
 
 def run_directory(experiment: Experiment) -> Path:
@@ -461,3 +463,27 @@ def _folders_of_runs(path: Path) -> Iterator[Path]:
 def now() -> str:
     """The present moment in ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def undamaged(runs: Iterable[Own], complain: Callable[[str], object] = lambda _: None) -> list[Own]:
+    """Those runs whose settings can be read; `complain` is told of each other one.
+
+    Raises:
+        RunError: there is none.
+        RunFileError: some cannot be read just now, and the answer without them would be another one.
+    """
+    found: list[Own] = []
+    damage: list[RunError] = []
+    for run in runs:
+        try:
+            _ = run.experiment
+            found.append(run)
+        except RunFileError:
+            raise
+        except RunError as error:
+            damage.append(error)
+    if damage and not found:
+        raise damage[0]
+    for each in damage:
+        complain(str(each))
+    return found
