@@ -43,7 +43,7 @@ BATCHES = 40
 
 #: Number of turns after which a ratio may be settled: the fewest that an interval of order statistics needs.
 LEAST = 6
-#: The speed of copying, among those of matrix products.
+#: The key of the copying speed in `peaks`, whose other keys are precisions.
 COPYING = "copying"
 PAPER_ITERATIONS, PAPER_EPOCHS, PAPER_BATCH = 64_000, 164, 128
 
@@ -75,13 +75,10 @@ def contenders(
 
 
 def bench(chosen: Sequence[Contender], *, rounds: int, seconds: float, limit: float) -> Report:
-    """Let contenders work in turn, so many seconds a turn, until all ratios are settled or the time is over.
+    """Let contenders work in turn, `seconds` a turn, until all ratios are settled or the time is over.
 
-    Args:
-        chosen: those of one depth and batch size are alive at the same time.
-        rounds: number of turns of each at most.
-        seconds: length of a turn.
-        limit: seconds after which those of one depth and batch size begin no further round, once LEAST are made.
+    Those of one depth and batch size are alive at the same time. Each has at most `rounds` turns, and they begin no
+    further round after `limit` seconds, once LEAST are made.
 
     Raises:
         RunFailed: a contender's process ended, or could not go on.

@@ -25,12 +25,7 @@ class ConfigError(DegradeError):
 
 
 class NoEffectError(ConfigError):
-    """A setting that takes no effect beside the others.
-
-    Args:
-        key: the key of the setting.
-        message: the message, which names the value and the fix.
-    """
+    """A setting that takes no effect beside the others; the message names its value and the fix."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)

@@ -16,10 +16,8 @@ def installed(module: str) -> bool:
 def require(package: str, *, extra: str, what: str) -> None:
     """Refuse a wish whose package is missing.
 
-    Args:
-        package: the name of the distribution, which is that of its module.
-        extra: the extra of degrade that installs the package.
-        what: the wish, as the user wrote it.
+    `package` names the distribution and its module alike, `extra` is the extra of degrade that installs it, and
+    `what` is the wish as the user wrote it.
 
     Raises:
         ConfigError: the package is not installed.

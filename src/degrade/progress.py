@@ -26,8 +26,7 @@ def quiet() -> bool:
 class Progress:
     """Shows how far the work is: by a bar on a terminal, elsewhere by a line every TOLD seconds.
 
-    Args:
-        total: all the work that there is, in any unit.
+    `total` is all the work that there is, in any unit.
     """
 
     def __init__(self, total: float) -> None:
@@ -46,10 +45,7 @@ class Progress:
     def tell(self, name: str, numbers: str = "", *, left: float | None = None) -> None:
         """Say what is being worked on, the time left and other numbers.
 
-        Args:
-            name: what is being worked on.
-            numbers: further numbers.
-            left: seconds left, where the caller knows them better than the rate of all work so far tells them.
+        `left` is given, in seconds, where the caller knows it better than the rate of all work so far tells it.
         """
         left_in_words = f"{about(self.seconds_left if left is None else left)} left"
         said = f"{left_in_words}  {numbers}".rstrip()
@@ -108,11 +104,7 @@ Item = TypeVar("Item")
 def through(items: Iterable[Item], name: str, *, total: int, done: int = 0) -> Iterator[Item]:
     """The items, one after the other, with their progress shown under a name.
 
-    Args:
-        items: those that are left.
-        name: what they are.
-        total: number of all, those that were done before included.
-        done: number of those.
+    The items are those that are left, and `total` includes the `done` ones before them.
     """
     with contextlib.closing(Progress(total)) as progress:
         progress.skip(done)

@@ -41,12 +41,9 @@ def running(runs: Sequence[Run]) -> list[str]:
 
 
 def server(read: Read, port: int, every: float) -> ThreadingHTTPServer:
-    """A server on the loopback interface whose page shows the runs as they are.
+    """A server on the loopback interface whose page shows the runs that `read` gives, new ones too, as they are.
 
-    Args:
-        read: gives the runs, new ones too.
-        port: 0 for any that is free.
-        every: seconds after which an open page asks whether there is more.
+    Port 0 means any that is free. An open page asks again after `every` seconds whether there is more.
 
     Raises:
         ConfigError: the port is in use.

@@ -105,11 +105,8 @@ class Told(NamedTuple):
 def chapters(curves: Sequence[Curve], room: int) -> tuple[list[Told], list[str]]:
     """The chapters in the order of the story, and the names of charts and pictures for which there was no room.
 
-    A picture is shown where no chart tells the same from its numbers.
-
-    Args:
-        curves: the networks.
-        room: how many bytes all charts and pictures may take.
+    A picture is shown where no chart tells the same from its numbers. All charts and pictures together take at most
+    `room` bytes.
     """
     drawn: dict[str, list[Chart]] = {}
     left_out = []
@@ -141,12 +138,8 @@ def _pictures(
 ) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     """Pictures beside the runs and in their folders of probes, by chapter, and the names of those left out.
 
-    Figures of curves are not among them, since the page's own charts show the same.
-
-    Args:
-        curves: the networks.
-        room: how many bytes the pictures may take.
-        told: chapters and the folders of the experiments of which charts tell them.
+    Figures of curves are not among them, since the page's own charts show the same. Neither are pictures of
+    the chapters that charts tell already, which `told` has with their experiments' folders. `room` is in bytes.
     """
     places = {curve.folder: curve.folder for curve in curves}
     places |= {path / "probes": curve.folder for curve in curves for path in curve.paths.values()}

@@ -41,7 +41,7 @@ Data = dict[str, Any]
 #: The most networks whose layers are shown along training, with a panel for each.
 PANELS = 6
 
-#: Columns that it must have.
+#: Columns without which gradients-initial.csv is not drawn.
 _INITIAL = ("layer", "name", "images", SIGNALS, RELATIVE, FORWARD)
 
 _DASHES = ("dash", "solid", "dot", "dashdot")

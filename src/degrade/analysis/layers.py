@@ -1,4 +1,4 @@
-"""What the rows of probes say of a network's layers, their columns, names and snapshots, and of losses on a plane."""
+"""Reads probes' rows: names of columns, growth of weights over snapshots, losses on a plane."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -100,8 +100,7 @@ class Along:
 def summaries(rows: Sequence[Row]) -> Along:
     """Reduce the layers of one run to one value of each quantity at each snapshot.
 
-    Args:
-        rows: what `gradients` gave; rows of earlier versions lack columns.
+    The rows are what `gradients` gave; those of earlier versions lack columns.
     """
     iterations, each = stages(rows)
     values: dict[str, list[float]] = {GROWTH: [], RELATIVE: [], CORRELATION: [], DEAD: []}

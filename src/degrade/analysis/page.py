@@ -395,10 +395,8 @@ def _commands(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: S
 def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
     """The command that builds a network from a trained one and trains both on.
 
-    Args:
-        curve: the built network, or the control beside it, which is the trained one trained on.
-        words: the settings of the network as the shell takes them.
-        depth: the greatest depth of the networks that began as the trained one.
+    `curve` is the built network, or the control beside it, which is the trained one trained on, and `words` are its
+    settings as the shell takes them. `depth` is the greatest depth of the networks that began as the trained one.
     """
     network, _, rest = str(curve.experiment.model.start).rpartition(".seed-")
     if network.split(",")[0] == f"{curve.family}-{depth}":

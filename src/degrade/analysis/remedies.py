@@ -33,9 +33,7 @@ class Treated:
 def treated(curves: Sequence[Curve], along: Callable[[Curve], dict[int, Along]]) -> list[Treated]:
     """Networks and their remedies, sorted by network and in the order of the remedies.
 
-    Args:
-        curves: the networks.
-        along: what was found in the snapshots of a network's seeds.
+    `along` gives what was found in the snapshots of a network's seeds.
     """
     known = variants(EXPERIMENT)
     keys = {key for variant in known for key in variant.changes}
@@ -60,9 +58,7 @@ def _network(curve: Curve, among: Sequence[Curve], keys: Collection[str]) -> str
 def remedy(experiment: Experiment, known: Sequence[Variant]) -> str:
     """The name of the variant whose settings an experiment has, or else those settings themselves.
 
-    Args:
-        experiment: the settings.
-        known: the variants. Only settings that one of them changes are looked at.
+    Only settings that one of the known variants changes are looked at.
     """
     usual, ours = Experiment().flat(), experiment.flat()
     keys = sorted({key for variant in known for key in variant.changes})

@@ -44,14 +44,8 @@ def estimated(
 ) -> "list[Experiment]":
     """Print how long each recipe would take on this machine, and choose one.
 
-    Args:
-        experiment: the name of the experiment.
-        experiments: its networks by the recipe that was asked for.
-        settings: the settings that were asked for.
-        seeds: with how many seeds each network is trained.
-        within: the seconds that training may take; None leaves the recipe as it is.
-        launcher: the launcher that trains them; one for other machines counts as training one network at a time.
-        fresh: whether what is begun starts over.
+    Training may take `within` seconds; None leaves the recipe of `experiments`, which was asked for, as it is. A
+    launcher for other machines counts as training one network at a time.
 
     Returns:
         The networks to train, by the most faithful recipe that fits into `within`.

@@ -241,10 +241,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 def _let_classes_follow(config: "DictConfig", before: int | None, overrides: "Sequence[Override]") -> None:
     """Let model.classes follow the data, unless it was typed or the files have a number of their own.
 
-    Args:
-        config: the settings, which are changed.
-        before: the number of classes that the data brought with it before the overrides.
-        overrides: what was typed.
+    `before` is the number of classes that the data brought with it before the overrides.
     """
     from omegaconf import OmegaConf
 

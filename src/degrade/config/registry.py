@@ -116,9 +116,7 @@ def find(key: str, name: str) -> Any:
 class Call:
     """A target with arguments of its own, which takes the others as `OPEN` says.
 
-    Args:
-        func: the target.
-        keywords: its own arguments; those that are calls themselves are made anew each time.
+    Those of its own arguments that are calls themselves are made anew each time.
     """
 
     def __init__(self, func: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -202,7 +200,7 @@ def arguments(key: str, found: Any) -> int:
 
 
 def is_known(key: str, name: str) -> bool:
-    """Whether what a setting names may be called whoever wrote it.
+    """Whether code that a setting names may run even if somebody else wrote the file.
 
     It may if it is one of degrade's choices, or was added by this process's user, or is one of PyTorch's layers,
     functions on tensors, initial weights, optimizers or schedules, with no other calls among its arguments.
@@ -246,9 +244,7 @@ def _packages() -> Any:
 def load(file: Path, *, expected: str | None = None) -> None:
     """Import a Python file, which registers what it holds; once for each file.
 
-    Args:
-        file: the file.
-        expected: the SHA-256 that a record names; None takes the file as it is.
+    `expected` is the SHA-256 that a record names; None takes the file as it is.
 
     Raises:
         ConfigError: the file cannot be read or imported, adds nothing, or is not the one that the record names.

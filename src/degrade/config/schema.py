@@ -271,12 +271,7 @@ class DataConfig(Section):
         return classes_of(self.name, self.labels)
 
     def check_limits(self, train: int, test: int, *, of: str) -> None:
-        """Refuse limits beyond the images that there are.
-
-        Args:
-            train: how many training images there are.
-            test: how many test images there are.
-            of: what they belong to.
+        """Refuse limits beyond the `train` and `test` images that there are; `of` says what these belong to.
 
         Raises:
             ConfigError: a limit is greater than the number of images.

@@ -47,12 +47,7 @@ class Cifar100:
 
 
 def of_files(held: list[dict[str, Any]], source: str) -> Cifar100:
-    """Make the set of what the files of its archive hold: train, test, meta.
-
-    Args:
-        held: the dictionaries of the three files.
-        source: where they came from, in words.
-    """
+    """Make the set of what the files of its archive hold: train, test, meta."""
     *parts, meta = held
     arrays: dict[str, Any] = {}
     for name, part in zip(_PARTS, parts, strict=True):

@@ -28,10 +28,7 @@ def synthetic_images(*, seed: int, train: int, test: int) -> RawImages:
 def noise(count: int, *, side: int = 32, classes: int = 10) -> ImageSet:
     """Images of uniform noise, the same ones for training and testing, which take a computer as long as photographs.
 
-    Args:
-        count: how many images there are.
-        side: their height and width in pixels.
-        classes: how many classes take turns among them.
+    There are `count` of them, `side` pixels high and wide, and `classes` is how many classes take turns among them.
     """
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, side, side), generator=generator, dtype=torch.uint8)

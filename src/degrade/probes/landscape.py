@@ -132,10 +132,8 @@ def loss_of_weights(
 ) -> tuple[Callable[[Weights, Steps], tuple[float, float]], int]:
     """Loss and error of a run's network with other weights, in eval mode, on its first training images.
 
-    Args:
-        training: the run, whose network is changed.
-        limit: number of images, un-augmented.
-        recalibrate: whether batch norm's mean and variance are measured anew over the same images.
+    The network of `training` is changed. Its first `limit` images are taken un-augmented, and with `recalibrate`
+    batch norm's mean and variance are measured anew over them.
 
     Returns:
         A function of a centre and of steps from there, which gives loss and error, a fraction; and the number of

@@ -80,9 +80,7 @@ def treated(curves: Sequence[Curve], *, complain: Callable[[str], object] = prin
 def draw_remedies(networks: Sequence[Treated], *, title: str | None = None) -> Figure:
     """Error, growth of the weights and gradient of the first layers: one column per network, one colour per remedy.
 
-    Args:
-        networks: what `treated` gave.
-        title: the text above the panels.
+    The networks are what `treated` gave, and `title` stands above the panels.
     """
     columns = list(dict.fromkeys(own.network for own in networks))
     known = [variant.name for variant in variants(EXPERIMENT)]

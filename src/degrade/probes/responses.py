@@ -119,9 +119,7 @@ def draw_responses(curves: Sequence[Curve], found: Sequence[Sequence[Sequence[Ro
     The line is the median over seeds, and the band reaches from the least to the greatest of them: the seeds of a
     deep plain network may differ by a factor of two, of which a mean says nothing.
 
-    Args:
-        curves: the networks.
-        found: for each network, for each seed, the rows of `responses`.
+    For each network, `found` has the rows of `responses` of each seed.
     """
     figure, (ordered, by_size) = new_figure(2, 1, (7.2, 6.4))
     strokes = ("--", "-", ":", "-.")[all(curve.family != "plain" for curve in curves) :]

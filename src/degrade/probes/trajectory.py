@@ -224,9 +224,7 @@ def _path_of(record: RunRecord, training: Training) -> Trajectory:
 def principal_path(iterations: list[int], weights: list[Weights]) -> Trajectory:
     """The plane through the last of some weights along the first two principal components of all of them.
 
-    Args:
-        iterations: of the weights, N of 3 or more.
-        weights: N lists of tensors of equal shapes.
+    `weights` has a list of tensors for each of 3 or more iterations, and their shapes are the same in all lists.
 
     Raises:
         RunError: the weights do not move, or are not finite, so that there are no components.

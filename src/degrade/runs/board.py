@@ -51,12 +51,7 @@ def _plain(value: Any) -> Any:
 
 
 class Board:
-    """Writes a run's event files; a `Logger` of `runs.loggers`.
-
-    Args:
-        folder: the run's directory.
-        experiment: its settings.
-    """
+    """Writes a run's event files; a `Logger` of `runs.loggers`."""
 
     FOLDER = "tensorboard"
 
@@ -96,10 +91,7 @@ class Board:
 def add_figure(folder: Path, figure: "Figure", iteration: int) -> None:
     """Write a run's final figure, in place of an earlier one.
 
-    Args:
-        folder: the run's directory.
-        figure: shows the run's curves, and is closed afterwards.
-        iteration: the run's last one.
+    The figure shows the run's curves and is closed afterwards; `iteration` is the run's last one.
     """
     from torch.utils.tensorboard.writer import SummaryWriter
 

@@ -42,10 +42,7 @@ _LARGEST = 2**63
 def flaw(key: str, value: Any, otherwise: str | None = None) -> str | None:
     """What is wrong with a value of a record, in words; None if nothing is.
 
-    Args:
-        key: its name.
-        value: what the record holds.
-        otherwise: the kind of value of a key that `_KINDS` does not list; None allows any.
+    `otherwise` is the kind of value of a key that `_KINDS` does not list; None allows any.
     """
     kind = "fraction of 1" if "_error" in key else _KINDS.get(key, otherwise)
     if value is None or kind is None or _GOOD[kind](value):

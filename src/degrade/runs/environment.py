@@ -51,9 +51,7 @@ def describe(experiment: Experiment, engine: Engine, images: ImageSet) -> dict[s
 def describe_session(engine: Engine, *, first_iteration: int) -> dict[str, Any]:
     """What one process computes with: an entry of `sessions` in environment.json.
 
-    Args:
-        engine: the engine of this process.
-        first_iteration: number of updates that were made before the session.
+    `first_iteration` is the number of updates that were made before the session.
     """
     return {
         "started": now(),

@@ -66,8 +66,7 @@ class Plan(NamedTuple):
 def recipes(asked: str) -> list[str]:
     """The recipes that are to be compared, from the least to the most faithful: by iterations and pixels.
 
-    Args:
-        asked: the one that the user asked for, which is among them in any case.
+    The one that the user asked for is among them in any case.
     """
     apart = {"smoke", "wall"} - {asked}  # one says nothing about networks, the other is for one experiment
     names = set(group_options()["recipe"]) - apart

@@ -76,10 +76,7 @@ def divergence(record: RunRecord) -> str:
 def heading(record: RunRecord | Trained, iteration: int, *, synthetic: bool) -> str:
     """A line that says of which weights a command speaks, and what must be known of them.
 
-    Args:
-        record: the record, or a network outside its record.
-        iteration: the checkpoint's iteration.
-        synthetic: whether the images were generated.
+    `iteration` is the checkpoint's, and `synthetic` says whether the images were generated.
     """
     if isinstance(record, Trained):
         name, ended = record.name, record.facts.get("remark")
@@ -116,11 +113,7 @@ def restored(
 ) -> Training:
     """A training as it stands in the newest checkpoint of its record; without one, in what was exported from it.
 
-    Args:
-        record: the record whose checkpoint is taken.
-        experiment: its settings.
-        images: what it was trained on.
-        tick: see `Training`.
+    The images are those that the network was trained on, and `tick` is that of `Training`.
 
     Raises:
         RunError: the record has neither a checkpoint nor an exported network that can be used.

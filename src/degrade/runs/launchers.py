@@ -73,13 +73,10 @@ def launch(
     look: Callable[[], None],
     free: Sequence[Experiment] = (),
 ) -> None:
-    """Train experiments; returns when nothing more is to be expected of any.
+    """Train experiments, calling `look` now and then; returns when nothing more is to be expected of any.
 
-    Args:
-        launcher: the launcher's settings.
-        experiments: what to train; relative paths in them count from the working directory, on every machine.
-        look: called now and then meanwhile.
-        free: those of them that this machine may let go on with more threads once fewer than cores are left.
+    Relative paths in the experiments count from the working directory, on every machine. This machine may let those
+    of them that are in `free` go on with more threads once fewer than cores are left.
 
     Raises:
         RunInterrupted: somebody stopped it; checkpoints are written, except where jobs go on in Slurm.
@@ -107,10 +104,8 @@ def launch(
 class _Local:
     """Trains cells in processes of this machine, each of which takes one cell after another.
 
-    Args:
-        cells: how many will be submitted.
-        jobs: how many are trained at a time.
-        free: those that may go on with more threads once fewer cells than cores are left.
+    Of the `cells` that will be submitted, `jobs` are trained at a time. Those in `free` may go on with more threads
+    once fewer cells than cores are left.
     """
 
     def __init__(self, cells: int, jobs: int, free: Sequence[Experiment]) -> None:
@@ -237,9 +232,7 @@ class _Ray(_Cluster):
 class Job:
     """What a node of a cluster runs: one cell, in a worker process of its own.
 
-    Args:
-        folder: where the command was started.
-        stop: a file that appears when the cell is to stop.
+    `folder` is where the command was started, and `stop` is a file that appears when the cell is to stop.
     """
 
     def __init__(self, folder: Path, stop: Path) -> None:

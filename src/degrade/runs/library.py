@@ -84,10 +84,6 @@ def meant(name: str, known: dict[str, Entry]) -> str | None:
 
     A name without a recipe, such as `plain-56`, is that of the paper's recipe. While the index lacks it, of the
     networks that are called so but for their recipe the one with the most updates is meant, such as `plain-56-short`.
-
-    Args:
-        name: what the user typed.
-        known: the index.
     """
     if name in known:
         return name

@@ -82,9 +82,7 @@ def check_loggers(experiment: Experiment) -> None:
 class Loggers:
     """All loggers of a run, each of which is given up if it raises.
 
-    Args:
-        folder: the run's directory, which exists once `begin` is called.
-        experiment: its settings.
+    `folder` is the run's directory, which exists once `begin` is called.
     """
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
@@ -165,12 +163,8 @@ def log_finished(folder: Path, experiment: Experiment, rows: Sequence[Metrics]) 
 def guarded(folder: Path, name: str, give_up: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Let no error of a logger out, and nothing that it prints; a line of warning says what is wrong.
 
-    A tool that asks something, such as wandb for a key, gets no answer, for nobody may sit there.
-
-    Args:
-        folder: the run's directory.
-        name: the logger's name.
-        give_up: is called with it after an error.
+    A tool that asks something, such as wandb for a key, gets no answer, for nobody may sit there. After an error
+    `give_up` is called with the logger's name.
     """
     trouble, stdin = "", sys.stdin
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):

@@ -80,10 +80,9 @@ def _name_damage(record: RunRecord) -> None:
 def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *, fresh: bool = False) -> list[Cell]:
     """Give each experiment a record of its own, and check all that can be checked before anything is trained.
 
-    Args:
-        experiments: what to train, in order; the cells have copies, in which threads and precision are settled.
-        launcher: the one that is to train them; None: this machine trains them, side by side.
-        fresh: whether records may hold anything, since they are to be cleared.
+    The cells have copies of the experiments, in the same order, in which threads and precision are settled. Without a
+    launcher this machine trains them, side by side. With `fresh` records may hold anything, since they are to be
+    cleared.
 
     Raises:
         ConfigError: two experiments would share a record, or a package is missing.
@@ -121,10 +120,8 @@ def plan(experiments: Sequence[Experiment], launcher: Launcher | None = None, *,
 def train_all(cells: Sequence[Cell], launcher: Launcher | None = None, *, fresh: bool = False) -> None:
     """Train cells into their records; finished ones are left as they are, interrupted ones go on.
 
-    Args:
-        cells: what `plan` gave.
-        launcher: the one that they were planned for.
-        fresh: whether all of them start over.
+    The cells are what `plan` gave, and the launcher is the one that they were planned for. With `fresh` all of them
+    start over.
 
     Raises:
         RunInterrupted: somebody stopped it; what was being trained has a checkpoint.

@@ -52,10 +52,7 @@ class Pace:
 class Watch:
     """Shows the progress of many cells by their records, as they are trained by other processes or machines.
 
-    A line is logged as each cell ends.
-
-    Args:
-        cells: all that there are, finished ones too.
+    A line is logged as each cell ends. The cells are all that there are, finished ones too.
     """
 
     def __init__(self, cells: Sequence[tuple[Experiment, RunRecord]]) -> None:
@@ -183,10 +180,7 @@ def share_done(experiment: Experiment, summary: Mapping[str, Any]) -> float:
 def planned_work(experiment: Experiment, *, train: int | None = None, test: int | None = None) -> float:
     """Work of a whole run, evaluations included, in units of `image_work`.
 
-    Args:
-        experiment: what is to be run.
-        train: number of training images; None: as many as the settings allow of CIFAR-10's, by their split.
-        test: number of test images, likewise.
+    `train` and `test` are numbers of images; None means as many as the settings allow of CIFAR-10's, by their split.
     """
     whole = IMAGES[experiment.data.split]
     train = train or experiment.data.train_limit or whole[0]

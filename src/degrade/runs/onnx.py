@@ -34,11 +34,7 @@ def export_onnx(network: Trained, target: Path) -> None:
     """Write a trained network as ONNX, with its mean image and the averaging to its own size inside.
 
     The file's input is `pixels`, uint8 N x 3 x 32 x 32, and its output `logits`, float32 N x classes, for any N. The
-    network's facts are its metadata.
-
-    Args:
-        network: the network.
-        target: the file, which is replaced if it is there.
+    network's facts are its metadata. A file that is there already is replaced.
 
     Raises:
         ConfigError: onnx or onnxscript is not installed.

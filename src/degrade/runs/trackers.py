@@ -28,12 +28,7 @@ class WeightsAndBiases:
     """Writes a run for Weights & Biases: offline into `RUN/wandb`, to be sent by `wandb sync`.
 
     WANDB_MODE=online sends it at once. Offline files are written anew whenever the run begins or resumes, since they
-    cannot be added to; online the tool says how far the run is.
-
-    Args:
-        folder: the run's directory.
-        experiment: its settings.
-        key: what tells the run from all others.
+    cannot be added to; online the tool says how far the run is. `key` tells the run from all others.
     """
 
     FOLDER = "wandb"
@@ -74,10 +69,7 @@ class WeightsAndBiases:
 class MLflow:
     """Writes a run for MLflow: into `mlflow.db` in the root folder of all records, or to MLFLOW_TRACKING_URI.
 
-    Args:
-        folder: the run's directory.
-        experiment: its settings.
-        key: what tells the run from all others; the run has it as its tag `degrade.run`.
+    The run's tag `degrade.run` holds its key, which tells it from all others.
     """
 
     _MOST = 1000  # metrics that MLflow takes at once
@@ -150,12 +142,8 @@ class MLflow:
 class Trackio:
     """Writes a run for Trackio: into its own store, TRACKIO_DIR, which `trackio show` shows.
 
-    TRACKIO_SPACE_ID or TRACKIO_SERVER_URL sends it elsewhere.
-
-    Args:
-        folder: the run's directory.
-        experiment: its settings.
-        key: what tells the run from all others; the run's name ends with it, as runs are resumed by name.
+    TRACKIO_SPACE_ID or TRACKIO_SERVER_URL sends it elsewhere. The run's name ends with its key, which tells it from
+    all others, since runs are resumed by name.
     """
 
     def __init__(self, folder: Path, experiment: Experiment, key: str) -> None:

@@ -109,10 +109,7 @@ class Trained:
     ) -> Training:
         """A training as it stood when the network was kept, but for its optimizer; made to be evaluated.
 
-        Args:
-            experiment: its settings, perhaps with another device.
-            images: what it was trained on.
-            tick: see `Training`.
+        `experiment` has the network's settings, perhaps with another device, and `tick` is that of `Training`.
 
         Raises:
             RunConflictError: the images are not those it was trained on.

@@ -56,14 +56,8 @@ def disagreement(
 ) -> str | None:
     """Why an engine is not to be trusted; None if it computes what eager ones do. Its state is another afterwards.
 
-    Args:
-        engine: the engine to be tried.
-        experiment: what it trains.
-        state: what it and the eager engines begin with; left as it is.
-        batches: those of the training.
-        iteration: the last one that was made.
-        lr: the rate of the trial's updates.
-        test: images, uint8 N x 3 x H x W, and labels, int64 N, on the device.
+    It and the eager engines begin with `state`, which is left as it is; `iteration` is the last one that was made.
+    `test` holds images, uint8 N x 3 x H x W, and labels, int64 N, on the device.
     """
 
     def of(tried: Engine) -> Trial:

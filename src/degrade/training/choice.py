@@ -37,7 +37,8 @@ log = logging.getLogger("degrade.run")
 #: Something else than the usual is taken if it is so many times as fast: less may be noise of the timing.
 GAIN = 1.05
 
-#: It is taken only if its loss on the first batch is so near to the usual one's, relatively: for bf16 that of fp32.
+#: Another choice is taken only if its loss on the first batch is so near to the usual one's, relatively: for bf16
+#: that of fp32.
 NEAR = 0.02
 
 #: Engines are timed for at most this share of the run, and never in one that takes fewer seconds than this.
@@ -99,10 +100,7 @@ def images(experiment: Experiment) -> float:
 def choose_runtime(experiment: Experiment, device: torch.device, *, before: Mapping[str, object]) -> RuntimeConfig:
     """The runtime of a training with precision, engine and memory format settled.
 
-    Args:
-        experiment: what is trained.
-        device: where.
-        before: the run's last session, whose choices stay as far as the device can; empty for a new run.
+    `before` is the run's last session, whose choices stay as far as the device can; it is empty for a new run.
 
     Raises:
         ConfigError: what is asked for does not exist on the device.
@@ -218,7 +216,7 @@ def times_as_fast(
     seconds: float,
     near: float = NEAR,
 ) -> dict[str, Any]:
-    """Time engines side by side, a step each in turn, what disturbs one disturbs the others.
+    """Time engines side by side, a step each in turn, so that what disturbs one disturbs the others.
 
     Args:
         made: makes each of them, the usual one first; one that raises is left out, unless it is the usual one.

@@ -41,10 +41,8 @@ def cuda_graph(body: Body) -> Body:
 class GraphEngine(Engine):
     """An engine that does the same arithmetic as its parent by replaying graphs.
 
-    Args:
-        model, experiment, device, precision: as for `Engine`.
-        name: `graph` or `compiled-graph`.
-        record: makes a function that replays another one, which it may run several times before.
+    Its name is `graph` or `compiled-graph`. `record`, which is replaced in tests, makes a function that replays
+    another one, and may run that several times before.
     """
 
     def __init__(
@@ -112,11 +110,7 @@ class GraphEngine(Engine):
 def new_engine(experiment: Experiment, *, device: torch.device, precision: str, name: str) -> Engine:
     """An engine of an experiment's network, whose weights are those that the seed draws.
 
-    Args:
-        experiment: as for `Engine`.
-        device: likewise.
-        precision: likewise.
-        name: `eager`, `compiled`, `graph` or `compiled-graph`.
+    Its name is `eager`, `compiled`, `graph` or `compiled-graph`.
     """
     model = build_model(experiment.model, generator=torch.Generator().manual_seed(experiment.seed))
     if experiment.runtime.recompute and not hasattr(model, "recompute"):

@@ -22,13 +22,10 @@ def copy_peak(device: torch.device) -> float:
 
 
 def rate(step: Callable[[], float], device: torch.device, seconds: float, *, least: int = 1) -> float:
-    """How much work is done per second, by steps that are repeated until some time has passed.
+    """How much work is done per second, by steps that each return how much they did, such as a number of images.
 
-    Args:
-        step: does some work and returns how much, such as a number of images.
-        device: where the work is done; it is waited for at the end, since it may lag behind.
-        seconds: time after which no further step begins.
-        least: number of steps that are made in any case.
+    After `seconds` no further step begins, but `least` are made in any case. The device is waited for at the end,
+    since it may lag behind.
     """
     counted, steps = 0.0, 0
     started = time.perf_counter()

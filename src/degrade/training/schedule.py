@@ -20,11 +20,8 @@ RISING, RISE, FALL = 0.3, 25, 1e4
 def scheduled_rate(iteration: int, recipe: RecipeConfig, *, base: float, warming: bool = False) -> float:
     """The rate of the update made at `iteration`, counted from 1, by a recipe's schedule.
 
-    Args:
-        iteration: the update, counted from 1.
-        recipe: the recipe, of which schedule, milestones, iterations and warm-up matter.
-        base: `optim.lr`, to which the schedule's share belongs.
-        warming: whether the network still warms up.
+    Of the recipe, schedule, milestones, iterations and warm-up matter. `base` is `optim.lr`, to which the schedule's
+    share belongs.
 
     Raises:
         ConfigError: there is no such schedule.
