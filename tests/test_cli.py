@@ -401,7 +401,7 @@ def test_evaluate_measures_by_either_statistics_augmented_or_not(cli: Cli, train
     assert found["training error, batch-statistics"] == pytest.approx(100 * summary["train_error_batch"], abs=0.005)
     assert len(set(found.values())) > 2  # of so few images two may coincide
     refused = cli("evaluate", run, "--statistics", "bath")
-    assert (refused.code, refused.err) == (2, "degrade: --statistics bath: 'bath' is not one of 'running', 'batch'\n")
+    assert (refused.code, refused.err) == (2, "degrade: --statistics bath: must be one of 'running', 'batch'\n")
 
 
 def test_without_batch_norm_evaluate_gives_the_same_by_either_statistics(cli: Cli, trained: Trained) -> None:

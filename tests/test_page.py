@@ -357,7 +357,7 @@ def test_report_command(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     assert "95 % t interval of the mean" in (tmp_path / "here.html").read_text()
     for arguments, words in (
         (["--output", "page.pdf"], "--output page.pdf: the page is written as .html; use this suffix"),
-        (["--band", "stdd"], "--band stdd: did you mean std"),
+        (["--band", "stdd"], "--band stdd: must be one of 'std', 'minmax', 'ci95'"),
         (["nowhere"], "nowhere: no such directory"),
         (["outputs", "--output", "outputs/paper/plain-20/seed-0/config.yaml/x.html"], "choose another --output"),
     ):

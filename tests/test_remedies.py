@@ -179,7 +179,7 @@ def test_one_command_trains_measures_and_draws_and_records_alone_draw_the_same(
     folder = tmp_path / "outputs/remedies"
     assert (folder / "remedies.png").stat().st_size > 10_000
     assert (folder / "report.html").is_file()
-    table = outcome.out[outcome.out.index("mean of the seeds") : outcome.out.index("figure:")]
+    table = outcome.out[outcome.out.index("errors: mean of the seeds") : outcome.out.index("figure:")]
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "\nclipping " in table
     for path in [*folder.rglob("*.pt")]:

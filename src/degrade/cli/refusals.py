@@ -112,8 +112,8 @@ def _must_be(message: str) -> str:
         return "must be a whole number, such as 20, of at most 19 digits"
     if "valid number" in message or "valid float" in message:
         return "must be a number, such as 0.5"
+    message = re.sub(r"^Value error, '.*' is not one of", "must be one of", message)
     for theirs, ours in (
-        ("Value error, ", ""),
         ("Input should be", "must be"),
         ("greater than or equal to", "at least"),
         ("less than or equal to", "at most"),
