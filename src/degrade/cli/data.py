@@ -135,7 +135,7 @@ def export(
     form: Annotated[
         Literal["csv", "json", "parquet"] | None,
         typer.Option(
-            "--format", help="The table is written so; by default as the suffix of --output says, else as csv."
+            "--format", help="Write the table in this format; by default that of the suffix of --output, else csv."
         ),
     ] = None,
     output: Annotated[

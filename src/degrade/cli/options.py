@@ -110,9 +110,11 @@ def output_option(words: str, *, figure: bool = False) -> Any:
 
 Band = Annotated[
     Literal["std", "minmax", "ci95"],
-    typer.Option(help="The band over seeds shows this; ci95 is the t interval of the mean."),
+    typer.Option(help="Draw this as the band over seeds; ci95 is the t interval of the mean."),
 ]
-Format = Annotated[Literal["text", "csv", "markdown"], typer.Option("--format", help="The table is written so.")]
+Format = Annotated[
+    Literal["text", "csv", "markdown"], typer.Option("--format", help="Write the table in this format.")
+]
 FigureFile = Annotated[
     Path | None,
     output_option(
