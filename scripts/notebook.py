@@ -94,7 +94,7 @@ for record in [] if TRAIN else find_records([REFERENCE / "gradients"]):
     print(f"{network}: after {updates[-1]} updates a layer's weights are up to {growth:.1f} times as large")""",
     """# ## Go on
 
-`degrade story` makes all chapters, and a page of them; `degrade reproduce --recipe paper` trains as the paper did,
+`degrade story` makes most chapters, and a page of them; `degrade reproduce --recipe paper` trains as the paper did,
 which takes a GPU or days. The documentation says what each recipe shows and does not show.""",
 ]
 

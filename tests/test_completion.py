@@ -1,3 +1,4 @@
+import inspect
 import os
 import pty
 import shutil
@@ -11,8 +12,10 @@ from typing import get_args
 import pytest
 
 from degrade.analysis.curves import BANDS
+from degrade.analysis.export import FORMATS
 from degrade.cli import completion
-from degrade.cli.options import Band
+from degrade.cli.data import export
+from degrade.cli.look import plot
 from degrade.config import Experiment
 from degrade.config.launcher import LAUNCHERS
 from degrade.config.schema import settings
@@ -50,7 +53,10 @@ def test_keys_groups_and_values_are_completed() -> None:
 
 def test_what_is_completed_exists() -> None:
     assert settings().keys() == Experiment().flat().keys()
-    assert get_args(get_args(Band)[0]) == tuple(BANDS)
+    for command, option, words in ((plot, "band", BANDS), (export, "form", FORMATS)):
+        kind = get_args(inspect.signature(command).parameters[option].annotation)[0]
+        choices = next((own for own in get_args(kind) if get_args(own)), kind)
+        assert get_args(choices) == tuple(words), option
     assert completion.values_of("recipe")("qu") == ["quick"]
 
 
@@ -94,6 +100,10 @@ def test_bash_is_answered_by_the_part_behind_its_word_breaks(tmp_path: Path) -> 
     assert ask(tmp_path, _DEGRADE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="4") == ["residual"]
     whole = "degrade\ntrain\nmodel=re"  # where COMP_WORDBREAKS holds no =
     assert ask(tmp_path, _DEGRADE_COMPLETE="complete_bash", COMP_WORDS=whole, COMP_CWORD="2") == ["model=residual"]
+    word = "degrade\nevaluate\n--statistics\nb"
+    assert ask(tmp_path, _DEGRADE_COMPLETE="complete_bash", COMP_WORDS=word, COMP_CWORD="3") == ["batch"]
+    file = "degrade\nplot\n--output\n"  # the shell itself completes names of files
+    assert ask(tmp_path, _DEGRADE_COMPLETE="complete_bash", COMP_WORDS=file, COMP_CWORD="3") == [""]
 
 
 @pytest.mark.parametrize(

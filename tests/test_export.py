@@ -12,13 +12,19 @@ import torch
 
 from degrade.analysis import frame
 from degrade.analysis.export import measurements
+from degrade.config import Experiment
 from degrade.data import load_images
-from degrade.errors import ConfigError
+from degrade.errors import ConfigError, RunError
 from degrade.extras import installed
-from degrade.runs import RunRecord
+from degrade.probes.responses import responses
+from degrade.runs import RunRecord, run
 from degrade.runs.evaluation import restored
+from degrade.runs.weights import keep
 from tests.conftest import SMALL, Outcome
 from tests.records import finished, story
+from tests.test_runs import interrupted_copy
+
+Small = Callable[..., Experiment]
 
 Cli = Callable[..., Outcome]
 
@@ -196,7 +202,26 @@ def test_where_no_checkpoint_is_left_exported_weights_stand_for_it(
     file.write_bytes(content[:-1])
     damaged = cli("evaluate", str(record.path))
     assert (damaged.code, damaged.err.count("\n")) == (2, 1)
-    assert f"{file}: is no whole file" in damaged.err
+    assert "has no usable checkpoint" in damaged.err
+    assert f"{file}: is damaged, and is not used" in damaged.out
+    (record.path / "checkpoint.pt").write_bytes(b"damaged too")
+    file.write_bytes(content)
+    assert before[0] in cli("evaluate", str(record.path)).out
+
+
+def test_weights_from_before_the_run_went_on_do_not_stand_for_it(cli: Cli, small: Small, tmp_path: Path) -> None:
+    record = interrupted_copy(small, at=6)
+    assert cli("export", "--weights", str(record.path)).code == 0
+    kept = responses(record)
+    run(small())
+    for path in record.path.glob("checkpoint*"):
+        path.unlink()
+    refused = cli("evaluate", str(record.path))
+    assert refused.code == 2
+    assert "weights.safetensors: is of iteration 6, and the run's last is 24; it is not used" in refused.out
+    assert responses(record) == kept  # what there is
+    with pytest.raises(RunError, match="no usable checkpoint"):
+        keep(record, tmp_path / "networks")
 
 
 def test_weights_without_a_checkpoint_are_refused(

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import sys
 import threading
 import urllib.error
@@ -68,6 +69,26 @@ def test_only_this_machine_may_ask_and_only_for_what_there_is(address: str) -> N
         asked(f"{address}/", Host="elsewhere.example:80")  # a page elsewhere that names this machine as its own
     with pytest.raises(urllib.error.HTTPError, match="404"):
         asked(f"{address}/../pyproject.toml")
+
+
+def test_a_page_that_is_closed_before_it_is_sent_is_no_error(
+    address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    closed, sent = threading.Event(), threading.Event()
+
+    def late(_: watch._Shown) -> str:
+        closed.wait(20)
+        sent.set()
+        return "x" * 5_000_000
+
+    monkeypatch.setattr(watch._Shown, "page", late)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it is reset, not ended
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    closed.set()
+    assert sent.wait(20)
+    assert "stamp" in asked(f"{address}/now")  # asked after the page, which holds the server's lock
+    assert capfd.readouterr().err == ""
 
 
 def test_a_page_that_is_not_live_asks_nobody(cli: Cli, training: RunRecord, tmp_path: Path) -> None:

@@ -52,6 +52,10 @@ def server(read: Read, port: int, every: float) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            with contextlib.suppress(ConnectionError):  # the page was closed meanwhile
+                self._answer()
+
+        def _answer(self) -> None:
             host = str(self.headers.get("Host", "")).rpartition(":")[0] or str(self.headers.get("Host", ""))
             if host not in HERE or self.path not in ("/", "/now"):
                 self.send_error(404)
@@ -68,8 +72,7 @@ def server(read: Read, port: int, every: float) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the page was closed meanwhile
-                self.wfile.write(body)
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing of requests."""
@@ -113,7 +116,7 @@ def _seen(path: Path) -> tuple[int, int]:
     """A file's size and time of change; zeros if it is not there."""
     try:
         own = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     return own.st_size, own.st_mtime_ns
 

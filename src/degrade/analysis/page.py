@@ -380,11 +380,12 @@ def _commands(curve: Curve, settings: Mapping[int, Mapping[str, Any]], curves: S
     first, *others = curve.paths
     # Seeds may differ in settings that don't change the result, such as threads; those are left to the machine.
     shared = {k: v for k, v in settings[first].items() if all(own.get(k) == v for own in settings.values())}
-    words = _overrides(shared)
+    files = any(own.get("modules") for own in settings.values())  # --with alone sets them; --config loads them
+    words = _overrides({key: value for key, value in shared.items() if key != "modules"})
     if curve.built:
         alike = [own for own in curves if own.experiment.model.start == curve.experiment.model.start]
         return [_building_command(curve, words or [], max(own.depth for own in alike))]
-    if words is None:
+    if words is None or files:
         return [
             shlex.join(["degrade", "train", "--config", str(path / "config.yaml")]) for path in curve.paths.values()
         ]
@@ -412,8 +413,6 @@ def _building_command(curve: Curve, words: Sequence[str], depth: int) -> str:
 
 def _overrides(settings: Mapping[str, Any]) -> list[str] | None:
     """The recipe and the settings that differ from it, as the shell takes them; None where it cannot take a value."""
-    if settings.get("modules"):  # --with alone sets them, and --config loads what they name
-        return None
     recipe = f"recipe={settings['recipe.name']}"
     try:
         usual = compose([recipe]).flat()

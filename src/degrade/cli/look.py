@@ -100,10 +100,10 @@ def verify(
 ) -> int:
     """Judge, claim by claim, whether the degradation problem appeared and the shortcuts mended it.
 
-    A claim decides only where the better of the networks that it compares is trained: that network passed its last
-    milestone, and its training error is below half of chance level. In a recipe shorter than the paper's, no network
-    may be within 5 points of chance level either. Otherwise it is too early to say. One seed alone leaves the verdict
-    inconclusive.
+    A claim decides only where the better network of each pair that it compares is trained: that network passed its
+    last milestone, and its training error is below half of chance level. In a recipe shorter than the paper's, no
+    network may be within 5 points of chance level either. Otherwise it is too early to say. One seed alone leaves the
+    verdict inconclusive.
 
     The exit code is 0 for reproduced, 3 for not reproduced, and 4 for inconclusive or too early. Runs of several
     experiments or settings are judged separately, and the worst decides the exit code. VGGs are judged by the claims
@@ -147,6 +147,7 @@ def evaluate(
 ) -> int:
     """Print the training and test errors of a run's checkpoint or of a trained network, also by class.
 
+    Where no checkpoint is left, what `degrade export --weights` wrote into the run's folder is taken.
     Weights and statistics stay as they are. The default is the record's clean training error and its test error;
     `--statistics batch` gives the batch-statistics training error, and the test error measured in the same way.
 

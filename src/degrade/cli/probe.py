@@ -242,7 +242,9 @@ def probe_landscape(
     seed: Annotated[
         int | None, typer.Option(help="The seed draws the two directions. [default: 0]", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(help="Measure each point on only this many training images.")] = 300,
+    limit: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="Measure each point on only this many training images.")
+    ] = 300,
     recalibrate: Annotated[
         bool,
         typer.Option(

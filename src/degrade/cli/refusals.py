@@ -108,18 +108,19 @@ def _path(command: Any, words: Sequence[str]) -> str:
 
 def _must_be(message: str) -> str:
     """What a value must be, from Typer's message for one that is not."""
+    if choices := re.search(r" is not one of (.*?)\.?$", message):
+        return f"must be one of {choices[1]}"
     if "integer" in message:
         return "must be a whole number, such as 20, of at most 19 digits"
     if "valid number" in message or "valid float" in message:
         return "must be a number, such as 0.5"
-    message = re.sub(r"^Value error, '.*' is not one of", "must be one of", message)
     for theirs, ours in (
         ("Input should be", "must be"),
         ("greater than or equal to", "at least"),
         ("less than or equal to", "at most"),
     ):
         message = message.replace(theirs, ours)
-    return message.rstrip(".")
+    return message
 
 
 def shown(message: str, words: Sequence[str], *, lines: bool = False) -> str:

@@ -136,7 +136,8 @@ def reproduce(
     """Train an experiment's networks, draw figure and page, and print verdict and table beside the paper's errors.
 
     Finished runs are skipped and interrupted ones resumed: the same command again goes on where it stopped.
-    Before it trains, it times the networks for a moment and prints how long every recipe would take on this machine.
+    Before it trains, it times the networks for a moment and prints how long the quick, the short and the paper's
+    recipe would take on this machine.
     launcher=local trains launcher.jobs networks at once; the other launchers are submitit_local, slurm and ray.
 
     Examples:

@@ -257,6 +257,7 @@ def load(file: Path, *, expected: str | None = None) -> None:
     if expected not in (None, digest):
         raise ConfigError(f"{path}: changed since the run was made; --with {path} takes it as it is")
     if path in _files:
+        _files[path] = _File(digest, given=_files[path].given or expected is None)
         return
     before = {key: dict(own) for key, own in _added.items()}
     try:
@@ -282,10 +283,11 @@ def load_recorded(entries: list[str]) -> None:
     for entry in entries:
         path, _, digest = entry.rpartition("#")
         given = any(own.given and Path(path).name == other.name for other, own in _files.items())
-        if not given and not Path(path).is_file():
+        if given or digest in {own.digest for own in _files.values()}:
+            continue
+        if not Path(path).is_file():
             raise ConfigError(f"{path}: the run was made with this file, which is gone; --with FILE names it anew")
-        if not given:
-            load(Path(path), expected=digest)
+        load(Path(path), expected=digest)
 
 
 def recorded() -> list[str]:

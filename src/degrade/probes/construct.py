@@ -85,7 +85,7 @@ def compare(record: RunRecord, depth: int, *, limit: int | None = None, device: 
 
     Raises:
         ConfigError: the depth is not greater, or not 6n + 2.
-        RunError: the run has neither a checkpoint nor such rows.
+        RunError: the run has neither weights to look into nor such rows.
     """
     deeper(record, depth)
 

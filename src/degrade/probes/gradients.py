@@ -188,7 +188,7 @@ def gradients(record: RunRecord, *, limit: int | None = None, device: str = "aut
         device: as `runtime.device`.
 
     Raises:
-        RunError: the run has neither a checkpoint nor such rows.
+        RunError: the run has neither weights to look into nor such rows.
     """
 
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:

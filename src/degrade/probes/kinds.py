@@ -3,7 +3,7 @@
 The paper does not say how its training error was measured. Running training error mixes the errors of changing
 weights; the others are measured with the weights fixed, at each snapshot: batch norm by its running statistics or by
 those of each batch, images augmented or not. Batch statistics on augmented images differ from running training error
-only in that the weights stand still.
+in that the weights stand still, and otherwise only in the draw of crops and batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +80,7 @@ def kinds(record: RunRecord, *, limit: int | None = None, device: str = "auto") 
         device: as `runtime.device`.
 
     Raises:
-        RunError: the run has neither a checkpoint nor such rows.
+        RunError: the run has neither weights to look into nor such rows.
     """
 
     def measure(training: Training, _: list[Row]) -> Iterator[list[Row]]:

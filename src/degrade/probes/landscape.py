@@ -97,7 +97,7 @@ def landscape(
     Raises:
         ConfigError: the grid is even or out of range, the span is not above 0, or the seed or the limit is out of
             range.
-        RunError: points are missing and there is no checkpoint.
+        RunError: points are missing and there are no weights to look into.
     """
     if not 3 <= grid < 1000 or grid % 2 == 0:
         raise ConfigError(

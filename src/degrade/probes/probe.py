@@ -200,7 +200,7 @@ def kept_or_measured(
         whole: the number of rows of a measurement that can be resumed; None if it can not be.
 
     Raises:
-        RunError: the run has neither a checkpoint nor numbers.
+        RunError: the run has neither weights to look into nor numbers.
     """
     path = numbers_path(record, probe)
     kept, weights = read(path), standing(record)
@@ -210,7 +210,8 @@ def kept_or_measured(
     if fitting and len(fitting) == (whole or len(kept)):
         return fitting
     if weights.lr is None:
-        if kept and not whole:  # they may be of snapshots too, which exported weights could not replace
+        of_snapshots = any(row.get("snapshot", weights.iteration) != weights.iteration for row in kept)
+        if kept and not whole and (of_snapshots or not weights.exported):
             log.info("%s: no checkpoint; drawn from %s as it is", record.path, path.name)
             return kept
         if not weights.exported:

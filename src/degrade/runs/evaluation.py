@@ -37,7 +37,7 @@ def evaluate(
         Training and test evaluation, the network's iteration, and the images.
 
     Raises:
-        RunError: the record has no checkpoint that can be used.
+        RunError: the record has neither a checkpoint nor an exported network that can be used.
         RunConflictError: the images are not those it was trained on.
     """
     images = load_images(experiment.data, say=log.info)
@@ -87,17 +87,27 @@ def heading(record: RunRecord | Trained, iteration: int, *, synthetic: bool) -> 
 
 
 def exported(record: RunRecord) -> Trained | None:
-    """The network that was exported from a run, where no checkpoint of it is left; None if there is no such file.
+    """The network that was exported from a run as it stands, which is taken where no checkpoint is left.
+
+    None means that there is no such file. A damaged one, and one from before the run went on, are named and count as
+    none.
 
     Raises:
-        RunError: the file is damaged.
-        RunFileError: it cannot be read just now.
+        RunFileError: the file cannot be read just now.
     """
-    if checkpoint.candidates(record.path):
-        return None
     path = record.path / NAME
     content = read_bytes(path)
-    return replace(Trained.parse(content, str(path)), trusted=True) if content is not None else None
+    if content is None:
+        return None
+    try:
+        network = Trained.parse(content, str(path))
+    except RunError:
+        log.error("%s: is damaged, and is not used", path)
+        return None
+    if network.iteration != (last := record.summary.get("iteration")):
+        log.error("%s: is of iteration %s, and the run's last is %s; it is not used", path, network.iteration, last)
+        return None
+    return replace(network, trusted=True)
 
 
 def no_checkpoint(record: RunRecord) -> RunError:
@@ -119,11 +129,11 @@ def restored(
         RunError: the record has neither a checkpoint nor an exported network that can be used.
         RunConflictError: the images are not those it was trained on.
     """
-    if (network := exported(record)) is not None:
-        return network.restored(experiment, images, tick=tick)
     record.check_images(images.content_hash)
     training = Training(experiment, images, tick=tick, precision=record.precision)
     device = training.engine.device
-    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.error) is None:
+    if checkpoint.restore(record.path, device, training.load_state_dict, complain=log.error) is not None:
+        return training
+    if (network := exported(record)) is None:
         raise no_checkpoint(record)
-    return training
+    return network.restored(experiment, images, tick=tick)

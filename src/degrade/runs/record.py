@@ -466,10 +466,10 @@ def now() -> str:
 
 
 def undamaged(runs: Iterable[Own], complain: Callable[[str], object] = lambda _: None) -> list[Own]:
-    """Those runs whose settings can be read; `complain` is told of each other one.
+    """Those runs whose settings can be read; `complain` is told of the others.
 
     Raises:
-        RunError: there is none.
+        RunError: all are damaged; it names the last, after `complain` was told of the others.
         RunFileError: some cannot be read just now, and the answer without them would be another one.
     """
     found: list[Own] = []
@@ -482,8 +482,9 @@ def undamaged(runs: Iterable[Own], complain: Callable[[str], object] = lambda _:
             raise
         except RunError as error:
             damage.append(error)
-    if damage and not found:
-        raise damage[0]
+    last = damage.pop() if damage and not found else None
     for each in damage:
         complain(str(each))
+    if last is not None:
+        raise last
     return found

@@ -181,7 +181,7 @@ def _sorted(content: bytes) -> bytes:
 
 def joined(names: Sequence[str]) -> str:
     """Names of classes as one text: with commas between them, or as JSON where a name has one itself."""
-    return json.dumps(names) if any(", " in name for name in names) else ", ".join(names)
+    return json.dumps(names) if any(", " in name or name.startswith('["') for name in names) else ", ".join(names)
 
 
 def settings_to_keep(experiment: Experiment) -> str:

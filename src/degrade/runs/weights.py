@@ -33,10 +33,12 @@ def of_record(record: RunRecord) -> Trained:
         RunFileError: a checkpoint cannot be read just now.
         RunConflictError: the images are not those it was trained on.
     """
-    if (kept := exported(record)) is not None:
-        return kept
-    experiment = load_config(record.path / "config.yaml")
-    tensors, iteration = _newest(record)
+    experiment = load_config(record.path / "config.yaml")  # with the files that it was made with
+    if (newest := _newest(record)) is None:
+        if (network := exported(record)) is None:
+            raise no_checkpoint(record)
+        return network
+    tensors, iteration = newest
     images = load_images(experiment.data, say=log.info)
     record.check_images(images.content_hash)
     facts = _facts(record, experiment, images, iteration)
@@ -80,15 +82,15 @@ def _name(experiment: Experiment) -> str:
     return ",".join([f"{network}{recipe}", *changed, *seed])
 
 
-def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int]:
-    """The tensors of the newest usable checkpoint, each with memory of its own, and the iteration."""
+def _newest(record: RunRecord) -> tuple[dict[str, torch.Tensor], int] | None:
+    """The tensors of the newest usable checkpoint, if any, each with memory of its own, and the iteration."""
     found: dict[str, Any] = {}
 
     def take(state: dict[str, Any]) -> None:
         found.update(iteration=int(state["iteration"]), weights=state["engine"]["model"])
 
     if checkpoint.restore(record.path, torch.device("cpu"), take, complain=log.error) is None:
-        raise no_checkpoint(record)
+        return None
     weights = {key: own.clone(memory_format=torch.contiguous_format) for key, own in found["weights"].items()}
     return weights, found["iteration"]
 
