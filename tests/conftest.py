@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -53,6 +53,27 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same few synthetic images once; each time takes as long as drawing 5,000."""
+    if sources := sys.modules.get("degrade.data.sources"):
+        draw = sources.synthetic_images
+
+        def drawn(*, seed: int, train: int, test: int) -> Any:
+            key = (seed, train, test)
+            if train + test > 1000:
+                return draw(seed=seed, train=train, test=test)
+            if key not in _drawn:
+                _drawn[key] = draw(seed=seed, train=train, test=test)
+            return _drawn[key]
+
+        monkeypatch.setattr(sources, "synthetic_images", drawn)
+
+
+#: What `drawn_once` has drawn, by seed and numbers of images.
+_drawn: dict[tuple[int, int, int], Any] = {}
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Callable[..., Experiment]:
     """Compose a small experiment with records below tmp_path."""
@@ -91,6 +112,12 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+#: The fixtures `cli`, `small` and `trained`.
+Cli = Callable[..., Outcome]
+Make = Callable[..., Experiment]
+Trained = Callable[..., RunRecord]
 
 
 @pytest.fixture

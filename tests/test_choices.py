@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degrade.analysis import error_curves, verdict, verdicts
-from degrade.config import Experiment, ModelConfig, RecipeConfig, compose
+from degrade.config import ModelConfig, RecipeConfig, compose
 from degrade.config.identity import departures, variant
 from degrade.data import load_images
 from degrade.errors import ConfigError
@@ -21,9 +21,9 @@ from degrade.probes.gradients import layer_gradients
 from degrade.training import Training, choose_engine, fit
 from degrade.training.graph import GraphEngine
 from degrade.training.schedule import scheduled_rate
+from tests.conftest import Make
 from tests.records import finished, story
 
-Make = Callable[..., Experiment]
 CUDA = torch.device("cuda")
 
 
@@ -165,7 +165,13 @@ def test_the_verdict_names_what_another_family_lacks(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "words", ["plain", "residual model.shortcut=B", "vgg model.depth=11 model.width=8", "preact"]
+    "words",
+    [
+        "plain model.depth=8",
+        "residual model.depth=8 model.shortcut=B",
+        "vgg model.depth=11 model.width=8",
+        "preact model.depth=8",
+    ],
 )
 def test_every_norm_and_activation_gives_ten_finite_logits(norm: str, activation: str, words: str) -> None:
     family, *more = words.split()

@@ -28,11 +28,9 @@ from degrade.data import cifar100, load_images, sources
 from degrade.data.images import content_hash
 from degrade.errors import ConfigError, DatasetError
 from degrade.runs import RunRecord, find_records
-from tests.conftest import Outcome
+from tests.conftest import Cli
 from tests.records import story
 from tests.test_sources import serve
-
-Cli = Callable[..., Outcome]
 
 SIZES = {"train": 300, "test": 100}
 NAMES = {"fine": [f"thing_{k}" for k in range(100)], "coarse": [f"kind_{k}" for k in range(20)]}

@@ -2,7 +2,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,8 @@ import pytest
 
 from degrade.config import schema
 from degrade.runs import RunRecord
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli, Trained
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
-Trained = Callable[..., RunRecord]
 
 BAD_INPUTS = [
     # commands and options

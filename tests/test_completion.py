@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -19,10 +18,8 @@ from degrade.cli.look import plot
 from degrade.config import Experiment
 from degrade.config.launcher import LAUNCHERS
 from degrade.config.schema import settings
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
 
 
 def test_keys_groups_and_values_are_completed() -> None:

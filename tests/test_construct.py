@@ -1,6 +1,5 @@
 """The constructed solution beside the network it is built from; and its training on, a record like any other."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from degrade.analysis import error_curves
-from degrade.config import Experiment, ModelConfig
+from degrade.config import ModelConfig
 from degrade.errors import ConfigError, RunError
 from degrade.models import BasicBlock, CifarNet, build_model
 from degrade.probes.construct import _become_identity, compare, constructed, continuations, exact_scale, train_on
 from degrade.probes.probe import subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
-from tests.conftest import SMALL, Outcome, small_but
+from tests.conftest import SMALL, Cli, Make, Trained, small_but
 from tests.test_runs import interrupted_copy
-
-Small = Callable[..., Experiment]
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
 
 CASES = [
     ("plain", "batch", "A"),
@@ -139,7 +134,7 @@ def test_the_control_trains_on_as_long_at_the_same_rate_from_the_same_weights(tr
     assert curve.built
 
 
-def test_an_interrupted_run_continues_at_the_rate_where_it_stopped(small: Small) -> None:
+def test_an_interrupted_run_continues_at_the_rate_where_it_stopped(small: Make) -> None:
     settings = ["optim.lr=0.05", "recipe.milestones=[8,20]"]
     record = interrupted_copy(small, *settings, at=6)
     for experiment in continuations(record, 14, 4):
@@ -157,7 +152,7 @@ def killed(record: RunRecord, iteration: int) -> None:
     record.summarise(**{**record.summary, "iteration": iteration, "status": "running"})
 
 
-def test_weights_are_filed_under_the_iteration_that_they_have(small: Small) -> None:
+def test_weights_are_filed_under_the_iteration_that_they_have(small: Make) -> None:
     record = interrupted_copy(small, at=6)
     killed(record, 11)
     assert {row["iteration"] for row in compare(record, 14, device="cpu")} == {6}

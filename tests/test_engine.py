@@ -28,8 +28,8 @@ from degrade.training import (
 )
 from degrade.training.engine import sum_dtype as engine_sum_dtype
 from degrade.training.graph import Body, GraphEngine, new_engine
+from tests.conftest import Make
 
-Make = Callable[..., Experiment]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -12,7 +12,6 @@ import torch
 
 from degrade.analysis import frame
 from degrade.analysis.export import measurements
-from degrade.config import Experiment
 from degrade.data import load_images
 from degrade.errors import ConfigError, RunError
 from degrade.extras import installed
@@ -20,13 +19,9 @@ from degrade.probes.responses import responses
 from degrade.runs import RunRecord, run
 from degrade.runs.evaluation import restored
 from degrade.runs.weights import keep
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli, Make
 from tests.records import finished, story
 from tests.test_runs import interrupted_copy
-
-Small = Callable[..., Experiment]
-
-Cli = Callable[..., Outcome]
 
 needs_pyarrow = pytest.mark.skipif(not installed("pyarrow"), reason="no extra [parquet]")
 
@@ -209,7 +204,7 @@ def test_where_no_checkpoint_is_left_exported_weights_stand_for_it(
     assert before[0] in cli("evaluate", str(record.path)).out
 
 
-def test_weights_from_before_the_run_went_on_do_not_stand_for_it(cli: Cli, small: Small, tmp_path: Path) -> None:
+def test_weights_from_before_the_run_went_on_do_not_stand_for_it(cli: Cli, small: Make, tmp_path: Path) -> None:
     record = interrupted_copy(small, at=6)
     assert cli("export", "--weights", str(record.path)).code == 0
     kept = responses(record)

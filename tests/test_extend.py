@@ -25,7 +25,7 @@ from degrade.models.norm import NORMS, normalisation
 from degrade.runs import find_records
 from degrade.training.optimizers import OPTIMIZERS, optimizer
 from degrade.training.schedule import SCHEDULES
-from tests.conftest import Outcome
+from tests.conftest import Cli
 
 PAGE = (Path(__file__).parents[1] / "docs" / "howto" / "extend.md").read_text()
 
@@ -44,8 +44,6 @@ class Scale(nn.Module):
     def forward(self, x):
         return 0.5 * x
 """
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,9 @@ from degrade.probes.probe import read, write
 from degrade.runs import RunRecord, run, run_directory, worker
 from degrade.runs.checked import sealed_line
 from degrade.training import checkpoint, engine
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli, Outcome
 from tests.records import finished
 from tests.test_runs import equal, interrupted_copy, rows, weights
-
-Cli = Callable[..., Outcome]
 
 FILES = ("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt")
 SETTINGS = [*SMALL, "data.pixels=8", "log.every=4", "checkpoint.every=4", "output=outputs"]

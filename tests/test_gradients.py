@@ -11,7 +11,7 @@ from torch import Tensor
 
 from degrade.analysis import error_curves, layers
 from degrade.cli import probe as commands
-from degrade.config import CheckpointConfig, Experiment, ModelConfig
+from degrade.config import CheckpointConfig, ModelConfig
 from degrade.errors import ConfigError
 from degrade.models import CifarNet, build_model
 from degrade.probes import gradients as probe
@@ -19,12 +19,8 @@ from degrade.probes.gradients import gradients, layer_gradients, weighted_layers
 from degrade.probes.probe import read, subject
 from degrade.runs import RunRecord, run
 from degrade.training import checkpoint
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli, Make, Trained
 from tests.test_runs import equal, interrupted_copy, rows, weights
-
-Small = Callable[..., Experiment]
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
 
 NETWORKS = [("plain", "batch"), ("plain", "none"), ("residual", "batch"), ("residual", "none")]
 UNSIZED = [word for word in SMALL if not word.startswith("model.")]
@@ -217,7 +213,7 @@ def test_snapshots_are_spaced_in_the_logarithm_from_the_first_weights_to_the_las
         due(1, 900)
 
 
-def test_snapshots_change_no_training_survive_interruption_and_go_with_fresh(small: Small) -> None:
+def test_snapshots_change_no_training_survive_interruption_and_go_with_fresh(small: Make) -> None:
     plain = run(small("name=without"))
     whole = run(small("name=whole", *SNAPSHOTS))
     assert rows(whole) == rows(plain)
@@ -240,7 +236,7 @@ def test_snapshots_change_no_training_survive_interruption_and_go_with_fresh(sma
     assert checkpoint.snapshots(whole.path) == {}
 
 
-def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small, trained: Trained) -> None:
+def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Make, trained: Trained) -> None:
     record = trained(*SNAPSHOTS)
     checkpoint.snapshots(record.path)[24].unlink()  # the checkpoint is there still
     checkpoint.snapshots(record.path)[2].write_bytes(b"damaged")
@@ -254,7 +250,7 @@ def test_every_snapshot_is_measured_and_the_last_checkpoint(small: Small, traine
     assert [row["weight_gradient"] for row in stages[0]] == [row["weight_gradient"] for row in fresh]
 
 
-def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Small, trained: Trained) -> None:
+def test_growth_is_that_of_the_weights_since_the_first_snapshot(small: Make, trained: Trained) -> None:
     record = trained(*SNAPSHOTS)
     found = gradients(record, limit=20)
 

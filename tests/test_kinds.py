@@ -1,7 +1,6 @@
 """`degrade probe kinds` against the record's own errors, and against networks evaluated by hand."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,7 @@ from degrade.probes.kinds import KINDS, kinds
 from degrade.probes.probe import read, subject
 from degrade.runs import RunRecord
 from degrade.training import checkpoint
-from tests.conftest import Outcome
-
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
+from tests.conftest import Cli, Trained
 
 SNAPSHOTS = ("checkpoint.snapshots=4", "runtime.precision=fp32", "optim.lr=0.1")
 KEPT = [0, 1, 5, 24]

@@ -1,7 +1,6 @@
 """The loss around a network against one written out point by point, and its command."""
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from degrade.errors import ConfigError, RunError
 from degrade.probes import landscape as probe
 from degrade.probes.landscape import direction, draw_landscape, landscape, levels_of, measure_statistics
 from degrade.probes.probe import Row, read, subject, write
-from degrade.runs import RunRecord
-from tests.conftest import Outcome
-
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
+from tests.conftest import Cli, Trained
 
 
 def test_a_direction_is_as_long_as_the_weights_filter_by_filter() -> None:

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,9 @@ from degrade.runs.evaluation import restored
 from degrade.runs.library import networks
 from degrade.runs.trained import Trained, joined, trained
 from degrade.runs.weights import keep, of_record
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli
+from tests.conftest import Trained as Train
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
-Train = Callable[..., RunRecord]
 
 #: The smoke recipe's, averaged down as the short recipe's images are.
 HALVED = ("model=residual", "data.pixels=16")

@@ -26,10 +26,7 @@ from degrade.runs.board import values
 from degrade.runs.loggers import KINDS, STATE, log_finished
 from degrade.runs.record import find_records
 from degrade.training import engine
-from tests.conftest import SMALL, Outcome
-
-Make = Callable[..., Experiment]
-Cli = Callable[..., Outcome]
+from tests.conftest import SMALL, Cli, Make
 
 #: Iterations and values by name, in the order in which a tool has them.
 History = list[tuple[int, dict[str, float]]]

@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from degrade.config import ModelConfig, compose
+from degrade.config import ModelConfig
 from degrade.models import CifarNet, build_model, count_parameters
-from degrade.models.anatomy import layers_of
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 
@@ -157,17 +156,3 @@ def test_networks_take_images_of_every_side(side: int) -> None:
 
 def test_another_seed_gives_other_weights() -> None:
     assert not torch.equal(seeded(ModelConfig(), 0).conv1.weight, seeded(ModelConfig(), 1).conv1.weight)
-
-
-@pytest.mark.parametrize("words", ["model.norm=none", "model=residual model.shortcut=B", "model=vgg model.depth=16"])
-def test_the_parameters_of_the_layers_add_up_whatever_the_norm(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose(words.split()).model
-    assert sum(layer.parameters for layer in layers_of(config)) == count_parameters(build_model(config))
-
-    def group(channels: int, _: ModelConfig) -> torch.nn.Module:
-        """A norm that nothing in src knows."""
-        return torch.nn.GroupNorm(channels // 8, channels)
-
-    for module in ("cifar", "vgg"):
-        monkeypatch.setattr(f"degrade.models.{module}.normalisation", group)
-    assert sum(layer.parameters for layer in layers_of(config)) == count_parameters(build_model(config))

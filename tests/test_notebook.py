@@ -24,7 +24,8 @@ def test_the_notebook_is_what_its_cells_show() -> None:
 
 def test_the_notebook_trains_and_draws(tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
-    small = "recipe=smoke data=synthetic data.train_limit=64 data.test_limit=32 runtime.precision=fp32"
+    small = "recipe=smoke recipe.iterations=4 eval.every=2 runtime.precision=fp32"
+    small += " data=synthetic data.pixels=8 data.train_limit=64 data.test_limit=32"
     run("--run", str(tmp_path), DEGRADE_NOTEBOOK=small)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert len(list(tmp_path.glob("outputs/smoke/*/seed-0"))) == 4

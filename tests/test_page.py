@@ -211,7 +211,6 @@ def test_sixty_runs_with_pictures_stay_below_six_megabytes(tmp_path: Path) -> No
     assert len(text.encode()) < LIMIT == 6_000_000
     assert "curves were thinned" not in text
     pictures = [attributes for tag, attributes in Elements(text).tags if tag == "img"]
-    assert len(pictures) in (0, 1)
     assert all(str(picture["alt"]) and str(picture["src"]).startswith("data:image/png;") for picture in pictures)
     assert "Left out, to keep this page below 6 MB" in text
     assert "landscape.png" in text

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from degrade.analysis import error_curves
-from degrade.config import Experiment
 from degrade.errors import RunError
 from degrade.probes.construct import compare, continuations
 from degrade.probes.gradients import gradients
@@ -19,15 +17,11 @@ from degrade.probes.kinds import kinds
 from degrade.probes.landscape import landscape
 from degrade.probes.probe import Row, read, subject, write
 from degrade.probes.responses import draw_responses, responses
-from degrade.runs import RunRecord, run
+from degrade.runs import run
 from degrade.training import Training
-from tests.conftest import Outcome
+from tests.conftest import Cli, Make, Trained
 from tests.test_construct import killed
 from tests.test_runs import interrupted_copy
-
-Small = Callable[..., Experiment]
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
 
 
 def slow_responses(training: Training) -> list[float]:
@@ -69,7 +63,7 @@ def test_responses_are_those_of_the_network_written_out(trained: Trained, family
 
 
 def test_responses_are_kept_beside_the_run_and_measured_again_only_where_they_must(
-    small: Small, trained: Trained
+    small: Make, trained: Trained
 ) -> None:
     record = trained("recipe.iterations=2")
     all_images = responses(record)
@@ -117,7 +111,7 @@ def test_exported_weights_replace_no_numbers_of_snapshots(cli: Cli, trained: Tra
     assert kinds(record, limit=5) == along
 
 
-def test_after_a_kill_numbers_are_filed_under_the_weights_own_iteration(small: Small) -> None:
+def test_after_a_kill_numbers_are_filed_under_the_weights_own_iteration(small: Make) -> None:
     record = interrupted_copy(small, at=6)
     killed(record, 11)
     for rows in (responses(record), gradients(record, limit=10), landscape(record, grid=3, limit=10)):
@@ -157,7 +151,7 @@ def test_absurd_numbers_are_one_line_that_names_them(cli: Cli, trained: Trained,
         assert re.search(rf"--limit {value}: must be (at least 1|at most 10000000|a whole number)", outcome.err)
 
 
-def test_fresh_forgets_what_probes_found(small: Small, trained: Trained) -> None:
+def test_fresh_forgets_what_probes_found(small: Make, trained: Trained) -> None:
     record = trained("recipe.iterations=2")
     responses(record)
     run(small("recipe.iterations=2"), fresh=True)

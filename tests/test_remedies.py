@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,8 @@ from degrade.config import Experiment, ModelConfig, OptimConfig, Variant, networ
 from degrade.probes.probe import Row, numbers_path, read, write
 from degrade.probes.remedies import draw_remedies, remedy, remedy_fields, remedy_table, treated
 from degrade.runs import RunRecord
-from tests.conftest import SMALL, Outcome
+from tests.conftest import SMALL, Cli
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
 
 UNSIZED = [word for word in SMALL if not word.startswith("model.")]
 NAMED = "name=remedies"

@@ -18,9 +18,7 @@ from degrade.config.launcher import Launcher, Local, Ray, Slurm, SubmititLocal
 from degrade.extras import installed
 from degrade.runs import RunRecord, find_records, launchers, observers
 from degrade.runs.many import Cell, plan
-from tests.conftest import SMALL, Outcome, small_but
-
-Cli = Callable[..., Outcome]
+from tests.conftest import SMALL, Cli, small_but
 
 needs_submitit = pytest.mark.skipif(not installed("submitit"), reason="no extra [slurm]")
 
@@ -144,8 +142,7 @@ def test_a_killed_cell_is_lost_alone_and_resumed_by_the_same_command(tmp_path: P
 @pytest.mark.parametrize(
     ("number", "launcher"),
     [
-        (signal.SIGINT, "launcher.jobs=2"),
-        (signal.SIGTERM, "launcher.jobs=1"),
+        (signal.SIGTERM, "launcher.jobs=2"),
         (signal.SIGHUP, "launcher.jobs=1"),
         pytest.param(signal.SIGINT, "launcher=submitit_local", marks=needs_submitit),
     ],
@@ -156,7 +153,7 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_gives_130(
     process = start(tmp_path, "seed=0,1", "recipe.iterations=4000", "eval.every=4", "data.pixels=8", launcher)
     wait_until(lambda: rows_at(0, tmp_path) > 3, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert process.returncode == 130, err
     assert "stopped; the same command goes on from there" in err
     assert "Traceback" not in err
@@ -232,22 +229,6 @@ def test_what_timing_says_and_what_mends_too_little_memory_reaches_the_terminal(
     assert f"failed: OutOfMemoryError: {memory}{mend}\n" in outcome.out
     (record,) = find_records([tmp_path / "outputs"])
     assert timed in (record.path / "train.log").read_text()
-
-
-def test_an_error_that_cannot_be_unpickled_ends_one_cell_only(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_workers(
-        tmp_path,
-        monkeypatch,
-        "class Odd(Exception):\n"
-        "    def __init__(self, one, two): super().__init__('odd')\n"
-        "def fit(*_, **__): raise Odd(1, 2)\n",
-    )
-    outcome = cli("sweep", *SMALL, "seed=0,1")
-    assert outcome.code == 1
-    assert "2 cells: 2 failed" in outcome.out
-    assert outcome.out.count("Odd: odd") >= 2
 
 
 BAD_SWEEPS = [

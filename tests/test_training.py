@@ -3,7 +3,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,10 +31,9 @@ from degrade.training.choice import choose_runtime
 from degrade.training.engine import Engine
 from degrade.training.optimizers import optimizer
 from degrade.training.schedule import WARMUP_WINDOW
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Make
 
 PAPER: dict[str, Any] = {"base": 0.1, "milestones": [32000, 48000]}
-Make = Callable[..., Experiment]
 
 
 @pytest.mark.parametrize(
@@ -178,9 +177,9 @@ def slowly_with_batch_statistics(of: Training, *, augmented: bool) -> float:
     return wrong / len(of.images.train_labels)
 
 
-@pytest.mark.parametrize(("engine", "augmented"), [("eager", False), ("eager", True), ("compiled", False)])
-def test_batch_statistics_are_those_of_a_slow_loop(engine: str, augmented: bool, small: Make) -> None:
-    ours = training(small(f"runtime.engine={engine}"))
+@pytest.mark.parametrize("augmented", [False, True])
+def test_batch_statistics_are_those_of_a_slow_loop(augmented: bool, small: Make) -> None:
+    ours = training(small())
     for _ in range(8):  # into the second epoch
         ours.step()
     before = copy.deepcopy(ours.engine.model.state_dict())
@@ -391,7 +390,6 @@ def test_devices_that_are_not_there_are_refused() -> None:
     with pytest.raises(ConfigError, match="use auto or cpu"):
         choose_device("cuda:99")
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
-    assert choose_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
 
 
 @pytest.fixture

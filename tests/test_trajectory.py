@@ -1,7 +1,6 @@
 """The path of a training: principal components of a known path, losses by another way, and its command."""
 
 import logging
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,12 +13,8 @@ from degrade.data.batches import single_view
 from degrade.errors import ConfigError, RunError
 from degrade.probes.probe import read, subject, write
 from degrade.probes.trajectory import path, principal_path, surface
-from degrade.runs import RunRecord
 from degrade.training import checkpoint
-from tests.conftest import Outcome
-
-Trained = Callable[..., RunRecord]
-Cli = Callable[..., Outcome]
+from tests.conftest import Cli, Trained
 
 #: Snapshots before the first update, after the first, and at the end: three weights, which lie on one plane.
 THREE = ("recipe.iterations=6", "checkpoint.snapshots=3")

@@ -7,7 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +17,8 @@ from degrade import watch
 from degrade.cli import look
 from degrade.errors import ConfigError
 from degrade.runs import RunRecord, find_records
-from tests.conftest import Outcome
+from tests.conftest import Cli
 from tests.records import finished
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
