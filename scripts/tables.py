@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from degrade.analysis import error_curves, error_table, verdict_text, verdicts
+from degrade.analysis.reference import ONE_AUTHOR, ONE_AUTHOR_TEST, REPRODUCED_TEST, paper_error
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
@@ -37,6 +38,35 @@ def errors(recipe: str) -> str:
     records = [record for record in find_records([REFERENCE / recipe]) if record.status == "complete"]
     made = {_told(session) for record in records for session in record.sessions}
     return "\n".join([*sorted(made), "", error_table(error_curves(records))])
+
+
+def compared() -> str:
+    """Errors by the paper's recipe in percent, by how training error was measured, beside the paper's and others'."""
+    rows = []
+    for curve in error_curves(find_records([REFERENCE / "paper"])):
+        network, (run,) = (curve.family, curve.depth), curve.paths.values()
+        own, test, at = curve.train, curve.test, int(curve.train.iteration[-1])
+        name = f"{curve.family}-{curve.depth}"
+        if at < curve.experiment.recipe.iterations:
+            rows.append(
+                [f"{name}, unfinished, at update {at:,}", _share(own.mean[-1]), "", "", "", _share(test.mean[-1])]
+            )
+        else:
+            kinds = read(run / "probes" / "kinds.csv")[-1]
+            fixed = [_share(float(kinds[f"train_error_{kind}"])) for kind in ("batch", "clean")]
+            rows.append([f"{name}, at the end", _share(own.mean[-1]), *fixed, "", _share(test.mean[-1])])
+            means = [_share(each.mean[each.iteration > at - 14_000].mean()) for each in (own, test)]
+            rows.append(["  last 14,000 updates", means[0], "", "", "", means[1]])
+        rows.append(
+            ["  paper, last 14,000", "", "", "", *(_share(paper_error(*network, kind)) for kind in ("train", "test"))]
+        )
+        for kind in ("batch", "clean"):
+            error, last = ONE_AUTHOR[network][kind], ONE_AUTHOR_TEST.get(network, {}).get(kind)
+            errors = [f"{error:.2f}" if kind == each else "" for each in ("batch", "clean")]
+            rows.append(["  a-martyn/resnet", "", *errors, "", f"{last:.2f}" if last else ""])
+        low, high = REPRODUCED_TEST[network]
+        rows.append(["  others, in PyTorch", "", "", "", "", f"{100 * low:.1f} to {100 * high:.1f}"])
+    return aligned(["network", "running%", "batch%", "clean%", "not said%", "test%"], rows)
 
 
 def _told(session: Session) -> str:
@@ -171,6 +201,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quick": partial(errors, "quick"),
     "short": partial(errors, "short"),
     "paper": partial(errors, "paper"),
+    "compared": compared,
     "healing": healing,
     "remedies": remedied,
     "tried-quick": partial(tried, "quick"),
