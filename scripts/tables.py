@@ -53,7 +53,8 @@ def compared() -> str:
             )
         else:
             kinds = read(run / "probes" / "kinds.csv")[-1]
-            fixed = [_share(float(kinds[f"train_error_{kind}"])) for kind in ("batch", "clean")]
+            batch = float(kinds["train_error_batch"]) if int(kinds["count"]) == 50_000 else None  # of all images
+            fixed = [_share(batch), _share(curve.final["train_error_clean"][0])]
             rows.append([f"{name}, at the end", _share(own.mean[-1]), *fixed, "", _share(test.mean[-1])])
             means = [_share(each.mean[each.iteration > at - 14_000].mean()) for each in (own, test)]
             rows.append(["  last 14,000 updates", means[0], "", "", "", means[1]])
