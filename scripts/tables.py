@@ -41,33 +41,36 @@ def errors(recipe: str) -> str:
 
 
 def compared() -> str:
-    """Errors by the paper's recipe in percent, by how training error was measured, beside the paper's and others'."""
-    rows = []
-    for curve in error_curves(find_records([REFERENCE / "paper"])):
+    """Errors by the paper's recipe in percent, by how training error was measured, beside the paper's and others'.
+
+    Unfinished runs are left out, and so is a batch-statistics error that was measured on a part of the images.
+    """
+    columns = ("running", "batch", "clean", "not said", "test")
+    rows: list[list[str]] = []
+
+    def add(whose: str, errors: dict[str, float | None]) -> None:
+        rows.append([whose, *(_share(errors[column]) if column in errors else "" for column in columns)])
+
+    records = [record for record in find_records([REFERENCE / "paper"]) if record.status == "complete"]
+    for curve in error_curves(records):
         network, (run,) = (curve.family, curve.depth), curve.paths.values()
-        own, test, at = curve.train, curve.test, int(curve.train.iteration[-1])
-        name = f"{curve.family}-{curve.depth}"
-        if at < curve.experiment.recipe.iterations:
-            rows.append(
-                [f"{name}, unfinished, at update {at:,}", _share(own.mean[-1]), "", "", "", _share(test.mean[-1])]
-            )
-        else:
-            kinds = read(run / "probes" / "kinds.csv")[-1]
-            batch = float(kinds["train_error_batch"]) if int(kinds["count"]) == 50_000 else None  # of all images
-            fixed = [_share(batch), _share(curve.final["train_error_clean"][0])]
-            rows.append([f"{name}, at the end", _share(own.mean[-1]), *fixed, "", _share(test.mean[-1])])
-            means = [_share(each.mean[each.iteration > at - 14_000].mean()) for each in (own, test)]
-            rows.append(["  last 14,000 updates", means[0], "", "", "", means[1]])
-        rows.append(
-            ["  paper, last 14,000", "", "", "", *(_share(paper_error(*network, kind)) for kind in ("train", "test"))]
-        )
-        for kind in ("batch", "clean"):
-            error, last = ONE_AUTHOR[network][kind], ONE_AUTHOR_TEST.get(network, {}).get(kind)
-            errors = [f"{error:.2f}" if kind == each else "" for each in ("batch", "clean")]
-            rows.append(["  a-martyn/resnet", "", *errors, "", f"{last:.2f}" if last else ""])
+        end = {key: errors[0] for key, errors in curve.final.items() if errors}
+        kinds = read(run / "probes" / "kinds.csv")[-1]
+        batch = float(kinds["train_error_batch"]) if int(kinds["count"]) == 50_000 else None
+        ours = {"running": end["train_error"], "batch": batch, "clean": end["train_error_clean"]}
+        add(f"{network[0]}-{network[1]}, at the end", {**ours, "test": end["test_error"]})
+        late = {"running": curve.train, "test": curve.test}
+        since = curve.experiment.recipe.iterations - 14_000
+        add("  last 14,000 updates", {key: own.mean[own.iteration > since].mean() for key, own in late.items()})
+        papers = {"not said": paper_error(*network, "train"), "test": paper_error(*network, "test")}
+        add("  paper, last 14,000", papers)
+        for kind, error in ONE_AUTHOR[network].items():
+            test = ONE_AUTHOR_TEST.get(network, {}).get(kind)
+            add("  a-martyn/resnet", {kind: error / 100, "test": None if test is None else test / 100})
         low, high = REPRODUCED_TEST[network]
-        rows.append(["  others, in PyTorch", "", "", "", "", f"{100 * low:.1f} to {100 * high:.1f}"])
-    return aligned(["network", "running%", "batch%", "clean%", "not said%", "test%"], rows)
+        add("  others, in PyTorch", {})
+        rows[-1][-1] = f"{100 * low:.1f} to {100 * high:.1f}"
+    return aligned(["network", *(f"{column}%" for column in columns)], rows)
 
 
 def _told(session: Session) -> str:
