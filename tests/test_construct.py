@@ -11,9 +11,17 @@ from degrade.analysis import error_curves
 from degrade.config import ModelConfig
 from degrade.errors import ConfigError, RunError
 from degrade.models import BasicBlock, CifarNet, build_model
-from degrade.probes.construct import _become_identity, compare, constructed, continuations, exact_scale, train_on
-from degrade.probes.probe import subject
-from degrade.runs import RunRecord, run
+from degrade.probes.construct import (
+    _become_identity,
+    compare,
+    constructed,
+    continuations,
+    exact_scale,
+    look,
+    train_on,
+)
+from degrade.probes.probe import Row, subject
+from degrade.runs import RunRecord, find_records, run
 from degrade.training import checkpoint
 from tests.conftest import SMALL, Cli, Make, Trained, small_but
 from tests.test_runs import interrupted_copy
@@ -220,6 +228,26 @@ def test_the_command_prints_draws_and_draws_again_from_the_records_alone(cli: Cl
     absurd = cli(*command[:-1], "99999999999999999999")
     assert (absurd.code, absurd.err.count("\n")) == (2, 1)
     assert "--continue 99999999999999999999: must lie from" in absurd.err
+
+
+@pytest.mark.parametrize(
+    ("run", "beside", "shown"),
+    [
+        ("paper/plain-20/seed-0", "paper/plain-56/seed-0", 62_800),
+        ("quick/plain-20/seed-1", "quick/plain-56/seed-1", 0),
+    ],
+)
+def test_beside_a_long_run_the_figure_shows_its_last_part(run: str, beside: str, shown: int) -> None:
+    root = Path(__file__).parents[1] / "outputs" / "reference"
+    trained = find_records([root / f"{run.split('/')[0]}-construct"])
+    rows: list[Row] = [
+        {"set": name, "count": 1, "shallow_error": 0.1, "deep_error": 0.1, "largest_difference": 0.0}
+        | {"iteration": RunRecord(root / run).summary["iteration"]}
+        for name in ("train", "test")
+    ]
+    figure = look(RunRecord(root / run), 56, rows, trained, RunRecord(root / beside)).figure
+    assert [axes.get_xlim()[0] for axes in figure.axes] == [shown, shown]
+    assert figure.axes[0].get_ylim() == ((0, 12) if shown else (10, 90))
 
 
 def test_identity_initialisation_passes_a_normalised_image_on() -> None:

@@ -16,24 +16,25 @@ from degrade.cli.commands import app
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path("outputs/reference")
 QUICK = str(REFERENCE / "quick")
-DEEP = (f"{QUICK}/plain-56/seed-1", f"{QUICK}/residual-56/seed-1")
+PAPER = str(REFERENCE / "paper")
 
 #: The file that a command writes first, and the command. Checkpoints are not in the repository, so probes draw from
 #: the numbers that they kept beside the runs.
 FIGURES = {
     "quick/figure.png": ["plot", QUICK, "--title", "story, recipe quick"],
     "short/figure.png": ["plot", str(REFERENCE / "short"), "--title", "story, recipe short"],
-    "paper/figure.png": ["plot", str(REFERENCE / "paper"), "--title", "story, recipe paper"],
-    "paper/kinds.png": ["probe", "kinds", str(REFERENCE / "paper" / "plain-20")],
+    "paper/figure.png": ["plot", PAPER, "--title", "story, recipe paper"],
+    "paper/kinds.png": ["probe", "kinds", PAPER],
+    "paper/responses.png": ["probe", "responses", PAPER],
+    "paper/gradients.png": ["probe", "gradients", PAPER],
+    "paper/landscape.png": ["probe", "landscape", PAPER, "--recalibrate"],
+    "paper-construct/construct.png": [
+        *("probe", "construct", f"{PAPER}/plain-20/seed-0", "--depth", "56", "--continue", "300", "eval.every=100"),
+        *("log.every=25", "runtime.precision=fp32", "runtime.threads=1"),
+    ],
     "paths/trajectory.png": ["probe", "landscape", str(REFERENCE / "paths"), "--trajectory"],
-    "quick/responses.png": ["probe", "responses", QUICK],
-    "quick/landscape.png": ["probe", "landscape", *DEEP],
     "remedies/remedies.png": [
         *("plot", str(REFERENCE / "remedies"), "--style", "remedies", "--title", "remedies, recipe quick"),
-    ],
-    "quick-construct/construct.png": [
-        *("probe", "construct", f"{QUICK}/plain-20/seed-1", "--depth", "56", "--continue", "300", "optim.lr=0.005"),
-        *("eval.every=100", "log.every=25", "runtime.precision=fp32", "--scratch", f"{QUICK}/plain-56/seed-1"),
     ],
     "gradients/gradients.png": ["probe", "gradients", str(REFERENCE / "gradients")],
     "vgg_wall/figure.png": [

@@ -23,10 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from degrade.analysis.curves import Curve, error_curves
@@ -327,7 +329,9 @@ def look(
 def _draw(
     shallow: Curve, built: str, continued: Sequence[Curve], beside: Sequence[Curve], rows: Sequence[Row]
 ) -> Figure:
-    """Training error on the left and test error on the right, over all updates that went into the weights.
+    """Training error on the left and test error on the right, over the updates that went into the weights.
+
+    Where the networks trained on for less than a twentieth of the run, only the last part of it is drawn.
 
     Args:
         shallow: the run that was built upon.
@@ -341,6 +345,10 @@ def _draw(
     # Each curve has the iteration where it begins and the place of its colour.
     lines = [*((curve, 0, 1) for curve in beside), (shallow, 0, 0)]
     lines += [(curve, begins, 2 + place) for place, curve in enumerate(continued)]
+    last = max(first + max(curve.train.iteration, default=0.0) for curve, first, _ in lines)
+    more = max((max(curve.train.iteration, default=0.0) for curve in continued), default=0.0)
+    # Beside a long training a short one that went on from it would be a dot at the edge of the figure.
+    since = begins - 4 * more if begins > 20 * more > 0 else 0
     for axes, which, name in zip(panels, ("train", "test"), ("training error (%)", "test error (%)"), strict=True):
         row = next(row for row in rows if row["set"] == which)
         held = 100 * float(row["shallow_error"])
@@ -349,9 +357,16 @@ def _draw(
         axes.axhline(held, color=colour(0), linestyle=":", linewidth=0.9, label=f"{shallow.label} in eval mode")
         _diamond(axes, begins, float(row["deep_error"]), colour(2), label=f"{built}, in eval mode")
         axes.set_ylabel(name)
-        low, high = axes.dataLim.intervaly
-        axes.set_ylim(10 * math.floor(low / 10), 10 * math.floor(high / 10) + 10)
-        iterations_axis(axes, max(first + max(curve.train.iteration, default=0.0) for curve, first, _ in lines))
+        points = np.concatenate([line.get_xydata() for line in axes.get_lines()])
+        low, high = np.nanquantile(points[points[:, 0] >= since, 1], [0, 1])
+        step = 10 if high > 20 else 2
+        axes.set_ylim(step * math.floor(low / step), step * math.floor(high / step) + step)
+        iterations_axis(axes, last)
+        if since:
+            axes.set_xlim(since, last + 0.02 * (last - since))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.set_xlabel("iterations, the last ones")
         mark_chance(axes, [curve for curve, *_ in lines])
     handles, _ = panels[0].get_legend_handles_labels()
     legend_above(figure, handles, 2, f"{built}, its added layers the identity")
