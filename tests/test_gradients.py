@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -281,13 +282,20 @@ def test_heat_maps_are_of_all_quantities_that_are_known_and_say_what_they_are(tr
         "gradient of the weights",
         "gradient of the weights relative to the weights",
         "norm of the weights relative to the initial one",
+        "share of ReLUs that are zero on every image",
     ]
     assert figure.axes[0].get_title().startswith("plain-8, seed 4\n")
     below = " ".join(figure.get_supxlabel().split())
     assert "that of the batch's summed loss in train mode with respect to one image's response" in below
     assert "the first 20 training images" in below
+    assert "grey in their row: without a ReLU, or not measured" in below
+    dead = figure.axes[4].collections[0].get_array()
+    assert isinstance(dead, np.ma.MaskedArray)
+    assert dead.mask.sum() == dead.shape[1], "the logits alone are grey"
+    old = probe.draw_heat_maps(curves, [[{k: v for k, v in row.items() if k != layers.DEAD} for row in rows]])
+    assert len([axes for axes in old.axes if axes.get_label() == "<colorbar>"]) == 4
     less = probe.draw_heat_maps(curves, [[row for row in rows if row["snapshot"] != 0]])
-    assert len([axes for axes in less.axes if axes.get_label() == "<colorbar>"]) == 3
+    assert len([axes for axes in less.axes if axes.get_label() == "<colorbar>"]) == 4
 
 
 def test_one_command_trains_measures_and_draws(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

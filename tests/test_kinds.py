@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from degrade.analysis import error_curves
 from degrade.errors import RunError
-from degrade.probes.kinds import KINDS, kinds
+from degrade.probes.kinds import KINDS, draw_kinds, kinds
 from degrade.probes.probe import read, subject
 from degrade.runs import RunRecord
 from degrade.training import checkpoint
@@ -113,3 +114,22 @@ def test_a_network_that_diverged_is_drawn(trained: Trained, cli: Cli) -> None:
     done = cli("probe", "kinds", str(record.path))
     assert done.code == 0, done.err
     assert not math.isfinite(float(kinds(record)[-1]["growth"]))
+
+
+def test_points_of_few_images_are_hollow_and_the_papers_line_is_where_it_was_read() -> None:
+    record = RunRecord(Path(__file__).parents[1] / "outputs/reference/paper/plain-56/seed-0")
+    rows = kinds(record)
+    counts = [int(row["count"]) for row in rows]
+    assert set(counts) == {1_000, 50_000}
+    figure = draw_kinds(error_curves([record]), [rows])
+    lines = figure.axes[0].get_lines()
+    hollow = [line for line in lines if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 5
+    assert {len(line.get_xydata()) for line in hollow} == {counts.count(1_000)}
+    (paper,) = [line for line in lines if line.get_label() == "the paper's training error"]
+    assert paper.get_xydata()[:, 0].tolist() == [50_000, 64_000]
+    assert (
+        "all 50,000 training images or the first 1,000 training images, the points of fewer images hollow"
+        in " ".join(figure.get_supxlabel().split())
+    )
+    assert not any(text.get_text().startswith("_") for legend in figure.legends for text in legend.get_texts())

@@ -20,6 +20,7 @@ NAMES = {
     WEIGHTS: "gradient of\nthe weights",
     RELATIVE: "gradient of the weights\nrelative to the weights",
     GROWTH: "norm of the weights\nrelative to the initial one",
+    DEAD: "share of ReLUs that\nare zero on every image",
 }
 
 

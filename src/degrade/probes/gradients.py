@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ def _text(head: str, lines: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """Norms of the gradients and growth of the weights' norms, from the least of all layers to the greatest."""
     columns = {"responses": (SIGNALS, ".0e"), "weights": (WEIGHTS, ".0e"), "relative": (RELATIVE, ".0e")}
     said = "norms of gradients, least..greatest layer: of responses, weights, and the latter\nrelative to the weights"
-    if _is_growth_known(row for _, own in lines for row in own):
+    if _is_known(GROWTH, (row for _, own in lines for row in own)):
         said += "; growth: norm of the weights over the initial one"
         columns |= {"relative": (RELATIVE, ".1e"), "growth": (GROWTH, ".3g")}  # there is room, since names are short
     parts = [said, _least_to_greatest(head, lines, columns)]
@@ -153,8 +153,8 @@ def _text(head: str, lines: Sequence[tuple[str, Sequence[Row]]]) -> str:
     return "\n".join(parts)
 
 
-def _is_growth_known(rows: Iterable[Row]) -> bool:
-    return any(math.isfinite(float(row.get(GROWTH, math.nan))) for row in rows)
+def _is_known(quantity: str, rows: Iterable[Row]) -> bool:
+    return any(math.isfinite(float(row.get(quantity, math.nan))) for row in rows)
 
 
 def _least_to_greatest(
@@ -395,20 +395,23 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
     Each network, of one seed, has a column, and `found` has for each the rows of `gradients`.
     """
     along = [stages(rows) for rows in found]
-    known = _is_growth_known(row for _, each in along for own in each for row in own)
-    quantities = (SIGNALS, WEIGHTS, RELATIVE, *((GROWTH,) if known else ()))
+    rows = [row for _, each in along for own in each for row in own]
+    last = [quantity for quantity in (GROWTH, DEAD) if _is_known(quantity, rows)]
+    quantities = (SIGNALS, WEIGHTS, RELATIVE, *last)
     size = (max(4.2, 1.5 + 1.8 * len(curves)), 1.3 + 1.9 * len(quantities))
     figure, axes = new_figure(len(quantities), len(curves), size, grid=False, box=True)
     every: list[Array] = []
     for row, quantity in enumerate(quantities):
         maps = [np.stack([_values(own, quantity) for own in each], axis=1) for _, each in along]
         own = axes[row * len(curves) : (row + 1) * len(curves)]
-        low, high = _range(maps)
+        norm: Normalize = LogNorm(*_range(maps))
         if quantity == GROWTH:  # at least a factor of two, so that little growth looks like little
             shown = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in maps])
-            low, high = float(shown.min()), max(float(shown.max()), 2 * float(shown.min()))
+            norm = LogNorm(float(shown.min()), max(float(shown.max()), 2 * float(shown.min())))
+        elif quantity == DEAD:  # at least a tenth, likewise
+            norm = Normalize(0, max(0.1, *(float(np.nanmax(values, initial=0.0)) for values in maps)))
         for each, (iterations, _), values in zip(own, along, maps, strict=True):
-            mesh = _heat_map(each, iterations, values, LogNorm(low, high))
+            mesh = _heat_map(each, iterations, values, norm)
             each.tick_params(labelbottom=row == len(quantities) - 1)
         bar = figure.colorbar(mesh, ax=own, label=NAMES[quantity], pad=0.01, aspect=15)
         if quantity == GROWTH:
@@ -416,12 +419,13 @@ def draw_heat_maps(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> F
             bar.ax.yaxis.set_major_formatter("{x:g}")
         bar.minorticks_off()
         own[0].set_ylabel("layer")
-        every += maps
+        every += maps if quantity != DEAD else []
     for each, curve in zip(axes, curves, strict=False):
         each.set_title(f"{curve.label}, seed {next(iter(curve.seeds))}\n{_error(curve)}", fontsize=8)
     for each in axes[-len(curves) :]:
         each.set_xlabel("iteration")
-    text = f"{what(found, _norms(curves))}{_beyond(every, 'grey:')}\n{footer(curves, banded=False)}"
+    dead = "; ReLUs: a channel at a place; grey in their row: without a ReLU, or not measured" if DEAD in last else ""
+    text = f"{what(found, _norms(curves))}{_beyond(every, 'grey:')}{dead}\n{footer(curves, banded=False)}"
     return finished(figure, text, "Gradients and weights of each layer along training")
 
 
@@ -441,7 +445,7 @@ def what(found: Sequence[Sequence[Row]], norm: str) -> str:
 
 
 def _values(rows: Sequence[Row], quantity: str) -> Array:
-    return np.array([float(row[quantity]) for row in rows])
+    return np.array([float(row.get(quantity, math.nan)) for row in rows])
 
 
 def _range(values: Sequence[Array]) -> tuple[float, float]:
@@ -467,9 +471,9 @@ def _line(axes: Axes, values: Array, **style: Any) -> None:
             axes.plot(layers[gone], np.full(gone.sum(), edge), mark, transform=at_edge, **marks)
 
 
-def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: LogNorm) -> Any:
+def _heat_map(axes: Axes, iterations: Sequence[int], values: Array, norm: Normalize) -> Any:
     """Draw columns of equal width, since snapshots are more or less evenly spaced in the logarithm."""
-    shown = np.ma.masked_where(~(values > 0) | ~np.isfinite(values), values)
+    shown = np.ma.masked_where(~np.isfinite(values) | ((values <= 0) & isinstance(norm, LogNorm)), values)
     axes.set_facecolor("0.75")
     places, layers = np.arange(len(iterations) + 1), np.arange(len(values) + 1) + 0.5
     mesh = axes.pcolormesh(places, layers, shown, norm=norm, cmap="viridis", rasterized=True)

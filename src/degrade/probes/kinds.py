@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -20,6 +21,7 @@ from degrade.analysis.curves import Curve, seed_of
 from degrade.analysis.facts import RUNNING, TEST, colour, footer, papers
 from degrade.analysis.figures import finished, iterations_axis, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import looked_at
+from degrade.analysis.reference import LAST
 from degrade.analysis.table import table
 from degrade.data import Batches
 from degrade.models import build_model
@@ -118,14 +120,18 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
     lowest, highest = 1.0, 0.0
     for curve, rows, upper, lower in zip(curves, found, axes, axes[len(curves) :], strict=False):
         at = [int(row["snapshot"]) for row in rows]
+        most = max(int(row["count"]) for row in rows)
+        few = [k for k, row in enumerate(rows) if int(row["count"]) < most]
         upper.plot(curve.train.iteration, 100 * curve.train.mean, color="0.6", linewidth=0.8, label=RUNNING)
         for key, (words, _, style) in KINDS.items():
-            upper.plot(at, [100 * float(row[key]) for row in rows], marker=".", linewidth=1.1, label=words, **style)
+            _points(upper, at, [100 * float(row[key]) for row in rows], few, label=words, **style)
         test = [100 * float(row["test_error"]) for row in rows]
-        upper.plot(at, test, marker=".", linewidth=1.1, label=TEST, color=colour(2))
+        _points(upper, at, test, few, label=TEST, color=colour(2))
         paper = papers(curve, "train") if curve.follows_paper else None
         if paper is not None:
-            upper.axhline(100 * paper, 0.6, color="0.2", linestyle=":", label="the paper's training error")
+            end = curve.experiment.recipe.iterations
+            style = {"color": "0.2", "linestyle": ":", "label": "the paper's training error"}
+            upper.plot([end - LAST, end], [100 * paper] * 2, **style)
         lower.plot(at, [float(row["growth"]) for row in rows], color="0.2", marker=".")
         ends = [line.get_ydata() for line in upper.get_lines()]
         shown = np.concatenate([np.asarray(own, dtype=float).ravel() for own in ends])
@@ -147,10 +153,21 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
             each.set_ylabel(
                 "error (%)" if errors else "norm of a layer's weights over\nthe initial one, greatest layer"
             )
-    handles = {str(line.get_label()): line for each in axes[: len(curves)] for line in each.get_lines()}
+    lines = [line for each in axes[: len(curves)] for line in each.get_lines()]
+    handles = {label: line for line in lines if not (label := str(line.get_label())).startswith("_")}
     legend_above(
         figure, list(handles.values()), 3 if len(curves) > 1 else 2, "Kinds of training error along training"
     )
-    images = " or ".join(sorted({looked_at(rows, "training") for rows in found}))
-    text = f"with the weights fixed but for running training error; {images}; fp32\n{footer(curves, banded=False)}"
+    images = " or ".join(sorted({looked_at([row], "training") for rows in found for row in rows}))
+    mixed = any(len({row["count"] for row in rows}) > 1 for rows in found)
+    hollow = ", the points of fewer images hollow" if mixed else ""
+    text = f"with the weights fixed but for running training error; {images}{hollow}; fp32"
+    text = f"{text}\n{footer(curves, banded=False)}"
     return finished(figure, text, None)
+
+
+def _points(axes: Axes, at: Sequence[int], errors: Sequence[float], few: Sequence[int], **style: Any) -> None:
+    """Draw a line through its points; those that were measured on few images are hollow."""
+    (line,) = axes.plot(at, errors, marker=".", linewidth=1.1, **style)
+    few_at, their = [at[k] for k in few], [errors[k] for k in few]
+    axes.plot(few_at, their, ".", color=line.get_color(), markerfacecolor="white", markersize=5)
