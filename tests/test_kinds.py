@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,9 +126,9 @@ def test_points_of_few_images_are_hollow_and_the_papers_line_is_where_it_was_rea
     lines = figure.axes[0].get_lines()
     hollow = [line for line in lines if line.get_markerfacecolor() == "white"]
     assert len(hollow) == 5
-    assert {len(line.get_xydata()) for line in hollow} == {counts.count(1_000)}
+    assert {np.size(line.get_xdata()) for line in hollow} == {counts.count(1_000)}
     (paper,) = [line for line in lines if line.get_label() == "the paper's training error"]
-    assert paper.get_xydata()[:, 0].tolist() == [50_000, 64_000]
+    assert np.asarray(paper.get_xdata()).tolist() == [50_000, 64_000]
     assert (
         "all 50,000 training images or the first 1,000 training images, the points of fewer images hollow"
         in " ".join(figure.get_supxlabel().split())
