@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from degrade.analysis import error_curves, error_table, verdict_text, verdicts
-from degrade.analysis.reference import LAST, ONE_AUTHOR, ONE_AUTHOR_TEST, REPRODUCED_TEST, paper_error
+from degrade.analysis.reference import ONE_AUTHOR, ONE_AUTHOR_TEST, PAPER_LAST, REPRODUCED_TEST, paper_error
 from degrade.analysis.speed import Report
 from degrade.analysis.table import aligned
 from degrade.config import compose, network_matrix
@@ -60,7 +60,7 @@ def compared() -> str:
         ours = {"running": end["train_error"], "batch": batch, "clean": end["train_error_clean"]}
         add(f"{network[0]}-{network[1]}, at the end", {**ours, "test": end["test_error"]})
         late = {"running": curve.train, "test": curve.test}
-        since = curve.experiment.recipe.iterations - LAST
+        since = curve.experiment.recipe.iterations - PAPER_LAST
         add("  last 14,000 updates", {key: own.mean[own.iteration > since].mean() for key, own in late.items()})
         papers = {"not said": paper_error(*network, "train"), "test": paper_error(*network, "test")}
         add("  paper, last 14,000", papers)

@@ -5,7 +5,7 @@ by family and depth.
 """
 
 #: What is read off the paper's figures are means over so many last iterations.
-LAST = 14_000
+PAPER_LAST = 14_000
 
 #: Test errors in percent: of plain networks, read off Figure 6 as means over the last 14k iterations; of residual
 #: networks, from Table 6 (the one of depth 110 is the mean of 5 runs, of which the best ended at 6.43).

@@ -358,7 +358,8 @@ def _draw(
         _diamond(axes, begins, float(row["deep_error"]), colour(2), label=f"{built}, in eval mode")
         axes.set_ylabel(name)
         points = np.concatenate([line.get_xydata() for line in axes.get_lines()])
-        low, high = np.nanquantile(points[points[:, 0] >= since, 1], [0, 1])
+        seen = points[points[:, 0] >= since, 1]
+        low, high = np.nanmin(seen), np.nanmax(seen)
         step = 10 if high > 20 else 2
         axes.set_ylim(step * math.floor(low / step), step * math.floor(high / step) + step)
         iterations_axis(axes, last)

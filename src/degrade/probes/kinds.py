@@ -21,7 +21,7 @@ from degrade.analysis.curves import Curve, seed_of
 from degrade.analysis.facts import RUNNING, TEST, colour, footer, papers
 from degrade.analysis.figures import finished, iterations_axis, legend_above, logarithmic, new_figure
 from degrade.analysis.layers import looked_at
-from degrade.analysis.reference import LAST
+from degrade.analysis.reference import PAPER_LAST
 from degrade.analysis.table import table
 from degrade.data import Batches
 from degrade.models import build_model
@@ -131,7 +131,7 @@ def draw_kinds(curves: Sequence[Curve], found: Sequence[Sequence[Row]]) -> Figur
         if paper is not None:
             end = curve.experiment.recipe.iterations
             style = {"color": "0.2", "linestyle": ":", "label": "the paper's training error"}
-            upper.plot([end - LAST, end], [100 * paper] * 2, **style)
+            upper.plot([end - PAPER_LAST, end], [100 * paper] * 2, **style)
         lower.plot(at, [float(row["growth"]) for row in rows], color="0.2", marker=".")
         ends = [line.get_ydata() for line in upper.get_lines()]
         shown = np.concatenate([np.asarray(own, dtype=float).ravel() for own in ends])
